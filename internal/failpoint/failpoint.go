@@ -1,0 +1,67 @@
+// Package failpoint lets a test make one named step fail, stop or kill the
+// process. Without DEN_FAILPOINTS every point is a no-op.
+//
+// Points are named package.operation.step ("store.publish.rename") and stand
+// just before the step that they name. The variable holds a comma-separated
+// list of name=action.
+package failpoint
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// armed maps a point to its action. It is read once, so that a running
+// process never changes its mind half-way through a commit.
+var armed = sync.OnceValue(func() map[string]string { return parse(os.Getenv("DEN_FAILPOINTS")) })
+
+// errnos are the actions that fail with a system call's error.
+var errnos = map[string]syscall.Errno{
+	"enospc": syscall.ENOSPC,
+	"eio":    syscall.EIO,
+	"eintr":  syscall.EINTR,
+}
+
+// Hit runs the action armed for name: "error", "enospc", "eio" and "eintr"
+// return an error, "kill" ends the process as the OOM killer would, without
+// deferred clean-up, and "stop" stops it until somebody sends SIGCONT.
+func Hit(name string) error {
+	points := armed()
+	if len(points) == 0 {
+		return nil
+	}
+	return act(name, points[name])
+}
+
+func act(name, action string) error {
+	switch action {
+	case "":
+		return nil
+	case "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the kernel may take a moment
+	case "stop":
+		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case "error":
+		return fmt.Errorf("failpoint %s", name)
+	}
+	if errno, ok := errnos[action]; ok {
+		return fmt.Errorf("failpoint %s: %w", name, errno)
+	}
+	// A misspelt action would make a crash test pass without testing.
+	panic(fmt.Sprintf("failpoint %s: unknown action %q", name, action))
+}
+
+// parse reads "store.publish.rename=kill,store.ingest.write=enospc".
+func parse(spec string) map[string]string {
+	points := map[string]string{}
+	for field := range strings.SplitSeq(spec, ",") {
+		if name, action, ok := strings.Cut(field, "="); ok {
+			points[strings.TrimSpace(name)] = strings.TrimSpace(action)
+		}
+	}
+	return points
+}
