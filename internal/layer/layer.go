@@ -1,0 +1,63 @@
+// Package layer turns layer tars into trees on disk and trees into layer tars.
+//
+// A tree is kept in overlay form: a whiteout is a character device 0:0, an
+// opaque directory carries user.overlay.opaque=y. Three rules make that safe
+// and repeatable:
+//
+//   - A tar is hostile. No entry reaches outside its directory, every header
+//     is bounded, and what cannot be made is an error that names the entry.
+//   - The tar of a tree is canonical: the same entries give the same bytes and
+//     so the same diffID, whoever writes them. ComparePaths gives the order;
+//     docs/design/layer.md the format.
+//   - A tree's own bookkeeping (user.overlay.*, user.den.*) never enters a tar
+//     and is never taken from one.
+package layer
+
+import (
+	"io"
+
+	"den/internal/oci"
+)
+
+// A File is an entry and the way to its bytes.
+type File struct {
+	oci.Entry
+	// Open opens the content of a regular file; nil means no content. It is
+	// called at most once, perhaps from another goroutine. An *os.File lets
+	// Build share blocks with the source.
+	Open func() (io.ReadCloser, error)
+}
+
+// Applied says what a tar stream was.
+type Applied struct {
+	// DiffID is the digest of the uncompressed tar, all of it.
+	DiffID oci.Digest
+	// SizeBytes is its length.
+	SizeBytes int64
+	// Entries counts the tar's members, without PAX headers.
+	Entries int
+	// TreeBytes sums the sizes of the regular files.
+	TreeBytes int64
+	// Devices counts the device nodes that were recorded and not made.
+	Devices int
+}
+
+// UnpackOptions change what Unpack and Build do.
+type UnpackOptions struct {
+	// InUserns says that device nodes cannot be made. They are recorded: an
+	// empty file with the attribute user.den.device, which WalkUpper and
+	// package tree read back as the device.
+	InUserns bool
+	// Archive takes ".wh." names literally: the tar is a user's archive (ADD),
+	// not a layer.
+	Archive bool
+	// Owner, if set, owns everything instead of the ids in the tar.
+	Owner *Owner
+	// MaxBytes bounds the sum of all file sizes; 0 is no bound.
+	MaxBytes int64
+	// MaxEntries bounds the number of entries; 0 is DefaultMaxEntries.
+	MaxEntries int
+}
+
+// Owner is a user and a group.
+type Owner struct{ UID, GID uint32 }
