@@ -23,11 +23,12 @@ type Vertex struct {
 	// identifiers, so it names a vertex inside one build only and is no cache
 	// key.
 	Digest oci.Digest
-	// Op is the operation; exactly one of source, exec, file or merge.
+	// Op is the operation; exactly one of source, exec, file or merge. Its
+	// Platform is never nil, and is normalized.
 	Op *pb.Op
 	// Meta is never nil.
 	Meta *pb.OpMetadata
-	// Inputs is parallel to Op.Inputs.
+	// Inputs is parallel to Op.Inputs; every edge has a vertex.
 	Inputs []Edge
 	// Name is what BuildKit shows: the frontend's own name, or one made from
 	// the operation.
@@ -38,4 +39,24 @@ type Vertex struct {
 type Edge struct {
 	Vertex *Vertex
 	Index  int
+}
+
+// Outputs returns how many outputs v has.
+func (v *Vertex) Outputs() int { return outputs(v.Op) }
+
+func outputs(op *pb.Op) int {
+	n := 0
+	switch o := op.Op.(type) {
+	case *pb.Op_Exec:
+		for _, m := range o.Exec.Mounts {
+			n = max(n, int(m.Output)+1)
+		}
+	case *pb.Op_File:
+		for _, a := range o.File.Actions {
+			n = max(n, int(a.Output)+1)
+		}
+	default:
+		n = 1
+	}
+	return n
 }
