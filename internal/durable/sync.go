@@ -1,0 +1,208 @@
+package durable
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/failpoint"
+	"den/internal/sys"
+)
+
+// At most one process syncs and one more waits to: it will cover whatever was
+// published before it closes the epoch, so others need not queue behind it.
+const (
+	syncing = "syncing"
+	queued  = "queued"
+)
+
+// Detach starts a process that syncs what was published until now, if this
+// process published anything since its last sync, and returns without waiting
+// for it. No harm is done when it fails: what is not synced stays suspect.
+func (l *Log) Detach() error {
+	l.mu.Lock()
+	dirty := l.dirty
+	l.dirty, l.lastSync = false, time.Now()
+	l.mu.Unlock()
+	if l.mode != Epoch || !dirty {
+		return nil
+	}
+	next, err := openLock(l.dir.Name(), queued)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer next.Close()
+	if ok, err := sys.TryFlock(next, unix.LOCK_EX); !ok || err != nil {
+		return err
+	}
+	return l.detach(next)
+}
+
+// DetachIfDue is Detach for processes that live long: it does nothing until
+// the last sync is a while ago.
+func (l *Log) DetachIfDue() error {
+	l.mu.Lock()
+	due := l.dirty && time.Since(l.lastSync) >= syncEvery
+	l.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return l.Detach()
+}
+
+// detach hands the held lock next to the process that syncs.
+func (l *Log) detach(next *os.File) error {
+	running, err := openLock(l.dir.Name(), syncing)
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer running.Close()
+	// An open file of its own: locks belong to the open file, and the child
+	// would share that of l.lock.
+	lock, err := openLock(l.dir.Name(), "lock")
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	defer lock.Close()
+
+	old := oldPrefix + rand.Text()
+	p := sys.NewDetached(l.dir, next, running, lock)
+	p.Flock(running, unix.LOCK_EX)
+	p.Flock(next, unix.LOCK_UN)
+	p.Flock(lock, unix.LOCK_EX)
+	p.TryRename(l.dir, current, old)
+	p.TryMkdir(l.dir, current)
+	p.Flock(lock, unix.LOCK_UN)
+	olds, err := l.list()
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	p.Syncfs(l.dir)
+	// One rename retires an epoch, whatever was added to it meanwhile. What
+	// can not be removed here, a later syncer finds.
+	for name, markers := range olds {
+		dead := name
+		switch {
+		case name == current:
+			dead = deadPrefix + old
+			p.TryRename(l.dir, old, dead)
+		case strings.HasPrefix(name, oldPrefix):
+			dead = deadPrefix + name
+			p.TryRename(l.dir, name, dead)
+		}
+		for _, m := range markers {
+			p.TryUnlink(l.dir, dead+"/"+m)
+		}
+		p.TryRmdir(l.dir, dead)
+	}
+	return p.Start()
+}
+
+// list returns the markers of every epoch.
+func (l *Log) list() (map[string][]string, error) {
+	return listEpochs(l.dir.Name())
+}
+
+func listEpochs(dir string) (map[string][]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	epochs := map[string][]string{}
+	for _, e := range entries {
+		name := e.Name()
+		if name != current && !strings.HasPrefix(name, oldPrefix) && !strings.HasPrefix(name, deadPrefix) {
+			continue
+		}
+		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a syncer was faster
+		}
+		if err != nil {
+			return nil, err
+		}
+		epochs[name], err = f.Readdirnames(-1)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return epochs, nil
+}
+
+// Sync closes the epoch and writes it to disk before it returns.
+func (l *Log) Sync() error {
+	if l.mode == None {
+		return nil
+	}
+	if l.mode == Strict {
+		return sys.Syncfs(l.fsys)
+	}
+	old := oldPrefix + rand.Text()
+	if err := l.endEpoch(old); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	epochs, err := l.list()
+	if err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	if err := failpoint.Hit("durable.sync.syncfs"); err != nil {
+		return err
+	}
+	if err := sys.Syncfs(l.fsys); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("durable.sync.retire"); err != nil {
+		return err
+	}
+	for name := range epochs {
+		if name == current {
+			continue
+		}
+		if err := l.retire(name); err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+	}
+	return nil
+}
+
+// endEpoch names the current epoch old and begins the next.
+func (l *Log) endEpoch(old string) error {
+	lock, err := openLock(l.dir.Name(), "lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := sys.Flock(lock, unix.LOCK_EX); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("durable.sync.end"); err != nil {
+		return err
+	}
+	now := filepath.Join(l.dir.Name(), current)
+	if err := os.Rename(now, filepath.Join(l.dir.Name(), old)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := failpoint.Hit("durable.sync.begin"); err != nil {
+		return err
+	}
+	return os.Mkdir(now, 0o755)
+}
+
+// retire removes a closed epoch whose objects are on disk.
+func (l *Log) retire(name string) error {
+	from := filepath.Join(l.dir.Name(), name)
+	if strings.HasPrefix(name, oldPrefix) {
+		to := filepath.Join(l.dir.Name(), deadPrefix+name)
+		if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		from = to
+	}
+	return os.RemoveAll(from)
+}
