@@ -19,14 +19,13 @@ package registry
 
 import (
 	"context"
-	"io"
+	"errors"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"sync"
 	"time"
-
-	"den/internal/oci"
-
-	"github.com/containerd/errdefs"
 )
 
 // Options configure a Client. The zero value is what a plain den uses.
@@ -81,105 +80,113 @@ type Options struct {
 	Notice func(string)
 }
 
-// Credential is what a registry asks for. The zero Credential is anonymous.
-type Credential struct {
-	Username, Password string
-	// IdentityToken is an OAuth2 refresh token in place of a password.
-	IdentityToken string
-	// RegistryToken is a bearer token to be sent as it is.
-	RegistryToken string
+// A Client talks to any number of registries. It is safe for concurrent use.
+type Client struct {
+	*shared
+	credentials CredentialFunc // nil: those of the configuration
+
+	mu       sync.Mutex
+	sessions map[string]*session // by server and the host that credentials are for
 }
 
-// CredentialFunc finds the credential for a repository ("library/debian", or
-// empty) of a host ("docker.io"). None is the zero Credential and no error.
-type CredentialFunc func(ctx context.Context, host, repository string) (Credential, error)
+// shared is what clients with different credentials have in common.
+type shared struct {
+	o         Options
+	daemon    func() daemonConfig // reads the file once
+	insecure  func() insecureList
+	downloads chan struct{}
+	uploads   chan struct{}
+	lookupIP  func(ctx context.Context, host string) ([]net.IPAddr, error)
 
-// A Client talks to any number of registries. It is safe for concurrent use.
-type Client struct{}
+	mu      sync.Mutex
+	servers map[string]*server // by scheme and host
+	opened  map[string]string  // uploads that a refused mount opened: blob's place -> location
+	noticed map[string]bool
+}
 
 // New returns a Client. It reads no file and opens no connection before they
-// are needed.
-func New(o Options) (*Client, error) { return nil, errdefs.ErrNotImplemented }
-
-// WithCredentials is a client that uses f and shares connections with c.
-func (c *Client) WithCredentials(f CredentialFunc) *Client { return c }
-
-// Resolve returns the descriptor of the manifest or index that ref names, by a
-// HEAD request where the registry answers it fully. ref may be familiar
-// ("debian") or canonical.
-func (c *Client) Resolve(ctx context.Context, ref string) (oci.Descriptor, error) {
-	return oci.Descriptor{}, errdefs.ErrNotImplemented
+// are needed. Its errors are errdefs.ErrInvalidArgument.
+func New(o Options) (*Client, error) {
+	var errs []error
+	for _, m := range o.Mirrors {
+		_, err := parseMirror(m)
+		errs = append(errs, err)
+	}
+	_, err := parseInsecure(o.Insecure)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	o = withDefaults(o)
+	s := &shared{
+		o:         o,
+		downloads: make(chan struct{}, o.MaxDownloads),
+		uploads:   make(chan struct{}, o.MaxUploads),
+		lookupIP:  net.DefaultResolver.LookupIPAddr,
+		servers:   map[string]*server{},
+		opened:    map[string]string{},
+		noticed:   map[string]bool{},
+	}
+	s.daemon = sync.OnceValue(s.loadDaemonConfig)
+	s.insecure = sync.OnceValue(func() insecureList {
+		l, err := parseInsecure(append(append([]string{}, o.Insecure...), s.daemon().Insecure...))
+		if err != nil {
+			s.notice("%v", err)
+		}
+		return l
+	})
+	return &Client{shared: s, credentials: o.Credentials, sessions: map[string]*session{}}, nil
 }
 
-// Manifest returns the manifest or index that ref names and its descriptor.
-// The bytes are verified against the digest and at most oci.MaxManifestBytes.
-func (c *Client) Manifest(ctx context.Context, ref string) (oci.Descriptor, []byte, error) {
-	return oci.Descriptor{}, nil, errdefs.ErrNotImplemented
+func withDefaults(o Options) Options {
+	def(&o.UserAgent, "den")
+	def(&o.MaxDownloads, 6)
+	def(&o.MaxUploads, 6)
+	def(&o.ChunkBytes, 64<<20)
+	def(&o.StallTimeout, 30*time.Second)
+	def(&o.Tries, defaultTries)
+	if o.Backoff == nil {
+		o.Backoff = backoff
+	}
+	if o.Sleep == nil {
+		o.Sleep = sleep
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Env == nil {
+		o.Env = os.Getenv
+	}
+	return o
 }
 
-// Blob reads the bytes of a blob from offset on. repo is a repository's name
-// ("docker.io/library/debian" or familiar). The reader takes up a broken
-// connection by itself and yields exactly d.Size-offset bytes or an error; it
-// does not verify the digest. It holds one of Options.MaxDownloads slots until
-// it is closed.
-func (c *Client) Blob(ctx context.Context, repo string, d oci.Descriptor, offset int64) (io.ReadCloser, error) {
-	return nil, errdefs.ErrNotImplemented
+func def[T comparable](v *T, otherwise T) {
+	var zero T
+	if *v == zero {
+		*v = otherwise
+	}
 }
 
-// SmallBlob returns a blob of at most limit bytes, verified: a configuration.
-func (c *Client) SmallBlob(ctx context.Context, repo string, d oci.Descriptor, limit int64) ([]byte, error) {
-	return nil, errdefs.ErrNotImplemented
+// WithCredentials is a client that uses f alone and shares connections,
+// mirrors and limits with c.
+func (c *Client) WithCredentials(f CredentialFunc) *Client {
+	return &Client{shared: c.shared, credentials: f, sessions: map[string]*session{}}
 }
 
-// HasBlob reports whether the repository has the blob.
-func (c *Client) HasBlob(ctx context.Context, repo string, d oci.Descriptor) (bool, error) {
-	return false, errdefs.ErrNotImplemented
-}
-
-// MountBlob makes a blob of the repository from, on the same registry, appear
-// in repo without a transfer. It reports false if the registry would not: then
-// push it.
-func (c *Client) MountBlob(ctx context.Context, repo, from string, d oci.Descriptor) (bool, error) {
-	return false, errdefs.ErrNotImplemented
-}
-
-// PushBlob uploads a blob unless the repository has it. open returns its bytes
-// from an offset on, and is called again where an upload is taken up. moved,
-// unless nil, is told the offset reached; it goes back when the registry lost some.
-func (c *Client) PushBlob(ctx context.Context, repo string, d oci.Descriptor, open func(offset int64) (io.ReadCloser, error), moved func(int64)) error {
-	return errdefs.ErrNotImplemented
-}
-
-// PushManifest uploads a manifest or index under ref's tag or digest, and
-// returns its descriptor. All that it names has to be there before.
-func (c *Client) PushManifest(ctx context.Context, ref, mediaType string, body []byte) (oci.Descriptor, error) {
-	return oci.Descriptor{}, errdefs.ErrNotImplemented
-}
-
-// Ping tells whether host answers as a registry and takes the credentials
-// stored for it.
-func (c *Client) Ping(ctx context.Context, host string) error { return errdefs.ErrNotImplemented }
-
-// Login verifies the credential with host ("" means Docker Hub) and stores it
-// as docker login does. The result's Warning, if any, is for the user.
-func (c *Client) Login(ctx context.Context, host string, cred Credential) (LoginResult, error) {
-	return LoginResult{}, errdefs.ErrNotImplemented
-}
-
-// Logout removes the credential stored for host ("" means Docker Hub); that
-// there is none is errdefs.ErrNotFound.
-func (c *Client) Logout(ctx context.Context, host string) error { return errdefs.ErrNotImplemented }
-
-// Credential finds what is stored for host.
+// Credential finds the credential for a repository ("library/debian", or
+// empty) of a host: none is the zero Credential and no error.
 func (c *Client) Credential(ctx context.Context, host, repository string) (Credential, error) {
-	return Credential{}, errdefs.ErrNotImplemented
+	if c.credentials != nil {
+		return c.credentials(ctx, host, repository)
+	}
+	return c.storedCredential(ctx, canonicalHost(host), repository)
 }
 
-// LoginResult says what Login did.
-type LoginResult struct {
-	// Key is the name that the credential is stored under, File where, unless
-	// Helper stores it.
-	Key, File, Helper string
-	// Warning is docker's about a password stored unencrypted.
-	Warning string
+// acquire takes one of the slots; the function it returns gives it back.
+func acquire(ctx context.Context, slots chan struct{}) (release func(), err error) {
+	select {
+	case slots <- struct{}{}:
+		return sync.OnceFunc(func() { <-slots }), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
