@@ -1,0 +1,225 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+	"den/internal/sys"
+)
+
+// shareFrom is the size from which sharing blocks beats writing bytes that
+// are at hand anyway.
+const shareFrom = smallFile
+
+// Build makes the tree of files in dir, an empty directory, and computes the
+// canonical tar's digest on the way: it gives the same Applied as WriteTar and
+// reads each file once. The rules for files are WriteTar's. Where the file
+// system can, large files share their blocks with the source.
+func Build(ctx context.Context, dir string, files iter.Seq2[File, error], o UnpackOptions) (Applied, error) {
+	tw := newTarWriter(nil)
+	p, err := newPlacer(dir, o)
+	if err != nil {
+		return tw.finish(err)
+	}
+	b := builder{p: p, tw: tw, share: true}
+	seq := sequence{emit: b.add}
+	err = readAhead(ctx, files, seq.add)
+	a, err := tw.finish(p.close(err))
+	a.Devices = p.devices
+	return a, err
+}
+
+// Create is Build without the digest: it copies file data inside the kernel
+// where it can.
+func Create(ctx context.Context, dir string, files iter.Seq2[File, error], o UnpackOptions) error {
+	p, err := newPlacer(dir, o)
+	if err != nil {
+		return fmt.Errorf("create tree: %w", err)
+	}
+	b := builder{p: p, share: true, inKernel: true}
+	seq := sequence{emit: b.add}
+	if err := p.close(readAhead(ctx, files, seq.add)); err != nil {
+		return fmt.Errorf("create tree: %w", err)
+	}
+	return nil
+}
+
+type builder struct {
+	p        *placer
+	tw       *tarWriter // nil: no digest wanted
+	share    bool       // FICLONE has not been refused yet
+	inKernel bool       // nor copy_file_range
+	buf      []byte
+}
+
+// add makes one entry and writes it to the tar.
+func (b *builder) add(it *item) error {
+	if err := b.one(it); err != nil {
+		return fmt.Errorf("%.200s: %w", it.Path, err)
+	}
+	return nil
+}
+
+func (b *builder) one(it *item) error {
+	if b.p.o.Owner != nil {
+		it.UID, it.GID = b.p.o.Owner.UID, b.p.o.Owner.GID
+	}
+	done, err := b.p.place(&it.Entry)
+	if err != nil {
+		return err
+	}
+	if done {
+		if it.Hardlink && b.tw != nil {
+			if err := b.linked(&it.Entry); err != nil {
+				return err
+			}
+		}
+		return b.member(it, nil)
+	}
+	dirfd, err := b.p.at(it.Path)
+	if err != nil {
+		return err
+	}
+	fd, err := b.p.create(dirfd, &it.Entry)
+	if err != nil {
+		return err
+	}
+	if it.Size == 0 {
+		err = b.member(it, nil)
+	} else {
+		err = b.content(fd, it)
+	}
+	return b.p.finish(fd, &it.Entry, err)
+}
+
+func (b *builder) member(it *item, body func(*sink) error) error {
+	if b.tw == nil {
+		return nil
+	}
+	return b.tw.member(it, body)
+}
+
+// linked gives a hard link the attributes of its file, which is what a walk of
+// the tree will find.
+func (b *builder) linked(e *oci.Entry) error {
+	dirfd, err := b.p.at(e.Path)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := sys.LstatAt(dirfd, baseOf(e.Path), &st); err != nil {
+		return fmt.Errorf("lstat: %w", err)
+	}
+	e.Mode, e.UID, e.GID, e.ModTime = st.Mode, st.Uid, st.Gid, time.Unix(st.Mtim.Sec, 0)
+	return nil
+}
+
+// content fills the new file fd and, if wanted, the tar.
+func (b *builder) content(fd int, it *item) error {
+	if it.rc == nil {
+		if err := pwriteAll(fd, it.data, 0); err != nil {
+			return err
+		}
+		return b.member(it, nil)
+	}
+	if src, ok := it.rc.(interface{ Fd() uintptr }); ok && it.Size >= shareFrom {
+		shared, err := b.clone(fd, int(src.Fd()), it)
+		if shared || err != nil {
+			return err
+		}
+	}
+	if b.tw == nil {
+		return b.write(fd, it, func() []byte { return b.scratch() }, func(int) {})
+	}
+	return b.member(it, func(s *sink) error { return b.write(fd, it, s.space, s.advance) })
+}
+
+// write copies it.rc to fd by way of space, whose bytes count after advance.
+func (b *builder) write(fd int, it *item, space func() []byte, advance func(int)) error {
+	var offset int64
+	var buf []byte
+	return copyExactly(it.rc, it.Size, func() []byte {
+		buf = space()
+		return buf
+	}, func(n int) error {
+		if err := pwriteAll(fd, buf[:n], offset); err != nil {
+			return err
+		}
+		offset += int64(n)
+		advance(n)
+		return nil
+	})
+}
+
+func (b *builder) scratch() []byte {
+	if b.buf == nil {
+		b.buf = make([]byte, chunkSize)
+	}
+	return b.buf
+}
+
+// clone makes fd share the blocks of src, or copies them inside the kernel if
+// nobody needs to see the bytes. The digest is taken from the clone: the
+// source may change meanwhile.
+func (b *builder) clone(fd, src int, it *item) (bool, error) {
+	done := false
+	if b.share {
+		err := unix.IoctlFileClone(fd, src)
+		done = err == nil
+		b.share = done
+	}
+	if !done && b.tw == nil && b.inKernel {
+		var err error
+		if done, err = b.copyRange(fd, src, it.Size); err != nil {
+			return false, err
+		}
+	}
+	if !done {
+		return false, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return true, fmt.Errorf("fstat: %w", err)
+	}
+	if st.Size != it.Size {
+		return true, changed(it.Size, st.Size)
+	}
+	return true, b.member(it, func(s *sink) error { return copyExactly(&rawFile{fd: fd, path: it.Path}, it.Size, s.space, advance(s)) })
+}
+
+func advance(s *sink) func(int) error {
+	return func(n int) error {
+		s.advance(n)
+		return nil
+	}
+}
+
+// copyRange reports false when the kernel cannot copy between these files.
+func (b *builder) copyRange(fd, src int, size int64) (bool, error) {
+	for left := size; left > 0; {
+		n, err := unix.CopyFileRange(src, nil, fd, nil, int(min(left, 1<<30)), 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil && left == size:
+			b.inKernel = false
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("copy_file_range: %w", err)
+		case n == 0 && left == size: // some file systems say so of what they cannot
+			b.inKernel = false
+			return false, nil
+		case n == 0:
+			return false, changed(size, size-left)
+		}
+		left -= int64(n)
+	}
+	return true, nil
+}
+
