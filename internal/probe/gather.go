@@ -1,5 +1,186 @@
 package probe
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"strings"
 
-func gather(ctx context.Context, dir string) Facts { return Facts{} }
+	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
+)
+
+// Gather tries what the choice of rung and of snapshot driver depends on. dir
+// is the store's directory or the nearest existing one above; its contents
+// stay as they are. What cannot be tried is reported as the error that stood in the way.
+func Gather(ctx context.Context, dir string) Facts {
+	f := Facts{UID: os.Geteuid()}
+	if st, err := sys.SelfStatus(); err == nil {
+		f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
+	}
+	if m, err := sys.SelfIDMap("uid"); err == nil {
+		f.InUserns = !sys.IsInitial(m)
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		f.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	dir = nearest(dir)
+	f.FSType, _ = sys.FSName(dir)
+	f.Reflink = tryReflink(dir)
+	f.Cgroup, f.CgroupErr = cgroups()
+	f.tryNamespaces(ctx, dir)
+	if f.Mount != 0 {
+		f.IDs = idRange(f.UID, f.CapEff, f.NoNewPrivs)
+		f.Settings = settings()
+	}
+	return f
+}
+
+// tryNamespaces makes the trials, inside a user namespace only where it is needed.
+func (f *Facts) tryNamespaces(ctx context.Context, dir string) {
+	scratch, err := newScratch(dir)
+	if err != nil {
+		f.Overlay, f.UsernsOverlay = errno(err), errno(err)
+	} else {
+		defer scratch.remove()
+	}
+	r := try(ctx, scratch, f.UID, false)
+	f.Namespaces, f.Mount, f.Mknod, f.FreshProc = r.namespaces, r.mount, r.mknod, r.proc
+	if scratch != nil {
+		f.Overlay = r.overlay
+	}
+	f.Userns = unix.ECANCELED
+	if f.Mount == 0 {
+		return
+	}
+	r = try(ctx, scratch, f.UID, true)
+	f.Userns, f.UsernsMount, f.UsernsFreshProc = r.namespaces, r.mount, r.proc
+	if scratch != nil {
+		f.UsernsOverlay = r.overlay
+	}
+}
+
+// nearest is dir or the closest directory above it that exists.
+func nearest(dir string) string {
+	for {
+		if st, err := os.Stat(dir); err == nil && st.IsDir() {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return up
+		}
+		dir = up
+	}
+}
+
+// errno is the system's reason for err.
+func errno(err error) unix.Errno {
+	var e unix.Errno
+	if errors.As(err, &e) {
+		return e
+	}
+	if err != nil {
+		return unix.EIO
+	}
+	return 0
+}
+
+// scratch is a directory with an overlay's parts.
+type scratch struct{ dir string }
+
+func newScratch(dir string) (_ *scratch, err error) {
+	s := &scratch{}
+	if s.dir, err = os.MkdirTemp(dir, ".den-probe-"); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"l", "u", "w"} {
+		err = errors.Join(err, os.Mkdir(filepath.Join(s.dir, sub), 0o755))
+	}
+	// The overlay stores what it has to remember in user.overlay.* attributes;
+	// tmpfs has them from Linux 6.6 on.
+	if err == nil {
+		err = unix.Setxattr(filepath.Join(s.dir, "u"), "user.den", []byte("y"), 0)
+	}
+	if err != nil {
+		s.remove()
+		return nil, err
+	}
+	return s, nil
+}
+
+// remove undoes newScratch; the kernel leaves an empty directory in work.
+func (s *scratch) remove() {
+	_ = os.Remove(filepath.Join(s.dir, "w", "work"))
+	_ = os.RemoveAll(s.dir)
+}
+
+// tryReflink clones an empty file: file systems that cannot refuse it all the same.
+func tryReflink(dir string) unix.Errno {
+	open := func() (int, error) { return unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600) }
+	a, err := open()
+	if err != nil {
+		return errno(err)
+	}
+	defer unix.Close(a)
+	b, err := open()
+	if err != nil {
+		return errno(err)
+	}
+	defer unix.Close(b)
+	return errno(unix.IoctlFileClone(b, a))
+}
+
+// cgroups finds the version in use and whether limits can be set.
+func cgroups() (version int, why string) {
+	const root = "/sys/fs/cgroup"
+	var st unix.Statfs_t
+	if err := unix.Statfs(root, &st); err != nil {
+		return 0, fmt.Sprintf("%s: %v", root, err)
+	}
+	dir := root
+	switch {
+	case uint32(st.Type) == unix.CGROUP2_SUPER_MAGIC:
+		version = 2
+	default:
+		dir = filepath.Join(root, "memory")
+		if err := unix.Statfs(dir, &st); err != nil || uint32(st.Type) != unix.CGROUP_SUPER_MAGIC {
+			return 0, "no cgroup file system at " + root
+		}
+		version = 1
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return version, fmt.Sprintf("%s: %v", dir, err)
+	}
+	return version, ""
+}
+
+// settings lists the kernel's switches that forbid user namespaces.
+func settings() []string {
+	var found []string
+	for _, s := range []struct{ name, bad string }{
+		{"kernel.unprivileged_userns_clone", "0"}, // Debian's kernels
+		{"user.max_user_namespaces", "0"},
+		{"kernel.apparmor_restrict_unprivileged_userns", "1"}, // Ubuntu 23.10
+	} {
+		b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(s.name, ".", "/"))
+		if v := strings.TrimSpace(string(b)); err == nil && v == s.bad {
+			found = append(found, s.name+"="+v)
+		}
+	}
+	return found
+}
+
+// hasAll reports whether s has every capability in bits.
+func hasAll(s sys.CapSet, caps ...int) bool {
+	var want sys.CapSet
+	for _, c := range caps {
+		want |= 1 << c
+	}
+	return bits.OnesCount64(uint64(s&want)) == len(caps)
+}

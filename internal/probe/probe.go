@@ -6,9 +6,9 @@
 package probe
 
 import (
-	"context"
-
 	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
 )
 
 // Facts is what Gather found. A unix.Errno of 0 means that the thing works.
@@ -16,7 +16,7 @@ type Facts struct {
 	// UID is the effective user id, CapEff and CapBnd the effective and
 	// bounding capability sets.
 	UID            int
-	CapEff, CapBnd uint64
+	CapEff, CapBnd sys.CapSet
 	NoNewPrivs     bool
 	// InUserns says that the process is not in the initial user namespace, or
 	// at least does not have all its ids.
@@ -73,10 +73,4 @@ type IDRange struct {
 }
 
 // IDMap is one line of a uid_map or gid_map.
-type IDMap struct{ Inside, Outside, Count uint32 }
-
-// Gather tries what the choice of rung and of snapshot driver depends on. dir
-// is the store's directory or the nearest existing one above; its contents stay as they are.
-func Gather(ctx context.Context, dir string) Facts {
-	return gather(ctx, dir)
-}
+type IDMap = sys.IDMap

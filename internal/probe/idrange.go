@@ -1,0 +1,137 @@
+package probe
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
+)
+
+// maxSubidBytes bounds /etc/subuid and /etc/subgid.
+const maxSubidBytes = 1 << 20
+
+// idRange finds out how a range of ids can be mapped.
+func idRange(uid int, caps sys.CapSet, noNewPrivs bool) IDRange {
+	if r, ok := ownRange(caps); ok {
+		return r
+	}
+	return helperRange(uid, noNewPrivs)
+}
+
+// ownRange maps every id that the process has to itself, which its own
+// capabilities allow.
+func ownRange(caps sys.CapSet) (IDRange, bool) {
+	if !hasAll(caps, unix.CAP_SETUID, unix.CAP_SETGID) {
+		return IDRange{}, false
+	}
+	r := IDRange{Own: true}
+	for _, k := range []struct {
+		kind string
+		to   *[]IDMap
+	}{{"uid", &r.UIDMap}, {"gid", &r.GIDMap}} {
+		maps, err := sys.SelfIDMap(k.kind)
+		if err != nil || sys.CountIDs(maps) < 2 {
+			return IDRange{}, false
+		}
+		for _, m := range maps {
+			*k.to = append(*k.to, IDMap{Inside: m.Inside, Outside: m.Inside, Count: m.Count})
+		}
+	}
+	return r, true
+}
+
+// helperRange maps the user to 0 and the ranges that the administrator gave the user
+// from 1 on, which the setuid helpers of the package uidmap allow.
+func helperRange(uid int, noNewPrivs bool) IDRange {
+	var r IDRange
+	r.Newuidmap, _ = exec.LookPath("newuidmap")
+	r.Newgidmap, _ = exec.LookPath("newgidmap")
+	name := strconv.Itoa(uid)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	var errs []error
+	for _, k := range []struct {
+		file string
+		id   int
+		to   *[]IDMap
+	}{{"/etc/subuid", uid, &r.UIDMap}, {"/etc/subgid", os.Getegid(), &r.GIDMap}} {
+		ranges, err := subidRanges(k.file, name, uid)
+		errs = append(errs, err)
+		*k.to = append([]IDMap{{Inside: 0, Outside: uint32(k.id), Count: 1}}, ranges...)
+	}
+	line := fmt.Sprintf("give %s a range of ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", name, name)
+	switch {
+	case noNewPrivs:
+		r.Missing = "no_new_privs is set, so that newuidmap cannot map a range of ids: run the outer container without no-new-privileges (Kubernetes: allowPrivilegeEscalation: true)"
+	case r.Newuidmap == "" || r.Newgidmap == "":
+		r.Missing = "newuidmap and newgidmap are not in PATH: install the package uidmap"
+		if errors.Join(errs...) != nil {
+			r.Missing += ", and " + line
+		}
+	case !raises(r.Newuidmap) || !raises(r.Newgidmap):
+		r.Missing = r.Newuidmap + " is neither setuid nor has file capabilities: install the package uidmap anew, on a file system that is not mounted nosuid"
+	case errors.Join(errs...) != nil:
+		r.Missing = fmt.Sprintf("%v; %s", errors.Join(errs...), line)
+	}
+	return r
+}
+
+// raises reports whether executing path gives a right to its caller.
+func raises(path string) bool {
+	st, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	n, err := unix.Getxattr(path, "security.capability", nil)
+	return st.Mode()&os.ModeSetuid != 0 || err == nil && n > 0
+}
+
+// subidRanges reads the ranges of the user from file and lines them up from
+// inside id 1 on.
+func subidRanges(file, name string, uid int) ([]IDMap, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	maps := parseSubid(io.LimitReader(f, maxSubidBytes), name, uid)
+	if len(maps) == 0 {
+		return nil, fmt.Errorf("%s has no line for %s", file, name)
+	}
+	return maps, nil
+}
+
+// parseSubid reads lines of the form name:start:count (subuid(5)) and ignores
+// others, as newuidmap does.
+func parseSubid(r io.Reader, name string, uid int) []IDMap {
+	var maps []IDMap
+	inside := uint64(1)
+	sc := bufio.NewScanner(r)
+	for sc.Scan() {
+		f := strings.Split(strings.TrimSpace(sc.Text()), ":")
+		if len(f) != 3 || f[0] != name && f[0] != strconv.Itoa(uid) {
+			continue
+		}
+		start, err1 := strconv.ParseUint(f[1], 10, 32)
+		count, err2 := strconv.ParseUint(f[2], 10, 32)
+		if err1 != nil || err2 != nil || count == 0 || start+count > 1<<32-1 || inside+count > 1<<32-1 {
+			continue
+		}
+		maps = append(maps, IDMap{Inside: uint32(inside), Outside: uint32(start), Count: uint32(count)})
+		inside += count
+		if len(maps) == 300 { // the kernel takes 340 lines
+			break
+		}
+	}
+	return maps
+}
