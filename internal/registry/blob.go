@@ -132,6 +132,7 @@ type blobReader struct {
 	mark      int64 // offset at which tries started anew
 
 	body    io.ReadCloser // nil: not connected
+	whole   bool          // do not ask for ranges
 	counted bool          // the response said its length, so there cannot be more
 	err     error         // final
 	release func()
@@ -139,7 +140,7 @@ type blobReader struct {
 
 func (b *blobReader) use(e endpoint) {
 	b.tries = retrier{s: e.s, tries: e.tries()}
-	b.mark = b.off
+	b.mark, b.whole = b.off, false
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
@@ -233,11 +234,16 @@ func (b *blobReader) request() error {
 		method: http.MethodGet, path: path + "/blobs/" + string(b.d.Digest),
 		scopes: pullScopes(path), accept: []int{http.StatusOK},
 	}
-	if b.off > 0 {
-		get.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.off)}}
+	if b.off > 0 && !b.whole {
+		get.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.off, b.d.Size-1)}}
 		get.accept = []int{http.StatusOK, http.StatusPartialContent}
 	}
 	resp, err := e.once(b.ctx, get)
+	var refused *Error
+	if errors.As(err, &refused) && refused.Status == http.StatusRequestedRangeNotSatisfiable && !b.whole {
+		b.whole = true // ranges are an extra that not every registry has
+		return b.request()
+	}
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (c *Client) ping(ctx context.Context, domain string) (endpoint, error) {
 	if err != nil {
 		return e, err
 	}
-	resp, err := e.do(ctx, call{method: http.MethodGet, path: "", accept: []int{http.StatusOK}})
+	resp, err := e.do(ctx, call{method: http.MethodGet, path: "/", accept: []int{http.StatusOK}})
 	if err != nil {
 		return e, err
 	}
@@ -116,7 +116,7 @@ func (c *Client) storeCredential(ctx context.Context, domain string, cred Creden
 		if err := decodeParts(doc, &config); err != nil {
 			return err
 		}
-		entry := authEntry{IdentityToken: cred.IdentityToken}
+		entry := authEntry{IdentityToken: cred.IdentityToken, RegistryToken: cred.RegistryToken}
 		if r.Helper = config.CredsStore; r.Helper == "" || hasKey(config.CredHelpers, domain) {
 			key, _ := findKey(config.CredHelpers, domain)
 			r.Helper = config.CredHelpers[key]
@@ -247,7 +247,7 @@ func editConfig(file string, edit func(doc map[string]json.RawMessage) error) er
 	if err != nil {
 		return err
 	}
-	if string(out) == string(data) {
+	if string(out) == strings.TrimSpace(string(data)) {
 		return nil
 	}
 	return replaceFile(file, append(out, '\n'))
