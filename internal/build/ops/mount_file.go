@@ -1,0 +1,138 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+	"den/internal/progress"
+)
+
+// A madeOwner is who a file made for a step belongs to.
+type madeOwner struct {
+	uid, gid, mode uint32
+}
+
+// scratch is a private directory for files that the step's sandbox mounts. It
+// is in memory where the machine allows it, since secrets go there, and its
+// names are gone once the payload runs.
+func (s *step) scratch(ctx context.Context) (string, error) {
+	if s.scratchDir != "" {
+		return s.scratchDir, nil
+	}
+	if base := memoryDir(s.env); base != "" {
+		dir, err := os.MkdirTemp(base, "den-step-")
+		if err == nil {
+			s.started = append(s.started, func() error { return os.RemoveAll(dir) })
+			s.scratchDir = dir
+			return dir, nil
+		}
+	}
+	d, err := s.env.Store.NewDraft(ctx)
+	if err != nil {
+		return "", err
+	}
+	s.started = append(s.started, d.Close)
+	s.scratchDir = d.FS()
+	return s.scratchDir, nil
+}
+
+// memoryDir is a writable directory in memory, or "".
+func memoryDir(e *Env) string {
+	dir, _ := memoise(e, "memory directory", func() (string, error) {
+		for _, dir := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm", "/run", os.TempDir()} {
+			var st unix.Statfs_t
+			if dir == "" || unix.Statfs(dir, &st) != nil || st.Type != unix.TMPFS_MAGIC {
+				continue
+			}
+			if unix.Access(dir, unix.W_OK|unix.X_OK) == nil {
+				return dir, nil
+			}
+		}
+		return "", nil
+	})
+	return dir
+}
+
+// fileMount makes a file for the step and mounts it read-only at target.
+func (s *step) fileMount(ctx context.Context, target string, data []byte, o madeOwner) (oci.Mount, error) {
+	dir, err := s.scratch(ctx)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	s.scratchFiles++
+	name := filepath.Join(dir, strconv.Itoa(s.scratchFiles))
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	_, err = f.Write(data)
+	if err == nil && (o.uid != 0 || o.gid != 0) {
+		err = f.Chown(int(o.uid), int(o.gid))
+	}
+	if err == nil {
+		err = unix.Fchmod(int(f.Fd()), o.mode&0o777)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return oci.Mount{}, fmt.Errorf("file for %s: %w", target, err)
+	}
+	options := []string{"bind", "ro", "nosuid", "nodev"}
+	if o.mode&0o111 == 0 {
+		options = append(options, "noexec")
+	}
+	return oci.Mount{Type: "bind", Source: name, Target: target, Options: options}, nil
+}
+
+// secretMount is a file with a secret's value; false when it is optional and
+// missing.
+func (s *step) secretMount(ctx context.Context, m *pb.Mount, target string) (oci.Mount, bool, error) {
+	o := m.SecretOpt
+	if o == nil {
+		return oci.Mount{}, false, fmt.Errorf("no secret options: %w", errdefs.ErrInvalidArgument)
+	}
+	value, err := s.env.secret(ctx, o.ID)
+	if err != nil {
+		if o.Optional && isNoSecret(err) {
+			err = nil
+		}
+		return oci.Mount{}, false, err
+	}
+	mnt, err := s.fileMount(ctx, target, value, madeOwner{uid: o.Uid, gid: o.Gid, mode: o.Mode})
+	return mnt, true, err
+}
+
+// pinned makes a bind mount of a path below dir, of which no component may be
+// a symbolic link. Source names the open file, so that it is this one even if
+// the path means something else by the time it is mounted.
+func (s *step) pinned(mnt oci.Mount, dir, rel string) (oci.Mount, error) {
+	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	defer root.Close()
+	fd, err := unix.Openat2(int(root.Fd()), rel, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return oci.Mount{}, &os.PathError{Op: "open", Path: rel, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), rel)
+	s.onClose(f.Close)
+	mnt.Source = fmt.Sprintf("/proc/self/fd/%d", fd)
+	mnt.Hold = append(mnt.Hold, f)
+	return mnt, nil
+}
+
+// log shows den's own words in the output of the step.
+func (s *step) log(text string) {
+	s.sink.Event(progress.Event{Log: &progress.Log{Vertex: s.v.Digest, Stream: 2, Data: []byte(text), Timestamp: time.Now()}})
+}
