@@ -222,4 +222,3 @@ func (b *builder) copyRange(fd, src int, size int64) (bool, error) {
 	}
 	return true, nil
 }
-

@@ -157,7 +157,7 @@ func Compress(w io.Writer, c Compression, level int) (io.WriteCloser, error) {
 		if level < 1 || level > 22 {
 			return nil, invalid("zstd level %d is not one of 1 to 22", level)
 		}
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(8<<20))
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(2))
 	}
 	return nil, invalid("compression %q is not one of gzip, zstd", string(c))
 }

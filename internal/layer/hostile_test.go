@@ -1,0 +1,399 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+)
+
+// rawTar writes headers as they are; a body is h.Size bytes of 'x'.
+func rawTar(t testing.TB, headers ...*tar.Header) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	for _, h := range headers {
+		h := *h
+		if h.Typeflag == 0 {
+			h.Typeflag = tar.TypeReg
+		}
+		if h.Mode == 0 {
+			h.Mode = 0o755
+		}
+		if h.Uid == 0 && h.Gid == 0 {
+			h.Uid, h.Gid = int(mine.UID), int(mine.GID)
+		}
+		h.ModTime = time.Unix(1700000000, 0)
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(tw, xs{}, h.Size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+type xs struct{}
+
+func (xs) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
+}
+
+func file(name string, size int64) *tar.Header { return &tar.Header{Name: name, Size: size, Mode: 0o644} }
+func link(name, to string) *tar.Header {
+	return &tar.Header{Name: name, Linkname: to, Typeflag: tar.TypeSymlink}
+}
+func hard(name, to string) *tar.Header {
+	return &tar.Header{Name: name, Linkname: to, Typeflag: tar.TypeLink}
+}
+func folder(name string) *tar.Header { return &tar.Header{Name: name, Typeflag: tar.TypeDir} }
+
+// sandboxed unpacks into a directory that lies beside a secret and fails the
+// test if anything but that directory changed.
+func sandboxed(t *testing.T, data []byte) (string, error) {
+	t.Helper()
+	outer := t.TempDir()
+	tree := filepath.Join(outer, "tree")
+	for _, d := range []string{tree, filepath.Join(outer, "secret")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(outer, "secret/file"), []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Unpack(context.Background(), bytes.NewReader(data), tree, UnpackOptions{Owner: &mine})
+	var found []string
+	_ = filepath.WalkDir(outer, func(path string, d os.DirEntry, _ error) error {
+		if path == tree {
+			return filepath.SkipDir
+		}
+		found = append(found, strings.TrimPrefix(path, outer))
+		return nil
+	})
+	if got := strings.Join(found, " "); got != " /secret /secret/file" {
+		t.Errorf("outside of the tree there is %q", got)
+	}
+	if fi, _ := os.Lstat(filepath.Join(outer, "secret/file")); fi.Mode() != 0o600 || fi.Size() != 6 || fi.Sys() == nil {
+		t.Errorf("the secret became %v", fi.Mode())
+	}
+	return tree, err
+}
+
+func TestHostileTarsAreRefused(t *testing.T) {
+	for name, headers := range map[string][]*tar.Header{
+		"parent":                 {file("../secret/file", 1)},
+		"parent in the middle":   {file("a/../../secret/file", 1)},
+		"only dots":              {file("..", 1)},
+		"root as file":           {file(".", 1)},
+		"root as link":           {link(".", "/etc")},
+		"hard link out":          {hard("a", "../secret/file")},
+		"hard link absolute":     {hard("a", "/secret/file")},
+		"hard link to directory": {folder("d"), hard("a", "d")},
+		"hard link to root":      {folder("d"), hard("a", "/")},
+		"hard link to itself":    {file("a", 1), hard("a", "a")},
+		"hard link to nothing":   {hard("a", "b")},
+		"hard link to removed":   {file(".wh.b", 0), hard("a", "b")},
+		"hard link through link": {link("l", "../secret"), hard("a", "l/file")},
+		"file as parent":         {file("a", 1), file("a/b", 1)},
+		"link loop as parent":    {link("a", "b"), link("b", "a"), file("a/x", 1)},
+		"link to itself":         {link("a", "a"), file("a/x", 1)},
+		"whiteout of nothing":    {file(".wh.", 0)},
+		"whiteout of dot":        {file("d/.wh..", 0)},
+		"whiteout of dots":       {file("d/.wh...", 0)},
+		"whiteout as directory":  {file(".wh.d/x", 0)},
+		"opaque file":            {file("d", 0), file("d/.wh..wh..opq", 0)},
+		"path too long":          {file(strings.Repeat("a/", 2100)+"b", 1)},
+		"name too long":          {file(strings.Repeat("a", 256), 1)},
+		"device 0:0":             {&tar.Header{Name: "w", Typeflag: tar.TypeChar}},
+		"device out of range":    {&tar.Header{Name: "w", Typeflag: tar.TypeChar, Devmajor: 5000}},
+		"unknown type":           {&tar.Header{Name: "w", Typeflag: 'Q'}},
+		"contiguous file":        {&tar.Header{Name: "w", Typeflag: tar.TypeCont}},
+		"owner out of range":     {&tar.Header{Name: "w", Uid: 1 << 32}},
+		"owner minus one":        {&tar.Header{Name: "w", Uid: 1<<32 - 1}},
+		"empty symlink":          {link("a", "")},
+		"long symlink":           {link("a", strings.Repeat("b", 5000))},
+		"many attributes":        {manyXattrs(300)},
+		"huge attribute":         {&tar.Header{Name: "w", PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 70000)}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := sandboxed(t, rawTar(t, headers...))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("not an invalid argument: %v", err)
+			}
+			if len(err.Error()) > 1200 {
+				t.Errorf("the error is %d bytes long", len(err.Error()))
+			}
+		})
+	}
+}
+
+func manyXattrs(n int) *tar.Header {
+	h := &tar.Header{Name: "w", PAXRecords: map[string]string{}}
+	for i := range n {
+		h.PAXRecords[fmt.Sprintf("SCHILY.xattr.user.a%d", i)] = "v"
+	}
+	return h
+}
+
+func TestEntriesThroughLinksStayInside(t *testing.T) {
+	for name, headers := range map[string][]*tar.Header{
+		"absolute":  {folder("secret"), link("l", "/secret"), file("l/file", 9)},
+		"dots":      {folder("secret"), folder("d"), link("d/l", "../../../secret"), file("d/l/file", 9)},
+		"two steps": {folder("secret"), link("m", "secret"), link("l", "./m/."), file("l/file", 9)},
+		"dangling":  {link("l", "/secret"), file("l/file", 9)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree, err := sandboxed(t, rawTar(t, headers...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fi, err := os.Lstat(filepath.Join(tree, "secret/file")); err != nil || fi.Size() != 9 {
+				t.Errorf("the file is not where the link leads inside: %v", err)
+			}
+		})
+	}
+}
+
+func TestLaterEntriesReplaceEarlierOnes(t *testing.T) {
+	for name, test := range map[string]struct {
+		headers []*tar.Header
+		want    string
+	}{
+		"file over file":         {[]*tar.Header{file("a", 1), file("a", 2)}, "a 2"},
+		"file over link":         {[]*tar.Header{link("a", "/etc/passwd"), file("a", 2)}, "a 2"},
+		"file over full dir":     {[]*tar.Header{file("a/b/c", 1), file("a", 2)}, "a 2"},
+		"dir over file":          {[]*tar.Header{file("a", 1), folder("a"), file("a/b", 3)}, "a dir, a/b 3"},
+		"dir over link":          {[]*tar.Header{folder("b"), link("a", "b"), folder("a"), file("a/c", 3)}, "a dir, a/c 3, b dir"},
+		"dir over dir":           {[]*tar.Header{file("a/b", 1), folder("a"), file("a/c", 1)}, "a dir, a/b 1, a/c 1"},
+		"link over full dir":     {[]*tar.Header{file("a/b", 1), link("a", "/")}, "a -> /"},
+		"hard link over file":    {[]*tar.Header{file("a", 1), file("b", 2), hard("b", "a")}, "a 1, b = a"},
+		"again a hard link":      {[]*tar.Header{file("a", 1), hard("b", "a"), hard("b", "a")}, "a 1, b = a"},
+		"original replaced":      {[]*tar.Header{file("a", 1), hard("b", "a"), file("a", 3)}, "a 3, b 1"},
+		"whiteout then file":     {[]*tar.Header{file(".wh.a", 0), file("a", 1)}, "a 1"},
+		"whiteout then dir":      {[]*tar.Header{file(".wh.a", 0), folder("a"), file("a/b", 1)}, "a dir opaque, a/b 1"},
+		"whiteout then child":    {[]*tar.Header{file(".wh.a", 0), file("a/b", 1)}, "a dir opaque, a/b 1"},
+		"dir then whiteout":      {[]*tar.Header{file("a/b", 1), file(".wh.a", 0)}, "a dir opaque, a/b 1"},
+		"file then whiteout":     {[]*tar.Header{file("a", 1), file(".wh.a", 0)}, "a 1"},
+		"opaque before its dir":  {[]*tar.Header{file("a/.wh..wh..opq", 0), folder("a"), file("a/b", 1)}, "a dir opaque, a/b 1"},
+		"opaque after its files": {[]*tar.Header{file("a/b", 1), file("a/.wh..wh..opq", 0)}, "a dir opaque, a/b 1"},
+		"AUFS's own files":       {[]*tar.Header{file(".wh..wh.aufs", 0), folder(".wh..wh.plnk"), file(".wh..wh.plnk/12.34", 1), file("a", 1)}, "a 1"},
+		"leading slash and dots": {[]*tar.Header{file("/a", 1), file("./b", 1), file("c/./d/../e", 1), file("//f", 1)}, "a 1, b 1, c dir, c/e 1, f 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree, err := sandboxed(t, rawTar(t, test.headers...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, e := range list(t, WalkUpper(tree)) {
+				s := e.Path
+				switch {
+				case e.Whiteout:
+					s += " removed"
+				case e.Hardlink:
+					s += " = " + e.Link
+				case e.Mode&unix.S_IFMT == unix.S_IFDIR:
+					s += " dir"
+				case e.Link != "":
+					s += " -> " + e.Link
+				default:
+					s += fmt.Sprintf(" %d", e.Size)
+				}
+				if e.Opaque {
+					s += " opaque"
+				}
+				got = append(got, s)
+			}
+			if got := strings.Join(got, ", "); got != test.want {
+				t.Errorf("got  %s\nwant %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestForeignBookkeepingIsNotApplied(t *testing.T) {
+	h := folder("d")
+	h.PAXRecords = map[string]string{"SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.den.device": "c 1:1", "SCHILY.xattr.user.kept": "v"}
+	tree, err := sandboxed(t, rawTar(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf [1024]byte
+	n, err := unix.Listxattr(filepath.Join(tree, "d"), buf[:])
+	if err != nil || string(buf[:n]) != "user.kept\x00" {
+		t.Errorf("attributes are %q, %v", buf[:n], err)
+	}
+}
+
+func TestTruncatedTarsAreErrors(t *testing.T) {
+	data := rawTar(t, folder("d"), file("d/f", 3000))
+	for _, n := range []int{100, 700, 1100, 2000, 3900} {
+		_, err := Unpack(context.Background(), bytes.NewReader(data[:n]), t.TempDir(), UnpackOptions{})
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+	boom := errors.New("boom")
+	_, err := Unpack(context.Background(), io.MultiReader(bytes.NewReader(data), iotest.ErrReader(boom)), t.TempDir(), UnpackOptions{})
+	if !errors.Is(err, boom) {
+		t.Errorf("an error behind the last entry is lost: %v", err)
+	}
+}
+
+func TestLimitsHold(t *testing.T) {
+	data := rawTar(t, file("a", 100), file("b", 100))
+	_, err := Unpack(context.Background(), bytes.NewReader(data), t.TempDir(), UnpackOptions{MaxBytes: 150})
+	if !errors.Is(err, oci.ErrTooLarge) {
+		t.Errorf("MaxBytes: %v", err)
+	}
+	_, err = Unpack(context.Background(), bytes.NewReader(data), t.TempDir(), UnpackOptions{MaxEntries: 1})
+	if !errdefs.IsInvalidArgument(err) {
+		t.Errorf("MaxEntries: %v", err)
+	}
+}
+
+// gnuSparse is an old GNU sparse header of a file of size bytes with no data.
+func gnuSparse(t *testing.T, size int64) []byte {
+	t.Helper()
+	data := rawTar(t, file("sparse", 0))
+	block := data[:blockSize]
+	block[156] = 'S'
+	copy(block[257:265], "ustar  \x00")
+	copy(block[386:], fmt.Sprintf("%011o\x00%011o\x00", size, 0)) // one empty piece at the end
+	copy(block[483:], fmt.Sprintf("%011o\x00", size))
+	copy(block[148:156], "        ")
+	sum := 0
+	for _, c := range block {
+		sum += int(c)
+	}
+	copy(block[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return data
+}
+
+func TestSparseFilesStaySparseAndBounded(t *testing.T) {
+	tree, err := sandboxed(t, gnuSparse(t, 1<<30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(tree, "sparse"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Size != 1<<30 || st.Blocks > 64 {
+		t.Errorf("the file has %d bytes in %d blocks", st.Size, st.Blocks)
+	}
+	if _, err := sandboxed(t, gnuSparse(t, 1<<33-1)); err != nil && !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
+
+func TestUnpackStopsWhenCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	go func() {
+		_, _ = w.Write(rawTar(t, file("a", 1))[:2*blockSize])
+		cancel()
+		_ = w.CloseWithError(context.Canceled)
+	}()
+	if _, err := Unpack(ctx, r, t.TempDir(), UnpackOptions{}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestDeepTreesNeedFewDescriptors(t *testing.T) {
+	deep := strings.Repeat("d/", 1500)
+	headers := []*tar.Header{file(deep+"a", 1), file("x", 1), file(deep+"b", 1), file(deep[:400]+"c", 1), file("d/y", 1), folder(deep)}
+	tree, err := sandboxed(t, rawTar(t, headers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for f, err := range WalkUpper(tree) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Mode&unix.S_IFMT == unix.S_IFREG {
+			n++
+		}
+	}
+	if n != 5 {
+		t.Errorf("%d files, want 5", n)
+	}
+}
+
+func FuzzUnpack(f *testing.F) {
+	f.Add(rawTar(f, folder("d"), file("d/f", 30), link("l", "d"), hard("l/h", "d/f"), file("l/.wh.x", 0), file("d/.wh..wh..opq", 0)))
+	f.Add(rawTar(f, file("../a", 1)))
+	f.Add(rawTar(f, link("a", "/"), file("a/b", 1), manyXattrs(3)))
+	f.Add(rawTar(f, &tar.Header{Name: strings.Repeat("long/", 60) + "ü", Uid: 1 << 30, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}))
+	f.Add([]byte{})
+	base := f.TempDir()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		tree, err := os.MkdirTemp(base, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = filepath.WalkDir(tree, func(p string, d os.DirEntry, _ error) error {
+				if d != nil && d.IsDir() {
+					_ = os.Chmod(p, 0o700)
+				}
+				return nil
+			})
+			_ = os.RemoveAll(tree)
+		}()
+		a, err := Unpack(context.Background(), bytes.NewReader(data), tree, UnpackOptions{Owner: &mine, InUserns: true, MaxBytes: 1 << 20, MaxEntries: 1000})
+		if err != nil {
+			return
+		}
+		if a.SizeBytes != int64(len(data)) {
+			t.Fatalf("read %d bytes of %d", a.SizeBytes, len(data))
+		}
+		var first bytes.Buffer
+		if _, err := WriteTar(context.Background(), &first, WalkUpper(tree)); err != nil {
+			if errdefs.IsInvalidArgument(err) {
+				return // names that a layer cannot hold
+			}
+			t.Fatal(err)
+		}
+		tree2, err := os.MkdirTemp(base, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(tree2)
+		if _, err := Unpack(context.Background(), bytes.NewReader(first.Bytes()), tree2, UnpackOptions{Owner: &mine, InUserns: true}); err != nil {
+			t.Fatalf("the canonical tar cannot be unpacked: %v", err)
+		}
+		var second bytes.Buffer
+		if _, err := WriteTar(context.Background(), &second, WalkUpper(tree2)); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(first.Bytes(), second.Bytes()) {
+			t.Fatalf("tars differ:\n%q\n%q", names(t, first.Bytes()), names(t, second.Bytes()))
+		}
+	})
+}
