@@ -103,6 +103,9 @@ func (r *remover) remove(dir int, name string, depth int) error {
 		return r.moveUp(dir, name)
 	}
 	fd, err := openDirAt(dir, name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // somebody else is at it too
+	}
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,153 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+	"den/internal/sys"
+)
+
+// A Blob is immutable bytes under their digest, leased until Close.
+type Blob struct {
+	digest oci.Digest
+	size   int64
+	file   *os.File
+	close  func() error
+}
+
+// Blob returns the blob named d; the error is of class errdefs.ErrNotFound
+// when the store does not have it.
+func (s *Store) Blob(ctx context.Context, d oci.Digest) (*Blob, error) {
+	if err := oci.CheckDigest(d); err != nil {
+		return nil, fmt.Errorf("blob: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	o := blobObject(d)
+	l, err := s.acquire(ctx, o)
+	if errors.Is(err, errBusy) {
+		return s.unleasedBlob(d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.info.Size == 0 && d != digest.FromBytes(nil) {
+		// Torn by a crash on a file system that does not keep its promises.
+		err := errors.Join(missing(o), l.release())
+		_, derr := s.discard(s.path(o.rel()))
+		return nil, errors.Join(err, derr)
+	}
+	return leasedBlob(d, l), nil
+}
+
+func leasedBlob(d oci.Digest, l *lease) *Blob {
+	return &Blob{digest: d, size: l.info.Size, file: l.file, close: sync.OnceValue(l.release)}
+}
+
+// unleasedBlob opens a blob that somebody keeps locked. An open file stays
+// readable whatever becomes of its name; what is lost is the promise that the
+// blob is still there when a record that names it is written, and then that
+// record is a miss.
+func (s *Store) unleasedBlob(d oci.Digest) (*Blob, error) {
+	o := blobObject(d)
+	f, err := openObject(s.path(o.rel()))
+	if errors.Is(err, unix.ENOENT) {
+		return nil, missing(o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("blob %s: %w", d, err), f.Close())
+	}
+	return &Blob{digest: d, size: info.Size(), file: f, close: sync.OnceValue(f.Close)}, nil
+}
+
+// Digest names the blob.
+func (b *Blob) Digest() oci.Digest { return b.digest }
+
+// Size is its length in bytes.
+func (b *Blob) Size() int64 { return b.size }
+
+// ReadAt reads as io.ReaderAt says.
+func (b *Blob) ReadAt(p []byte, off int64) (int, error) { return b.file.ReadAt(p, off) }
+
+// Reader returns a new reader from the blob's begin; any number may read at once.
+func (b *Blob) Reader() io.Reader { return io.NewSectionReader(b.file, 0, b.size) }
+
+// Hold is what has to stay open while the blob is used from outside this process.
+func (b *Blob) Hold() *os.File { return b.file }
+
+// Close gives the lease back. Closing again does nothing.
+func (b *Blob) Close() error { return b.close() }
+
+// PutBlob stores what r holds and returns it as a blob.
+func (s *Store) PutBlob(ctx context.Context, r io.Reader) (*Blob, error) {
+	f, err := s.newTmp(unix.LOCK_SH, createFile)
+	if err != nil {
+		return nil, fmt.Errorf("put blob: %w", err)
+	}
+	d, _, err := oci.Copy(f, &ctxReader{ctx, r})
+	var b *Blob
+	if err == nil {
+		b, err = s.publishBlob(ctx, f, d)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("put blob: %w", err), removeFile(f.Name()), f.Close())
+	}
+	return b, f.Close()
+}
+
+// publishBlob gives f's complete and verified bytes the name d. Losing the
+// race to another process is success: same name, same bytes.
+func (s *Store) publishBlob(ctx context.Context, f *os.File, d oci.Digest) (*Blob, error) {
+	if err := f.Chmod(0o444); err != nil {
+		return nil, err
+	}
+	// The lease is on a file that can not write.
+	ro, err := openObject(f.Name())
+	if err != nil {
+		return nil, err
+	}
+	o := blobObject(d)
+	if err = sys.Flock(ro, unix.LOCK_SH); err == nil {
+		err = s.publish(f.Name(), o.rel(), false)
+	}
+	if err == nil {
+		if err = s.rescue(o); err == nil {
+			l, err := s.addLease(s.path(o.rel()), ro)
+			if err != nil {
+				return nil, err
+			}
+			return leasedBlob(d, l), nil
+		}
+	}
+	if err := errors.Join(err, ro.Close()); !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	if err := removeFile(f.Name()); err != nil {
+		return nil, err
+	}
+	return s.Blob(ctx, d)
+}
+
+// A ctxReader ends with ctx.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *ctxReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.r.Read(p)
+}

@@ -1,0 +1,242 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/failpoint"
+	"den/internal/sys"
+)
+
+// Collect removes the objects that nothing names and nobody uses, and what
+// dead processes left behind. It runs beside users of the store and never
+// makes them wait. It returns how many bytes of objects it removed.
+//
+// The order is what makes it safe: condemn, under an exclusive lock that shows
+// that nobody holds a lease; then read all that names objects; then move away
+// what is condemned, unnamed and, again under an exclusive lock, still
+// condemned. A user takes the lease and removes the flag before it names an
+// object, so whatever it names is either seen by the reading or not condemned
+// any more. The model in docs/design/store.md shows that no step can go.
+func (s *Store) Collect(ctx context.Context) (freedBytes int64, err error) {
+	unlock, err := s.lockGC(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("collect: %w", err)
+	}
+	defer unlock()
+	freed, err := s.collect(ctx)
+	if err != nil {
+		return freed, fmt.Errorf("collect: %w", err)
+	}
+	return freed, nil
+}
+
+// lockGC waits until this process is the only one that collects.
+func (s *Store) lockGC(ctx context.Context) (unlock func(), err error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	f, err := openLock(s.path("lock", "gc"), false)
+	if err != nil {
+		return nil, err
+	}
+	if err := waitLock(ctx, f, unix.LOCK_EX, nil); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// A collection is one run of the collector.
+type collection struct {
+	store *Store
+	// token tells this run's flags from those of a run that was killed.
+	token     string
+	condemned []object
+	freed     int64
+}
+
+func (s *Store) collect(ctx context.Context) (int64, error) {
+	c := &collection{store: s, token: rand.Text()}
+	if err := c.condemn(ctx); err != nil {
+		return 0, err
+	}
+	live, err := s.mark(ctx)
+	if err == nil {
+		err = c.sweep(ctx, live)
+	}
+	return c.freed, errors.Join(err, s.reap(ctx))
+}
+
+// mark reads all that names objects.
+func (s *Store) mark(ctx context.Context) (map[object]bool, error) {
+	c, err := s.newClosure()
+	if err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("store.gc.mark"); err != nil {
+		return nil, err
+	}
+	add := func(r root) error { return c.add(r.Record) }
+	if err := s.roots(ctx, add); err != nil {
+		return nil, err
+	}
+	return c.live, s.records(ctx, add)
+}
+
+// condemn flags every object that nobody uses. An object that is named now is
+// left out, to save work: it will be named, or used, or unused in the next run.
+func (c *collection) condemn(ctx context.Context) error {
+	named, err := c.store.mark(ctx)
+	if err != nil {
+		return err
+	}
+	return c.store.objects(ctx, func(o object) error {
+		if named[o] {
+			return nil
+		}
+		return c.ifUnused(o, func() error {
+			if err := failpoint.Hit("store.gc.condemn"); err != nil {
+				return err
+			}
+			if err := c.flag(o); err != nil {
+				return err
+			}
+			c.condemned = append(c.condemned, o)
+			return nil
+		})
+	})
+}
+
+// flag condemns o. The flag is a symbolic link, which carries the token in one
+// system call.
+func (c *collection) flag(o object) error {
+	path := c.store.path("condemned", o.flag())
+	err := os.Symlink(c.token, path)
+	if errors.Is(err, os.ErrExist) {
+		if err := removeFile(path); err != nil {
+			return err
+		}
+		err = os.Symlink(c.token, path)
+	}
+	return err
+}
+
+// sweep removes the condemned objects that are not live.
+func (c *collection) sweep(ctx context.Context, live map[object]bool) error {
+	for _, o := range c.condemned {
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // reap takes the flags away
+		}
+		if live[o] {
+			continue
+		}
+		if err := c.ifUnused(o, func() error { return c.remove(o) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove moves o, which is locked exclusively, away if it is still condemned.
+func (c *collection) remove(o object) error {
+	flag := c.store.path("condemned", o.flag())
+	token, err := os.Readlink(flag)
+	if errors.Is(err, os.ErrNotExist) || err == nil && token != c.token {
+		return nil // rescued
+	}
+	if err != nil {
+		return err
+	}
+	size := c.store.objectBytes(o)
+	if err := failpoint.Hit("store.gc.sweep"); err != nil {
+		return err
+	}
+	if _, err := c.store.moveToTrash(c.store.path(o.rel())); err != nil {
+		return err
+	}
+	c.freed += size
+	if err := failpoint.Hit("store.gc.unflag"); err != nil {
+		return err
+	}
+	return removeFile(flag)
+}
+
+// ifUnused calls fn with o locked exclusively, unless somebody uses it. It
+// never waits.
+func (c *collection) ifUnused(o object, fn func() error) error {
+	err := c.store.ifUnused(c.store.path(o.rel()), fn)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o, err)
+	}
+	return nil
+}
+
+func (s *Store) ifUnused(path string, fn func() error) error {
+	f, err := openObject(path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ELOOP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ok, err := sys.TryFlock(f, unix.LOCK_EX)
+	if !ok || err != nil {
+		return err
+	}
+	ok, err = sys.SameInode(f, path)
+	if !ok || err != nil {
+		return err
+	}
+	return fn()
+}
+
+// reap removes what dead processes left: flags, drafts, locks, trash. The
+// caller is the only collector.
+func (s *Store) reap(ctx context.Context) error {
+	if err := failpoint.Hit("store.gc.reap"); err != nil {
+		return err
+	}
+	// Flags are this run's or a dead one's; without them objects just live on.
+	if err := s.eachName(ctx, "condemned", removeFile); err != nil {
+		return err
+	}
+	err := s.eachName(ctx, "tmp", func(path string) error {
+		return s.ifUnused(path, func() error {
+			_, err := s.moveToTrash(path)
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	err = s.eachName(ctx, "work", func(path string) error {
+		return s.ifUnused(path, func() error { return removeFile(path) })
+	})
+	if err != nil {
+		return err
+	}
+	return s.eachName(ctx, "trash", sys.RemoveTree)
+}
+
+func (s *Store) eachName(ctx context.Context, folder string, fn func(path string) error) error {
+	names, err := readNames(s.path(folder))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := fn(filepath.Join(s.path(folder), name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/oci"
+)
+
+// LayerMeta is what the store knows of a layer besides its tree.
+type LayerMeta struct {
+	DiffID oci.Digest `json:"diffID"`
+	// SizeBytes is the length of the layer's tar.
+	SizeBytes int64 `json:"sizeBytes"`
+	// TreeBytes is what the tree takes on disk, where that is not about
+	// SizeBytes: a layer over others holds only what differs.
+	TreeBytes int64 `json:"treeBytes,omitempty"`
+	Entries   int   `json:"entries,omitempty"`
+	// Over are all the trees below that belong to this layer, top first: the
+	// layer is a delta and shows only stacked on them.
+	Over  []oci.Digest    `json:"over,omitempty"`
+	Extra json.RawMessage `json:"extra,omitempty"`
+}
+
+func (m LayerMeta) diskBytes() int64 {
+	if m.TreeBytes > 0 {
+		return m.TreeBytes
+	}
+	return m.SizeBytes
+}
+
+// A layer's wrapper directory holds these. The lock is on the wrapper, whose
+// mode is ours; fs has the mode that the image wants.
+const (
+	fsDir    = "fs"
+	workDir  = "work" // of drafts only
+	metaFile = "meta.json"
+)
+
+// A Layer is an unpacked tree in the overlay's form, leased until Close.
+type Layer struct {
+	meta  LayerMeta
+	dirs  []string
+	hold  []*os.File
+	close func() error
+}
+
+// Layer returns the tree of diffID for this process's ownership class; the
+// error is of class errdefs.ErrNotFound when there is none that can be used.
+func (s *Store) Layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
+	l, err := s.layer(ctx, diffID)
+	if errors.Is(err, errBusy) {
+		// Unpacking it once more costs disk and nothing else.
+		return nil, fmt.Errorf("layer %s: %w: %w", diffID, err, errdefs.ErrNotFound)
+	}
+	return l, err
+}
+
+// layer is Layer that reports errBusy.
+func (s *Store) layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
+	if err := oci.CheckDigest(diffID); err != nil {
+		return nil, fmt.Errorf("layer: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	o := layerObject(s.class, s.LayerID(diffID))
+	own, err := s.acquire(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	meta, err := readMeta(own.path)
+	if err == nil && meta.DiffID == diffID {
+		var l *Layer
+		if l, err = s.openLayer(ctx, meta, own); err == nil {
+			return l, nil
+		}
+	}
+	if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, errBadMeta) {
+		return nil, errors.Join(err, own.release())
+	}
+	// Damaged, or one of its trees is gone: as good as not there.
+	if err := own.release(); err != nil {
+		return nil, err
+	}
+	if _, err := s.discard(s.path(o.rel())); err != nil {
+		return nil, fmt.Errorf("discard damaged %s: %w", o, err)
+	}
+	return nil, missing(o)
+}
+
+// openLayer makes the handle of the leased own and the trees below it.
+func (s *Store) openLayer(ctx context.Context, meta LayerMeta, own *lease) (*Layer, error) {
+	over, err := s.acquireAll(ctx, meta.Over)
+	if err != nil {
+		return nil, err
+	}
+	return newLayer(meta, append([]*lease{own}, over...)), nil
+}
+
+// acquireAll leases the own trees of layers.
+func (s *Store) acquireAll(ctx context.Context, diffIDs []oci.Digest) ([]*lease, error) {
+	leases := make([]*lease, 0, len(diffIDs))
+	for _, d := range diffIDs {
+		l, err := s.acquire(ctx, layerObject(s.class, s.LayerID(d)))
+		if err != nil {
+			return nil, errors.Join(err, releaseAll(leases))
+		}
+		leases = append(leases, l)
+	}
+	return leases, nil
+}
+
+func releaseAll(leases []*lease) error {
+	var errs []error
+	for _, l := range leases {
+		errs = append(errs, l.release())
+	}
+	return errors.Join(errs...)
+}
+
+func newLayer(meta LayerMeta, leases []*lease) *Layer {
+	l := &Layer{meta: meta, close: sync.OnceValue(func() error { return releaseAll(leases) })}
+	for _, lease := range leases {
+		l.dirs = append(l.dirs, filepath.Join(lease.path, fsDir))
+		l.hold = append(l.hold, lease.file)
+	}
+	return l
+}
+
+// DiffID names the layer.
+func (l *Layer) DiffID() oci.Digest { return l.meta.DiffID }
+
+// Meta is what was published with the layer.
+func (l *Layer) Meta() LayerMeta { return l.meta }
+
+// Dirs are the layer's trees as lower directories of an overlay, top first.
+func (l *Layer) Dirs() []string { return l.dirs }
+
+// Hold are the leases on the trees. They belong to the layer: whoever keeps a
+// mount alive beyond Close keeps copies of them open.
+func (l *Layer) Hold() []*os.File { return l.hold }
+
+// Close gives the leases back. Closing again does nothing.
+func (l *Layer) Close() error { return l.close() }
+
+var errBadMeta = errors.New("malformed")
+
+func readMeta(wrapper string) (LayerMeta, error) {
+	var m LayerMeta
+	data, err := readBounded(filepath.Join(wrapper, metaFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return m, fmt.Errorf("%s: %w", metaFile, errBadMeta)
+	}
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return m, fmt.Errorf("%s: %w: %w", metaFile, err, errBadMeta)
+	}
+	for _, d := range append([]oci.Digest{m.DiffID}, m.Over...) {
+		if err := oci.CheckDigest(d); err != nil {
+			return m, fmt.Errorf("%s: %w: %w", metaFile, err, errBadMeta)
+		}
+	}
+	return m, nil
+}

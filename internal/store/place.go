@@ -1,0 +1,104 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"den/internal/durable"
+	"den/internal/sys"
+)
+
+// A place is what den thinks of a file system.
+type place int
+
+const (
+	placeShared  place = iota // locks and renames hold for everyone on this kernel
+	placePrivate              // they hold for this container only, or nobody knows
+	placeRefused              // they are known not to hold
+)
+
+// placeOf judges a file system by its name in sys.FSName.
+func placeOf(fs string) place {
+	switch fs {
+	case "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "bcachefs":
+		return placeShared
+	case "9p", "nfs", "cifs", "smb", "smb2", "ceph", "afs", "coda", "ocfs2", "ncp", "gfs2", "lustre",
+		"gpfs", "vboxsf", "vmhgfs", "fuse":
+		return placeRefused
+	}
+	return placePrivate
+}
+
+// checkPlace refuses file systems on which the store's locks are silently no
+// locks, and returns the mode of durability that fits the others.
+func (s *Store) checkPlace(mode durable.Mode, unsafe bool) (durable.Mode, error) {
+	fs, err := sys.FSName(s.root)
+	if err != nil {
+		return mode, err
+	}
+	if unix.Access(s.root, unix.W_OK) != nil {
+		s.readOnly = true
+	}
+	p := placeOf(fs)
+	if fs == "fuse" && isContainerRoot(s.root) {
+		p = placePrivate // fuse-overlayfs below a rootless container
+	}
+	switch {
+	case p == placeRefused && !unsafe:
+		return mode, fmt.Errorf("its file system is %s, where locks between machines or kernels do not hold; "+
+			"set DEN_STORE to a directory on a local disk or a tmpfs: %w", fs, errdefs.ErrFailedPrecondition)
+	case p == placeRefused:
+		s.notice(fmt.Sprintf("store %s is on %s: nothing else may use it at the same time", s.root, fs))
+	case p == placePrivate && fs == "overlay":
+		s.notice(fmt.Sprintf("store %s is on this container's own file system and goes with it; "+
+			"mount a volume there, or set DEN_STORE to one, to share it", s.root))
+	case p == placePrivate:
+		s.notice(fmt.Sprintf("store %s is on an unknown file system (%s); only this container should use it", s.root, fs))
+	case fs == "tmpfs":
+		mode = durable.None
+	}
+	return mode, nil
+}
+
+// isContainerRoot reports whether dir is on the same file system as /.
+func isContainerRoot(dir string) bool {
+	var a, b unix.Stat_t
+	return unix.Stat(dir, &a) == nil && unix.Stat("/", &b) == nil && a.Dev == b.Dev
+}
+
+// ownershipClass names the relation of ids on disk to ids in images for this
+// process.
+func ownershipClass() (string, error) {
+	maps := make([]string, 2)
+	for i, name := range []string{"uid_map", "gid_map"} {
+		b, err := os.ReadFile(filepath.Join("/proc/self", name))
+		if errors.Is(err, os.ErrNotExist) {
+			b, err = []byte("0 0 4294967295"), nil // a kernel without user namespaces
+		}
+		if err != nil {
+			return "", fmt.Errorf("ownership class: %w", err)
+		}
+		maps[i] = strings.Join(strings.Fields(string(b)), " ")
+	}
+	return classOf(maps[0], maps[1], os.Geteuid()), nil
+}
+
+func classOf(uidMap, gidMap string, euid int) string {
+	const identity = "0 0 4294967295"
+	if uidMap == identity && gidMap == identity {
+		if euid == 0 {
+			return "0"
+		}
+		return "flat" // chown is not for us: every file is ours
+	}
+	sum := sha256.Sum256([]byte(uidMap + "\n" + gidMap + "\n"))
+	return "m" + hex.EncodeToString(sum[:8])
+}

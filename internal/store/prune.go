@@ -1,0 +1,224 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
+)
+
+const (
+	// engineTTL is how long the names of an engine without a live process are
+	// kept.
+	engineTTL = 24 * time.Hour
+	// partialTTL is how long an interrupted download waits for its next try.
+	partialTTL = 24 * time.Hour
+	// derivedTTL is how long a memo is kept without being used.
+	derivedTTL = 30 * 24 * time.Hour
+)
+
+// The types of build cache, as BuildKit's filter "type" calls them.
+const (
+	cacheRegular = "regular"
+	cacheMounted = "exec.cachemount"
+)
+
+// PruneOptions says which build cache may go. Objects that a reference or a
+// container names never do.
+type PruneOptions struct {
+	// KeepBytes, if positive, stops the eviction, oldest use first, when objects
+	// and cache mounts together take no more.
+	KeepBytes int64
+	// Until keeps what was used more recently than that; 0 keeps nothing.
+	Until time.Duration
+	// All evicts also records whose result is part of an image.
+	All bool
+	// Filters are docker's: "type" (regular or exec.cachemount), "id" (a
+	// record's key or its begin, or a cache mount's id).
+	Filters map[string][]string
+}
+
+func (o PruneOptions) check() error {
+	for name := range o.Filters {
+		if name != "type" && name != "id" {
+			return fmt.Errorf("prune: filter %q is not known, only type and id are: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+func (o PruneOptions) match(e CacheEntry) bool {
+	if o.Until > 0 && time.Since(e.LastUsed) < o.Until {
+		return false
+	}
+	if e.InUse || e.Shared && !o.All {
+		return false
+	}
+	if types := o.Filters["type"]; len(types) > 0 && !slices.Contains(types, e.Type) {
+		return false
+	}
+	ids := o.Filters["id"]
+	return len(ids) == 0 || slices.ContainsFunc(ids, func(id string) bool {
+		return id == e.ID || e.Type == cacheRegular && id != "" && strings.HasPrefix(strings.TrimPrefix(e.ID, "sha256:"), id)
+	})
+}
+
+// Prune evicts build cache and collects what nothing names then. It returns how
+// many bytes that freed, as far as is known without walking trees.
+func (s *Store) Prune(ctx context.Context, o PruneOptions) (freedBytes int64, err error) {
+	if err := o.check(); err != nil {
+		return 0, err
+	}
+	unlock, err := s.lockGC(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("prune: %w", err)
+	}
+	defer unlock()
+	inv, err := s.takeInventory(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("prune: %w", err)
+	}
+	for _, e := range inv.plan(o) {
+		n, err := s.evict(e)
+		freedBytes += n
+		if err != nil {
+			return freedBytes, fmt.Errorf("prune %s: %w", e.ID, err)
+		}
+	}
+	if err := s.forget(ctx, o); err != nil {
+		return freedBytes, fmt.Errorf("prune: %w", err)
+	}
+	n, err := s.collect(ctx)
+	if err != nil {
+		err = fmt.Errorf("prune: %w", err)
+	}
+	return freedBytes + n, err
+}
+
+// plan chooses what to evict, oldest use first.
+func (inv *inventory) plan(o PruneOptions) []CacheEntry {
+	var victims []CacheEntry
+	entries := slices.SortedFunc(slices.Values(inv.entries), func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) })
+	total := inv.totalBytes
+	for _, e := range entries {
+		if o.KeepBytes > 0 && total <= o.KeepBytes {
+			break
+		}
+		if !o.match(e) {
+			continue
+		}
+		victims = append(victims, e)
+		if e.Type == cacheMounted {
+			total -= e.SizeBytes
+		}
+		for _, obj := range inv.keeps[e.rel] {
+			if inv.users[obj]--; inv.users[obj] == 0 {
+				total -= inv.sizes[obj]
+			}
+		}
+	}
+	return victims
+}
+
+// evict removes a record, which is always safe, or a cache mount that nobody
+// uses. Its objects are the collector's.
+func (s *Store) evict(e CacheEntry) (int64, error) {
+	if e.Type == cacheRegular {
+		return 0, removeFile(s.path(e.rel))
+	}
+	ok, err := s.discard(s.path(e.rel))
+	if !ok {
+		return 0, err
+	}
+	return e.SizeBytes, err
+}
+
+// forget removes what is not worth keeping for its age: dead engines,
+// abandoned downloads and memos. With All and no other wish, it removes every
+// memo and every download that nobody is at.
+func (s *Store) forget(ctx context.Context, o PruneOptions) error {
+	all := o.All && o.KeepBytes == 0 && o.Until == 0 && len(o.Filters) == 0
+	err := s.eachName(ctx, "engines", s.forgetEngine)
+	if err != nil {
+		return err
+	}
+	err = s.eachName(ctx, "ingest", func(path string) error {
+		if !all && !olderThan(path, partialTTL) {
+			return nil
+		}
+		return s.forgetPartial(path)
+	})
+	if err != nil {
+		return err
+	}
+	return s.shards(ctx, "derived", func(shard, name string) error {
+		path := s.path("derived", shard, name)
+		if !all && !olderThan(path, derivedTTL) {
+			return nil
+		}
+		return removeFile(path)
+	})
+}
+
+func olderThan(path string, age time.Duration) bool {
+	info, err := os.Lstat(path)
+	return err == nil && time.Since(info.ModTime()) > age
+}
+
+// forgetPartial removes an interrupted download unless somebody is at it.
+func (s *Store) forgetPartial(path string) error {
+	f, err := openLock(s.path("work", workName("blob", filepath.Base(path))), false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ok, err := sys.TryFlock(f, unix.LOCK_EX)
+	if !ok || err != nil {
+		return err
+	}
+	if ok, err = sys.SameInode(f, f.Name()); !ok || err != nil {
+		return err
+	}
+	return removeFile(path)
+}
+
+// forgetEngine removes the folder of an engine that has no live process, ran
+// no container that still lives and was not used for engineTTL.
+func (s *Store) forgetEngine(path string) error {
+	lock := filepath.Join(path, "lock")
+	if !olderThan(lock, engineTTL) {
+		return nil
+	}
+	return s.ifUnused(lock, func() error {
+		ids, err := readNames(filepath.Join(path, "containers"))
+		if err != nil {
+			return err
+		}
+		for _, cid := range ids {
+			dead := false
+			err := s.ifUnused(filepath.Join(path, "containers", cid), func() error { dead = true; return nil })
+			if !dead || err != nil {
+				return err
+			}
+		}
+		classes, err := readNames(s.path("volumes"))
+		if err != nil {
+			return err
+		}
+		for _, class := range classes {
+			if _, err := s.moveToTrash(s.path("volumes", class, filepath.Base(path))); ignore(err, os.ErrNotExist) != nil {
+				return err
+			}
+		}
+		_, err = s.moveToTrash(path)
+		return err
+	})
+}

@@ -1,0 +1,224 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"den/internal/durable"
+	"den/internal/sys"
+)
+
+// Options are the choices of one process. The zero value is the default.
+type Options struct {
+	// EngineDir is where the engine's id is kept (--data-root); empty is a
+	// directory of the user's in the job's own file system.
+	EngineDir string
+	// Durability says what a power cut may take; empty is durable.Epoch. On
+	// tmpfs it is always durable.None.
+	Durability durable.Mode
+	// UnsafeFS opens a store on a file system that is refused otherwise,
+	// because locks and renames are not known to work there. One process tree
+	// at a time may use it.
+	UnsafeFS bool
+	// Notice gets a line for the user; nil drops it.
+	Notice func(string)
+}
+
+// Store is a directory of objects, open in this process. It is safe for
+// concurrent use, by any number of processes.
+type Store struct {
+	root     string
+	class    string
+	readOnly bool
+	notice   func(string)
+	patience time.Duration // with silent holders of work
+	user     *os.File      // lock/store, shared while this process uses the store
+	log      *durable.Log
+	engine   engine
+
+	mu     sync.Mutex
+	leases map[string]*lease // by path
+}
+
+// Open opens the store in root and makes it when it is missing. After a
+// reboot the first to open it checks what may be torn, and the others wait.
+//
+// Errors are of class errdefs.ErrFailedPrecondition where the store can not
+// be used as it is: an unsuitable file system, another user's store, a newer
+// format.
+func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
+	root, err = filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s := &Store{root: root, notice: o.Notice, patience: silence, leases: map[string]*lease{}}
+	if s.notice == nil {
+		s.notice = func(string) {}
+	}
+	if s.class, err = ownershipClass(); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	mode, err := durable.ParseMode(string(o.Durability))
+	if err == nil {
+		err = s.open(ctx, mode, o)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", root, err), s.release())
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
+	if err := os.MkdirAll(s.root, 0o755); err != nil {
+		return err
+	}
+	mode, err := s.checkPlace(mode, o.UnsafeFS)
+	if err != nil {
+		return err
+	}
+	if err := s.checkFormat(); err != nil {
+		return err
+	}
+	if s.user, err = openLock(s.path("lock", "store"), s.readOnly); err != nil {
+		return err
+	}
+	// Held exclusively only while an offline repair or upgrade runs.
+	if err := waitLock(ctx, s.user, unix.LOCK_SH, nil); err != nil {
+		return err
+	}
+	boot, err := sys.BootID()
+	if err != nil {
+		// Without a name for this kernel's run no crash can be noticed later.
+		boot, mode = "unknown", durable.Strict
+	}
+	if s.readOnly {
+		mode = durable.None
+	}
+	if mode != durable.None {
+		if err := s.recover(ctx, boot); err != nil {
+			return err
+		}
+	}
+	if s.log, err = durable.Open(s.path("sync"), boot, mode); err != nil {
+		return err
+	}
+	return s.openEngine(ctx, o.EngineDir)
+}
+
+// DefaultRoot is where the store is when nobody says otherwise: $DEN_STORE,
+// else /var/lib/den for root and a directory in the user's home for others.
+func DefaultRoot() string {
+	if dir := os.Getenv("DEN_STORE"); dir != "" {
+		return dir
+	}
+	return dataDir()
+}
+
+// dataDir is the user's own directory for den. Root in a user namespace that a
+// plain user made may not write to /var/lib and is that user in truth.
+func dataDir() string {
+	if os.Geteuid() == 0 && unix.Access("/var/lib", unix.W_OK) == nil {
+		return "/var/lib/den"
+	}
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "den")
+	}
+	if home := os.Getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "share", "den")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("den-%d", os.Geteuid()))
+}
+
+// Close ends this process's use of the store. What it published is synced to
+// disk by a detached process that nobody waits for. Leases that are still open
+// stay valid.
+func (s *Store) Close() error {
+	if err := s.log.Detach(); err != nil {
+		s.notice(fmt.Sprintf("store %s: what was just written is not synced: %v", s.root, err))
+	}
+	return s.release()
+}
+
+func (s *Store) release() error {
+	var errs []error
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+	}
+	for _, f := range []*os.File{s.engine.lock, s.user} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Root is the store's directory.
+func (s *Store) Root() string { return s.root }
+
+// Class names how the ids of files on disk relate to those in images: "0" is
+// the same, "m<hash>" as this user namespace maps them, "flat" all one user.
+// Layers of one class are of no use to another.
+func (s *Store) Class() string { return s.class }
+
+// writable returns an error when this process may only read.
+func (s *Store) writable() error {
+	if s.readOnly {
+		return fmt.Errorf("store %s is read-only: %w", s.root, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// openLock opens a lock file, and makes it.
+func openLock(path string, readOnly bool) (*os.File, error) {
+	if readOnly {
+		return os.Open(path)
+	}
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+}
+
+// waitLock polls until it has the lock of f, for others may have to wait for
+// minutes and ctx may end meanwhile. It calls waiting, if there is one, once
+// before it waits.
+func waitLock(ctx context.Context, f *os.File, how int, waiting func()) error {
+	ok, err := sys.TryFlock(f, how)
+	if ok || err != nil {
+		return err
+	}
+	if waiting != nil {
+		waiting()
+	}
+	for p := newPoll(); ; {
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+		if ok, err := sys.TryFlock(f, how); ok || err != nil {
+			return err
+		}
+	}
+}
+
+// A poll paces the attempts at something that nobody announces: soon at first,
+// because most waits are short, then 50 times a second.
+type poll struct{ pause time.Duration }
+
+func newPoll() *poll { return &poll{pause: 100 * time.Microsecond} }
+
+func (p *poll) wait(ctx context.Context) error {
+	t := time.NewTimer(p.pause)
+	defer t.Stop()
+	p.pause = min(2*p.pause, 20*time.Millisecond)
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

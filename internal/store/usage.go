@@ -1,0 +1,217 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"den/internal/oci"
+)
+
+// UsageOf is what one kind of thing takes.
+type UsageOf struct {
+	Count int
+	// Active are those that an image or container names, or somebody uses.
+	Active           int
+	Bytes            int64
+	ReclaimableBytes int64
+}
+
+// Usage is what the store takes, as docker system df shows it. Layers count
+// with the size of their tar, trees that change with what they take on disk.
+type Usage struct {
+	Blobs, Layers, Records, CacheMounts, Volumes, Containers UsageOf
+}
+
+// A CacheEntry is a build-cache record or a cache mount.
+type CacheEntry struct {
+	// ID is a record's key or a cache mount's id.
+	ID string
+	// Type is "regular" or "exec.cachemount".
+	Type        string
+	Description string
+	// SizeBytes is what the objects take that the record names, whether or not
+	// others name them too.
+	SizeBytes int64
+	Created   time.Time
+	LastUsed  time.Time
+	// Shared says that an image or container names its layers as well.
+	Shared bool
+	InUse  bool
+
+	rel string
+}
+
+// An inventory is what the policy decides by.
+type inventory struct {
+	entries []CacheEntry
+	sizes   map[object]int64
+	// users counts what names an object, keeps says what an entry names.
+	users      map[object]int
+	keeps      map[string][]object
+	rooted     map[object]bool
+	totalBytes int64
+}
+
+func (s *Store) takeInventory(ctx context.Context) (*inventory, error) {
+	inv := &inventory{sizes: map[object]int64{}, users: map[object]int{}, keeps: map[string][]object{}}
+	err := s.objects(ctx, func(o object) error {
+		inv.sizes[o] = s.objectBytes(o)
+		inv.totalBytes += inv.sizes[o]
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	rooted, err := s.newClosure()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.roots(ctx, func(r root) error { return rooted.add(r.Record) }); err != nil {
+		return nil, err
+	}
+	inv.rooted = rooted.live
+	for o := range inv.rooted {
+		inv.users[o]++
+	}
+	if err := s.records(ctx, func(r root) error { return inv.addRecord(s, r) }); err != nil {
+		return nil, err
+	}
+	return inv, s.addCacheMounts(ctx, inv)
+}
+
+func (inv *inventory) addRecord(s *Store, r root) error {
+	c, err := s.newClosure()
+	if err != nil {
+		return err
+	}
+	if err := c.add(r.Record); err != nil {
+		return err
+	}
+	key := filepath.Base(r.rel)
+	e := CacheEntry{
+		ID:          string(oci.Digest("sha256:" + key[:len(key)-len(filepath.Ext(key))])),
+		Type:        cacheRegular,
+		Description: r.Op,
+		Created:     r.Created,
+		LastUsed:    r.used,
+		rel:         r.rel,
+	}
+	for o := range c.live {
+		size, there := inv.sizes[o]
+		if !there {
+			continue
+		}
+		e.SizeBytes += size
+		e.Shared = e.Shared || inv.rooted[o]
+		inv.users[o]++
+		inv.keeps[r.rel] = append(inv.keeps[r.rel], o)
+	}
+	inv.entries = append(inv.entries, e)
+	return nil
+}
+
+func (s *Store) addCacheMounts(ctx context.Context, inv *inventory) error {
+	mounts, err := s.cacheMounts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		size, err := s.treeBytes(m.rel)
+		if err != nil {
+			return err
+		}
+		inv.totalBytes += size
+		inv.entries = append(inv.entries, CacheEntry{
+			ID: m.id, Type: cacheMounted, Description: "cache mount " + m.id, SizeBytes: size,
+			LastUsed: m.used, InUse: m.inUse, rel: m.rel,
+		})
+	}
+	return nil
+}
+
+// CacheEntries lists the build cache.
+func (s *Store) CacheEntries(ctx context.Context) ([]CacheEntry, error) {
+	inv, err := s.takeInventory(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list build cache: %w", err)
+	}
+	return inv.entries, nil
+}
+
+// Usage measures the store.
+func (s *Store) Usage(ctx context.Context) (Usage, error) {
+	inv, err := s.takeInventory(ctx)
+	if err != nil {
+		return Usage{}, fmt.Errorf("usage: %w", err)
+	}
+	u := inv.usage()
+	trees := []struct {
+		of      *UsageOf
+		pattern string
+	}{
+		{&u.Volumes, "volumes/*/" + s.engine.id + "/*"},
+		{&u.Containers, s.engineRel("containers", "*")},
+	}
+	for _, t := range trees {
+		if err := s.treeUsage(ctx, t.pattern, t.of); err != nil {
+			return Usage{}, fmt.Errorf("usage: %w", err)
+		}
+	}
+	return u, nil
+}
+
+func (inv *inventory) usage() Usage {
+	var u Usage
+	for o, size := range inv.sizes {
+		of := &u.Blobs
+		if o.kind == kindLayer {
+			of = &u.Layers
+		}
+		of.add(size, inv.rooted[o])
+	}
+	for _, e := range inv.entries {
+		if e.Type == cacheMounted {
+			u.CacheMounts.add(e.SizeBytes, e.InUse)
+		} else {
+			u.Records.add(0, e.Shared)
+		}
+	}
+	return u
+}
+
+func (u *UsageOf) add(sizeBytes int64, active bool) {
+	u.Count++
+	u.Bytes += sizeBytes
+	if active {
+		u.Active++
+	} else {
+		u.ReclaimableBytes += sizeBytes
+	}
+}
+
+// treeUsage measures this engine's trees. It does not try their locks: who
+// does looks for an instant like one who runs the container.
+func (s *Store) treeUsage(ctx context.Context, pattern string, of *UsageOf) error {
+	rels, err := filepath.Glob(s.path(pattern))
+	if err != nil {
+		return err
+	}
+	for _, path := range rels {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		rel, err := filepath.Rel(s.root, path)
+		if err != nil {
+			return err
+		}
+		size, err := s.treeBytes(rel)
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		of.add(size, true)
+	}
+	return nil
+}

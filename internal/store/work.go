@@ -1,0 +1,168 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/failpoint"
+	"den/internal/sys"
+)
+
+const (
+	// silence is how long a holder may show no sign of life before a waiter
+	// does the work too, by the waiter's own clock.
+	silence = 60 * time.Second
+	// bumpEvery is how often a holder shows one.
+	bumpEvery = 10 * time.Second
+)
+
+// A Work is the right to do something that others, in whatever process, wait
+// for. It saves doing things twice and no more: publishing is idempotent, so
+// correctness never depends on it.
+type Work struct {
+	store *Store
+	file  *os.File // nil for a duplicate
+
+	mu    sync.Mutex
+	count uint64
+	timer *time.Timer
+	done  bool
+}
+
+// Work waits until nobody else does the work named by kind and key. It calls
+// waiting, if there is one, once before it waits. When the holder was silent
+// for a minute, it returns a Work that is Duplicate. Never wait for one while
+// holding something that its holder may need, such as a worker slot.
+func (s *Store) Work(ctx context.Context, kind, key string, waiting func()) (*Work, error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	path := s.path("work", workName(kind, key))
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, fmt.Errorf("work %s: %w", kind, err)
+		}
+		ok, err := s.waitWork(ctx, f, &waiting)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("work %s: %w", kind, err), f.Close())
+		}
+		if !ok {
+			return &Work{store: s}, f.Close()
+		}
+		// Its last holder removed the file; whoever comes next makes another.
+		same, err := sys.SameInode(f, path)
+		if same {
+			return newWork(s, f), nil
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("work %s: %w", kind, err)
+		}
+	}
+}
+
+var plainKey = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,127}$`)
+
+func workName(kind, key string) string {
+	if !plainKey.MatchString(key) {
+		key = hexSum(key)
+	}
+	return kind + "-" + key
+}
+
+// waitWork waits for the lock of f; false says that its holder was silent.
+func (s *Store) waitWork(ctx context.Context, f *os.File, waiting *func()) (bool, error) {
+	if err := failpoint.Hit("store.work.lock"); err != nil {
+		return false, err
+	}
+	last, since := sign(f), time.Now()
+	for p := newPoll(); ; {
+		ok, err := sys.TryFlock(f, unix.LOCK_EX)
+		if ok || err != nil {
+			return ok, err
+		}
+		if *waiting != nil {
+			(*waiting)()
+			*waiting = nil
+		}
+		if err := p.wait(ctx); err != nil {
+			return false, err
+		}
+		if now := sign(f); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) > s.patience {
+			return false, nil
+		}
+	}
+}
+
+// sign is the holder's sign of life: it changes.
+func sign(f *os.File) uint64 {
+	var b [8]byte
+	// An empty file is a holder that has just begun.
+	if _, err := f.ReadAt(b[:], 0); err != nil {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+func newWork(s *Store, f *os.File) *Work {
+	w := &Work{store: s, file: f, count: sign(f)}
+	w.timer = time.AfterFunc(bumpEvery, w.tick)
+	return w
+}
+
+// tick shows that this process is alive, whatever the work waits for.
+func (w *Work) tick() {
+	w.Bump()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.done {
+		w.timer.Reset(bumpEvery)
+	}
+}
+
+// Duplicate reports whether somebody else holds the work and seems to hang.
+// Then this process must not touch what only the holder may.
+func (w *Work) Duplicate() bool { return w.file == nil }
+
+// Bump shows those who wait that the work goes on. A process that is alive is
+// taken to be at work, so calling it is not needed.
+func (w *Work) Bump() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done || w.file == nil {
+		return
+	}
+	w.count++
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], w.count)
+	// On a full disk others may do the work too, which is harmless.
+	_, _ = w.file.WriteAt(b[:], 0)
+}
+
+// Done lets the next one work. Calling it again does nothing.
+func (w *Work) Done() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done || w.file == nil {
+		return
+	}
+	w.done = true
+	w.timer.Stop()
+	// Removed while it is locked: who opened it before sees by the inode that
+	// it is not the lock any more.
+	_ = os.Remove(w.file.Name())
+	// Unlocked and not just closed, because a child may hold a copy.
+	_ = sys.Flock(w.file, unix.LOCK_UN)
+	_ = w.file.Close()
+}
