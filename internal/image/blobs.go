@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/progress"
 )
@@ -48,6 +49,20 @@ func (f Format) compression() string {
 		return "gzip"
 	}
 	return f.Compression
+}
+
+func (f Format) codec() layer.Compression {
+	if c := f.compression(); c != "uncompressed" {
+		return layer.Compression(c)
+	}
+	return layer.Uncompressed
+}
+
+func (f Format) level() int {
+	if f.Level == 0 {
+		return layer.DefaultLevel
+	}
+	return f.Level
 }
 
 // Blobs is an image that is ready to leave: its manifest, or its manifests and
@@ -106,7 +121,7 @@ func (m *Images) Blobs(ctx context.Context, images []*Image, f Format) (*Blobs, 
 func (m *Images) addImage(ctx context.Context, b *Blobs, i int, img *Image, f Format) error {
 	out := *img
 	out.Layers = make([]Layer, len(img.Layers))
-	sources, err := m.layerBlobs(ctx, img.Layers, f, &b.held)
+	sources, err := m.layerBlobs(ctx, img, f, &b.held)
 	if err != nil {
 		return err
 	}
@@ -276,13 +291,13 @@ func (m *Images) pulledIndex(ctx context.Context, b *Blobs) ([]byte, oci.Descrip
 }
 
 // layerBlobs finds or makes the blob of each layer, several at a time.
-func (m *Images) layerBlobs(ctx context.Context, layers []Layer, f Format, held *leases) ([]source, error) {
-	sources := make([]source, len(layers))
-	kept := make([]leases, len(layers))
+func (m *Images) layerBlobs(ctx context.Context, img *Image, f Format, held *leases) ([]source, error) {
+	sources := make([]source, len(img.Layers))
+	kept := make([]leases, len(img.Layers))
 	g, gctx := errgroup.WithContext(ctx)
-	for i, l := range layers {
+	for i, l := range img.Layers {
 		g.Go(func() (err error) {
-			sources[i], err = m.layerBlob(gctx, l, f, &kept[i])
+			sources[i], err = m.layerBlob(gctx, l, f, img.Manifest != nil, &kept[i])
 			if err != nil {
 				return fmt.Errorf("layer %s: %w", l.DiffID, err)
 			}
@@ -296,11 +311,15 @@ func (m *Images) layerBlobs(ctx context.Context, layers []Layer, f Format, held 
 	return sources, err
 }
 
-// layerBlob finds or makes the blob of one layer.
-func (m *Images) layerBlob(ctx context.Context, l Layer, f Format, held *leases) (source, error) {
+// layerBlob finds or makes the blob of one layer. A plain tar that no
+// manifest asks for, left by docker load, is only what a blob is made of.
+func (m *Images) layerBlob(ctx context.Context, l Layer, f Format, hasManifest bool, held *leases) (source, error) {
 	if l.Blob != nil {
 		have, known := oci.Compression(l.Blob.MediaType)
-		if known && (!f.Force || have == f.compression()) {
+		if have != f.compression() && (f.Force || have == "uncompressed" && !hasManifest) {
+			known = false
+		}
+		if known {
 			if b, err := m.st.Blob(ctx, l.Blob.Digest); err == nil {
 				held.add(b)
 				return source{desc: *l.Blob}, nil

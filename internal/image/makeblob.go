@@ -192,11 +192,7 @@ func (m *Images) download(ctx context.Context, src source, s *status) (*store.Bl
 
 // writeCompressed writes the compressed tar to w and returns the tar's digest.
 func (t *tarSource) writeCompressed(ctx context.Context, w io.Writer, f Format, moved func(int64)) (oci.Digest, error) {
-	c := layer.Uncompressed
-	if name := f.compression(); name != "uncompressed" {
-		c = layer.Compression(name)
-	}
-	z, err := layer.Compress(w, c, f.Level)
+	z, err := layer.Compress(w, f.codec(), f.level())
 	if err != nil {
 		return "", err
 	}

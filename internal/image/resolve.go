@@ -89,6 +89,9 @@ func (m *Images) fetch(ctx context.Context, ref oci.Reference, choose pick) (*en
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("resolve %s: %w", ref.Familiar(), err), held.Close())
 	}
+	if ref.Digest != "" {
+		ref = ref.WithDigest(ref.Digest) // what a tag beside a digest stands for is not known by it
+	}
 	e := &entry{Target: &target, name: ref.String(), pulled: true, tagged: time.Now()}
 	if err := m.fill(ctx, e, ref, raw, choose, &held); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("resolve %s: %w", ref.Familiar(), err), held.Close())

@@ -1,0 +1,228 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/oci"
+)
+
+// RemoveOptions refine Remove.
+type RemoveOptions struct {
+	// Force removes an image by ID that has several names, or that
+	// containers use.
+	Force bool
+}
+
+// Removed is one thing that is gone; one of its fields is set. It is a line of
+// docker rmi.
+type Removed struct {
+	Untagged string     `json:",omitempty"`
+	Deleted  oci.Digest `json:",omitempty"`
+}
+
+func (r Removed) String() string {
+	if r.Untagged != "" {
+		return "Untagged: " + r.Untagged
+	}
+	return "Deleted: " + string(r.Deleted)
+}
+
+// Remove takes a name away from its image, or, given an ID, all names. With
+// its last name the image is gone; the store's collector takes its layers when
+// nothing else needs them.
+func (m *Images) Remove(ctx context.Context, name string, o RemoveOptions) ([]Removed, error) {
+	e, img, err := m.find(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	all, err := m.entries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := e.id()
+	names := []*entry{e}
+	if img != nil {
+		config = img.ConfigDigest
+		names = slices.DeleteFunc(slices.Clone(all), func(e *entry) bool { return !e.has(config) })
+		if repos := repositories(names); len(repos) > 1 && !o.Force {
+			return nil, fmt.Errorf("remove image %s: it has names in several repositories (%s), remove it by name or with --force: %w",
+				shortID(config), strings.Join(repos, ", "), errdefs.ErrFailedPrecondition)
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(all), func(e *entry) bool {
+		return slices.ContainsFunc(names, func(n *entry) bool { return n.name == e.name })
+	})
+	last := !slices.ContainsFunc(rest, func(e *entry) bool { return e.has(config) })
+	if last && !o.Force && m.o.InUse != nil {
+		if users := m.o.InUse(config); len(users) > 0 {
+			return nil, fmt.Errorf("remove image %s: container %s uses it, remove that first or use --force: %w",
+				familiar(name), strings.Join(users, ", "), errdefs.ErrFailedPrecondition)
+		}
+	}
+	var out []Removed
+	for _, n := range names {
+		removed, err := m.untag(ctx, n, rest)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, removed...)
+	}
+	if last {
+		for _, n := range names {
+			out = append(out, deleted(n, rest)...)
+		}
+	}
+	return compact(out), nil
+}
+
+// repositories lists the repositories that entries are named in.
+func repositories(entries []*entry) []string {
+	var repos []string
+	for _, e := range entries {
+		if ref, err := oci.ParseName(e.name); err == nil && !untagged(e.name) {
+			repos = append(repos, ref.FamiliarName())
+		}
+	}
+	slices.Sort(repos)
+	return slices.Compact(repos)
+}
+
+// untag removes a name, here and from the pulled ones.
+func (m *Images) untag(ctx context.Context, e *entry, rest []*entry) ([]Removed, error) {
+	err := m.locked(ctx, e.name, func() error {
+		if err := m.st.DeleteRef(ctx, e.name); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		if err := m.st.DeletePulledRef(ctx, e.name); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		return nil
+	})
+	if err != nil || untagged(e.name) {
+		return nil, err
+	}
+	out := []Removed{{Untagged: familiar(e.name)}}
+	ref, err := oci.ParseReference(e.name)
+	if err != nil || e.Target == nil {
+		return out, nil
+	}
+	for _, other := range rest {
+		if r, err := oci.ParseName(other.name); err == nil && r.Name() == ref.Name() && other.pinned(e.Target.Digest) {
+			return out, nil
+		}
+	}
+	return append(out, Removed{Untagged: e.digestRef(ref)}), nil
+}
+
+// deleted lists the configurations and layer stacks that only e had, as docker
+// names them: by configuration digest and chainIDs, top first.
+func deleted(e *entry, rest []*entry) []Removed {
+	used := map[oci.Digest]bool{}
+	for _, other := range rest {
+		for _, img := range other.Images {
+			used[img.ConfigDigest] = true
+			for n := range img.Layers {
+				used[oci.ChainID(img.DiffIDs()[:n+1])] = true
+			}
+		}
+	}
+	var out []Removed
+	for _, img := range e.Images {
+		if used[img.ConfigDigest] {
+			continue
+		}
+		out = append(out, Removed{Deleted: img.ConfigDigest})
+		ids := img.DiffIDs()
+		for n := len(ids); n > 0; n-- {
+			if chain := oci.ChainID(ids[:n]); !used[chain] {
+				out = append(out, Removed{Deleted: chain})
+			}
+		}
+	}
+	return out
+}
+
+// compact drops what is said twice.
+func compact(in []Removed) []Removed {
+	var out []Removed
+	for _, r := range in {
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// PruneOptions refine Prune.
+type PruneOptions struct {
+	// All removes every image that no container uses, not only those
+	// without a name.
+	All bool
+	// Filters as for List, without dangling and reference.
+	Filters map[string][]string
+}
+
+// Prune removes images that nobody needs. reclaimableBytes is what the store's
+// collector may take now.
+func (m *Images) Prune(ctx context.Context, o PruneOptions) (removed []Removed, reclaimableBytes int64, err error) {
+	keep, err := m.filter(ctx, o.Filters)
+	if err != nil {
+		return nil, 0, err
+	}
+	all, err := m.entries(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	list, err := m.summaries(ctx, all)
+	if err != nil {
+		return nil, 0, err
+	}
+	gone := map[oci.Digest]bool{}
+	for _, s := range list {
+		if !o.All && !s.Dangling() || !keep(s) {
+			continue
+		}
+		if m.o.InUse != nil && len(m.o.InUse(s.ConfigDigest)) > 0 {
+			continue
+		}
+		gone[s.ConfigDigest] = true
+	}
+	out := func(e *entry) bool { return gone[bestOf(e.Images, m.o.Platform).ConfigDigest] }
+	rest := slices.DeleteFunc(slices.Clone(all), out)
+	layers := map[oci.Digest]Layer{}
+	for _, e := range all {
+		if !out(e) {
+			continue
+		}
+		lines, err := m.untag(ctx, e, rest)
+		if err != nil {
+			return removed, 0, err
+		}
+		removed = append(append(removed, lines...), deleted(e, rest)...)
+		for _, img := range e.Images {
+			for _, l := range img.Layers {
+				layers[l.DiffID] = l
+			}
+		}
+	}
+	for _, e := range rest {
+		for _, img := range e.Images {
+			for _, l := range img.Layers {
+				delete(layers, l.DiffID)
+			}
+		}
+	}
+	for _, l := range layers {
+		n, err := m.layerSize(ctx, l)
+		if err != nil {
+			return removed, reclaimableBytes, err
+		}
+		reclaimableBytes += n
+	}
+	return compact(removed), reclaimableBytes, nil
+}
