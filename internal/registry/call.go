@@ -133,7 +133,7 @@ func (e endpoint) advise(ctx context.Context, err error, scopes []string) error 
 	switch {
 	case errdefs.IsUnauthorized(refused.class), errdefs.IsPermissionDenied(refused.class):
 		cred, _ := e.session.c.Credential(ctx, e.session.host, repositoryOf(scopes))
-		refused.Hint = loginHint(e.session.host, cred)
+		refused.Hint = e.session.c.refusalHint(e.session.host, cred)
 	case errdefs.IsResourceExhausted(refused.class):
 		refused.Hint = `wait, or log in with "den login` + loginName(e.session.host) + `" for a higher limit`
 		if e.domain == oci.DockerHub {

@@ -262,14 +262,16 @@ func explain(err error, host string) error {
 	return fmt.Errorf("%w; %s: %w", err, hint, errdefs.ErrUnavailable)
 }
 
-// loginHint says what may help who was refused.
-func loginHint(domain string, cred Credential) string {
+// refusalHint says what may help who was refused with cred.
+func (c *Client) refusalHint(domain string, cred Credential) string {
 	login := `run "den login` + loginName(domain) + `"`
 	switch {
+	case c.loggingIn:
+		return "check the user name and the password; with two-factor authentication, a token takes the password's place"
 	case cred == (Credential{}):
 		return "if the repository is private, " + login
 	case cred.Username != "" && cred.IdentityToken == "":
-		return fmt.Sprintf("the stored credential of %s (user %s) was used: %s to replace it", domain, printable(cred.Username), login)
+		return fmt.Sprintf("the credential stored for %s (user %s) was used: %s to replace it", domain, printable(cred.Username), login)
 	}
-	return fmt.Sprintf("the stored token of %s was used: %s to replace it", domain, login)
+	return fmt.Sprintf("the token stored for %s was used: %s to replace it", domain, login)
 }

@@ -79,11 +79,8 @@ func (c *Client) login(ctx context.Context, domain string, cred Credential) (Log
 		return LoginResult{}, fmt.Errorf("no user name and no password given: %w", errdefs.ErrInvalidArgument)
 	}
 	try := c.WithCredentials(func(context.Context, string, string) (Credential, error) { return cred, nil })
+	try.loggingIn = true
 	e, err := try.ping(ctx, domain)
-	var refused *Error
-	if errors.As(err, &refused) && (refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden) {
-		refused.Hint = "check the user name and the password; where two-factor authentication is on, a token takes the password's place"
-	}
 	if err != nil {
 		return LoginResult{}, err
 	}

@@ -84,6 +84,7 @@ type Options struct {
 type Client struct {
 	*shared
 	credentials CredentialFunc // nil: those of the configuration
+	loggingIn   bool           // the user just typed them
 
 	mu       sync.Mutex
 	sessions map[string]*session // by server and the host that credentials are for

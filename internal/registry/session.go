@@ -279,23 +279,20 @@ func (s *session) tokenError(err error, cred Credential) error {
 		err = outer.Err
 	}
 	var (
-		ours    *Error
+		e       *Error
 		refused *transport.Error
 	)
-	if errors.As(err, &ours) || !errors.As(err, &refused) {
+	switch {
+	case errors.As(err, &e):
+	case errors.As(err, &refused) && refused.Request != nil:
+		e = &Error{Host: refused.Request.URL.Host, Status: refused.StatusCode, class: class(refused.StatusCode, "")}
+	default:
 		return err
 	}
-	e := &Error{Host: s.v.host, Status: refused.StatusCode, class: errdefs.ErrUnauthenticated}
-	if refused.Request != nil {
-		e.Host = refused.Request.URL.Host
+	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden || e.Status == http.StatusBadRequest {
+		e.class = errdefs.ErrUnauthenticated
+		e.Hint = s.c.refusalHint(s.host, cred)
 	}
-	for _, d := range refused.Errors[:min(len(refused.Errors), 1)] {
-		e.Code, e.Message = strings.ToLower(printable(string(d.Code))), printable(d.Message)
-	}
-	if refused.StatusCode != http.StatusUnauthorized {
-		e.class = class(refused.StatusCode, e.Code)
-	}
-	e.Hint = loginHint(s.host, cred)
 	return e
 }
 
@@ -317,7 +314,8 @@ func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		resp, err := t.v.sendOnce(ctx, once)
 		if err == nil {
-			if !temporaryStatus(resp.StatusCode) {
+			// The library falls back from OAuth2 upon a 404.
+			if resp.StatusCode < 400 || resp.StatusCode == http.StatusNotFound {
 				return resp, nil
 			}
 			err = answer(resp, t.v.s.o.Now())
