@@ -115,6 +115,7 @@ func TestHostileTarsAreRefused(t *testing.T) {
 		"hard link to nothing":   {hard("a", "b")},
 		"hard link to removed":   {file(".wh.b", 0), hard("a", "b")},
 		"hard link through link": {link("l", "../secret"), hard("a", "l/file")},
+		"hard link into its own": {file("a/b", 1), hard("a", "a/b")},
 		"file as parent":         {file("a", 1), file("a/b", 1)},
 		"link loop as parent":    {link("a", "b"), link("b", "a"), file("a/x", 1)},
 		"link to itself":         {link("a", "a"), file("a/x", 1)},
@@ -394,6 +395,67 @@ func FuzzUnpack(f *testing.F) {
 		}
 		if !bytes.Equal(first.Bytes(), second.Bytes()) {
 			t.Fatalf("tars differ:\n%q\n%q", names(t, first.Bytes()), names(t, second.Bytes()))
+		}
+	})
+}
+
+// FuzzUnpackEntries takes bytes for a list of well-formed entries whose names
+// collide: each four are a type, a name, a target and a mode.
+func FuzzUnpackEntries(f *testing.F) {
+	f.Add([]byte("\x00\x01\x00\x00\x02\x01\x05\x00\x01\x02\x00\x01"))
+	f.Add([]byte("\x05\x03\x00\x00\x04\x03\x00\x00\x01\x04\x00\x00\x03\x08\x04\x00"))
+	paths := []string{"a", "b", "a/b", "a/c", "b/a", "a/b/c", "b/a/c", "c", "./c/../a", "/", "a/b/c/d"}
+	targets := []string{"a", "/", "..", "b/../a", "/b", "../../a/b", "c", "a/b/c", "b", "./c"}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var headers []*tar.Header
+		for ; len(data) >= 4 && len(headers) < 60; data = data[4:] {
+			h := &tar.Header{Name: paths[int(data[1])%len(paths)], Mode: int64([]int{0o755, 0o644, 0o4711, 0o2755}[data[3]%4])}
+			target := targets[int(data[2])%len(targets)]
+			switch data[0] % 7 {
+			case 0:
+				h.Typeflag = tar.TypeDir
+			case 1:
+				h.Size = int64(data[2]) * 3
+			case 2:
+				h.Typeflag, h.Linkname = tar.TypeSymlink, target
+			case 3:
+				h.Typeflag, h.Linkname = tar.TypeLink, target
+			case 4:
+				h.Name += "/.wh..wh..opq"
+			case 5:
+				h.Name = filepath.Dir(h.Name) + "/.wh." + filepath.Base(h.Name)
+			case 6:
+				h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, 1, int64(data[2])
+			}
+			if h.Typeflag != tar.TypeDir && strings.HasSuffix(h.Name, "/") {
+				h.Name = "a"
+			}
+			headers = append(headers, h)
+		}
+		// What one entry spoils, the ones before it still show.
+		for len(headers) > 0 {
+			tree, err := sandboxed(t, rawTar(t, headers...))
+			if err != nil {
+				if !errdefs.IsInvalidArgument(err) && !strings.Contains(err.Error(), "CAP_MKNOD") {
+					t.Fatal(err)
+				}
+				headers = headers[:len(headers)-1]
+				continue
+			}
+			first, _ := tarOf(t, WalkUpper(tree))
+			again, _ := unpackTo(t, first)
+			if second, _ := tarOf(t, WalkUpper(again)); !bytes.Equal(first, second) {
+				t.Fatalf("tars differ:\n%q\n%q", names(t, first), names(t, second))
+			}
+			built := t.TempDir()
+			a, err := Build(context.Background(), built, WalkUpper(tree), UnpackOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, want := tarOf(t, WalkUpper(tree)); a != want {
+				t.Fatalf("Build says %v, WriteTar %v", a, want)
+			}
+			return
 		}
 	})
 }

@@ -423,5 +423,9 @@ func (p *placer) hardlink(dirfd int, e *oci.Entry) error {
 	if err := sys.LstatAt(dirfd, baseOf(e.Path), &here); err == nil && here.Ino == st.Ino && here.Dev == st.Dev {
 		return nil // the same file already; removing one name might remove the last
 	}
-	return p.making(dirfd, e, func() error { return unix.Linkat(link, base, dirfd, baseOf(e.Path), 0) })
+	err = p.making(dirfd, e, func() error { return unix.Linkat(link, base, dirfd, baseOf(e.Path), 0) })
+	if errors.Is(err, unix.ENOENT) { // the target lay in the directory that had to go
+		return invalid("hard link to %.200s, in the directory that it replaces", e.Link)
+	}
+	return err
 }
