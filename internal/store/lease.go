@@ -77,7 +77,7 @@ func (s *Store) lockObject(ctx context.Context, f *os.File, path string, o objec
 	if err := failpoint.Hit("store.acquire.lock"); err != nil {
 		return false, err
 	}
-	if err := lockShortly(ctx, f, unix.LOCK_SH); err != nil {
+	if err := s.lockShortly(ctx, f, unix.LOCK_SH); err != nil {
 		return false, err
 	}
 	same, err := sys.SameInode(f, path)
@@ -100,12 +100,12 @@ func (s *Store) rescue(o object) error {
 	return fmt.Errorf("rescue %s: %w", o, err)
 }
 
-// lockShortly is waitLock with an end: errBusy after busyWait.
-func lockShortly(ctx context.Context, f *os.File, how int) error {
+// lockShortly is waitLock with an end: errBusy after a while.
+func (s *Store) lockShortly(ctx context.Context, f *os.File, how int) error {
 	if ok, err := sys.TryFlock(f, how); ok || err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, busyWait, errBusy)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.busyWait, errBusy)
 	defer cancel()
 	return waitLock(ctx, f, how, nil)
 }

@@ -51,8 +51,8 @@ func (s *Store) Record(ctx context.Context, key oci.Digest) (*Record, error) {
 	path := s.recordPath(key)
 	var r Record
 	info, err := readJSON(path, &r)
-	if err == nil {
-		err = r.check()
+	if err == nil && r.check() != nil {
+		err = &badFileError{r.check()}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", key, notFoundIfBad(err))

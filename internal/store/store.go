@@ -40,6 +40,7 @@ type Store struct {
 	readOnly bool
 	notice   func(string)
 	patience time.Duration // with silent holders of work
+	busyWait time.Duration // for objects that somebody holds exclusively
 	user     *os.File      // lock/store, shared while this process uses the store
 	log      *durable.Log
 	engine   engine
@@ -59,7 +60,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{root: root, notice: o.Notice, patience: silence, leases: map[string]*lease{}}
+	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{}}
 	if s.notice == nil {
 		s.notice = func(string) {}
 	}

@@ -31,8 +31,8 @@ func detachAfterForkInChild()
 // but it keeps the pages of its parent's memory that the parent changes.
 type Detached struct {
 	calls []rawCall
-	files []*os.File // all that stays open
-	keep  []any      // what the arguments point at
+	head  int   // of calls, that are made before Start returns
+	keep  []any // what the arguments point at
 }
 
 // A rawCall is one system call. The list ends at the first that fails, unless
@@ -45,7 +45,7 @@ type rawCall struct {
 
 // NewDetached begins a list. The process will hold files and nothing else.
 func NewDetached(files ...*os.File) *Detached {
-	d := &Detached{files: files}
+	d := &Detached{}
 	d.try(unix.SYS_SETSID)
 	fds := make([]uintptr, len(files))
 	for i, f := range files {
@@ -63,6 +63,7 @@ func NewDetached(files ...*os.File) *Detached {
 	}
 	d.do(unix.SYS_CLOSE_RANGE, next, math.MaxUint32)
 	d.try(unix.SYS_CHDIR, d.str("/"))
+	d.head = len(d.calls)
 	return d
 }
 
@@ -114,11 +115,12 @@ func (d *Detached) str(s string) uintptr {
 	return uintptr(unsafe.Pointer(&b[0]))
 }
 
-// Start starts the process. The files may be closed when it returns.
+// Start starts the process. When it returns, the process holds no file that it
+// was not given, and those may be closed here.
 func (d *Detached) Start() error {
 	syscall.ForkLock.Lock()
 	detachBeforeFork()
-	pid, errno := forkDetached(unsafe.Pointer(&d.calls[0]), len(d.calls))
+	pid, errno := forkDetached(unsafe.Pointer(&d.calls[0]), d.head, len(d.calls))
 	detachAfterFork()
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(d)
@@ -143,30 +145,43 @@ func (d *Detached) Start() error {
 	return nil
 }
 
-// forkDetached forks twice and walks n calls in the grandchild. Nothing in the
-// children may allocate, lock or grow the stack: the runtime's other threads
-// are gone there.
+// forkDetached forks, makes the first head calls in the child, forks again and
+// makes the others, up to n, in the grandchild. Nothing in the children may
+// allocate, lock or grow the stack: the runtime's other threads are gone there.
 //
 //go:norace
 //go:noinline
 //go:nosplit
-func forkDetached(calls unsafe.Pointer, n int) (uintptr, syscall.Errno) {
+func forkDetached(calls unsafe.Pointer, head, n int) (uintptr, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
 	detachAfterForkInChild()
-	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	errno = walkCalls(calls, 0, head)
+	if errno == 0 {
+		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	}
 	if pid == 0 && errno == 0 {
-		for i := 0; i < n; i++ {
-			c := (*rawCall)(unsafe.Add(calls, uintptr(i)*unsafe.Sizeof(rawCall{})))
-			_, _, e := syscall.RawSyscall6(c.nr, c.a[0], c.a[1], c.a[2], c.a[3], c.a[4], 0)
-			if e != 0 && !c.mayFail {
-				break
-			}
-		}
+		walkCalls(calls, head, n)
 	}
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
 	}
+}
+
+// walkCalls makes the calls from up to to.
+//
+//go:norace
+//go:noinline
+//go:nosplit
+func walkCalls(calls unsafe.Pointer, from, to int) syscall.Errno {
+	for i := from; i < to; i++ {
+		c := (*rawCall)(unsafe.Add(calls, uintptr(i)*unsafe.Sizeof(rawCall{})))
+		_, _, e := syscall.RawSyscall6(c.nr, c.a[0], c.a[1], c.a[2], c.a[3], c.a[4], 0)
+		if e != 0 && !c.mayFail {
+			return e
+		}
+	}
+	return 0
 }

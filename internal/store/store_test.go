@@ -1,0 +1,322 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"den/internal/durable"
+	"den/internal/oci"
+)
+
+// tempStore opens a new store with an engine of its own.
+func tempStore(t testing.TB) *Store {
+	t.Helper()
+	return openStore(t, filepath.Join(t.TempDir(), "store"), t.TempDir())
+}
+
+func openStore(t testing.TB, root, engineDir string) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), root, Options{EngineDir: engineDir, Notice: func(line string) { t.Log(line) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func putBlob(t testing.TB, s *Store, text string) oci.Digest {
+	t.Helper()
+	b, err := s.PutBlob(t.Context(), strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, b.Close())
+	return b.Digest()
+}
+
+// putLayer publishes a layer with one file and returns its diffID.
+func putLayer(t testing.TB, s *Store, text string, over ...oci.Digest) oci.Digest {
+	t.Helper()
+	l, err := publishLayer(t.Context(), s, text, over...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, l.Close())
+	return l.DiffID()
+}
+
+func publishLayer(ctx context.Context, s *Store, text string, over ...oci.Digest) (*Layer, error) {
+	d, err := s.NewDraft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = os.WriteFile(filepath.Join(d.FS(), "file"), []byte(text), 0o644)
+	var l *Layer
+	if err == nil {
+		l, err = d.Publish(ctx, LayerMeta{DiffID: digest.FromString("layer " + text), SizeBytes: int64(len(text)), Entries: 1, Over: over})
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return l, nil
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustBeSound verifies the whole store, deeply. No name may dangle.
+func mustBeSound(t testing.TB, s *Store) Report {
+	t.Helper()
+	r, err := s.Verify(t.Context(), true)
+	must(t, err)
+	if !r.Clean() || len(r.Dangling) > 0 {
+		t.Errorf("verify: problems %v, dangling %v", r.Problems, r.Dangling)
+	}
+	return r
+}
+
+func mustBeGone(t *testing.T, err error) {
+	t.Helper()
+	if !errdefs.IsNotFound(err) {
+		t.Errorf("got %v, want a miss", err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func TestOpenMakesAStoreAndOpensItAgain(t *testing.T) {
+	root, engine := filepath.Join(t.TempDir(), "a", "store"), t.TempDir()
+	first := openStore(t, root, engine)
+	d := putBlob(t, first, "hello")
+	second := openStore(t, root, engine)
+	b, err := second.Blob(t.Context(), d)
+	must(t, err)
+	must(t, b.Close())
+	if first.EngineID() != second.EngineID() {
+		t.Errorf("two commands of one job are the engines %s and %s", first.EngineID(), second.EngineID())
+	}
+	if other := openStore(t, root, t.TempDir()); other.EngineID() == first.EngineID() {
+		t.Error("two jobs are one engine")
+	}
+}
+
+func TestOpenRefusesADirectoryThatIsNoStore(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o644))
+	_, err := Open(t.Context(), dir, Options{EngineDir: t.TempDir()})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "thesis.tex") {
+		t.Errorf("got %v", err)
+	}
+	if exists(filepath.Join(dir, "blobs")) {
+		t.Error("it was written to")
+	}
+}
+
+func setFormat(t *testing.T, s *Store, f format) {
+	t.Helper()
+	data, err := json.Marshal(f)
+	must(t, err)
+	must(t, os.WriteFile(s.path(formatFile), data, 0o644))
+}
+
+func TestUnknownIncompatFlagRefusesToOpen(t *testing.T) {
+	s := tempStore(t)
+	for _, f := range []format{{Format: 1, Incompat: []string{"sharded-blobs"}}, {Format: 2}} {
+		setFormat(t, s, f)
+		if _, err := Open(t.Context(), s.Root(), Options{EngineDir: t.TempDir()}); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%+v: got %v", f, err)
+		}
+	}
+}
+
+func TestUnknownROCompatFlagOpensForReading(t *testing.T) {
+	s := tempStore(t)
+	d := putBlob(t, s, "hello")
+	setFormat(t, s, format{Format: 1, ROCompat: []string{"better-records"}})
+	ro := openStore(t, s.Root(), t.TempDir())
+	b, err := ro.Blob(t.Context(), d)
+	must(t, err)
+	must(t, b.Close())
+	if _, err := ro.PutBlob(t.Context(), strings.NewReader("x")); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("writing: %v", err)
+	}
+	if _, err := ro.Collect(t.Context()); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("collecting: %v", err)
+	}
+}
+
+func TestStoreOfAnotherUserIsRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: to give a store away")
+	}
+	s := tempStore(t)
+	must(t, os.Chown(s.path(formatFile), 12345, 12345))
+	_, err := Open(t.Context(), s.Root(), Options{EngineDir: t.TempDir()})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "12345") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOpenDoesNotWriteOnceTheStoreIsThere(t *testing.T) {
+	s := tempStore(t)
+	must(t, s.log.Sync())
+	before := listAll(t, s.Root())
+	again := openStore(t, s.Root(), t.TempDir())
+	if after := listAll(t, again.Root()); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func listAll(t *testing.T, root string) string {
+	t.Helper()
+	var b strings.Builder
+	must(t, filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		fmt.Fprintln(&b, path)
+		return err
+	}))
+	return b.String()
+}
+
+func TestEngineIDSurvivesAReadOnlyHome(t *testing.T) {
+	var notices []string
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store"), Options{
+		EngineDir: "/proc/den", // nobody can make it
+		Notice:    func(line string) { notices = append(notices, line) },
+	})
+	must(t, err)
+	defer s.Close()
+	if s.EngineID() == "" || len(notices) == 0 {
+		t.Errorf("engine %q, notices %q", s.EngineID(), notices)
+	}
+}
+
+func TestFileSystemsAreJudged(t *testing.T) {
+	for fs, want := range map[string]place{
+		"ext4": placeShared, "tmpfs": placeShared, "btrfs": placeShared,
+		"nfs": placeRefused, "9p": placeRefused, "fuse": placeRefused,
+		"overlay": placePrivate, "0x1234": placePrivate,
+	} {
+		if got := placeOf(fs); got != want {
+			t.Errorf("%s: got %v, want %v", fs, got, want)
+		}
+	}
+}
+
+func TestOwnershipClassTellsMappingsApart(t *testing.T) {
+	const identity = "0 0 4294967295"
+	if got := classOf(identity, identity, 0); got != "0" {
+		t.Errorf("root: %s", got)
+	}
+	if got := classOf(identity, identity, 1000); got != "flat" {
+		t.Errorf("plain user: %s", got)
+	}
+	a, b := classOf("0 1000 1 1 100000 65536", identity, 0), classOf("0 1001 1 1 100000 65536", identity, 0)
+	if a == b || a[0] != 'm' {
+		t.Errorf("two mappings are %s and %s", a, b)
+	}
+}
+
+func TestRecoveryServesNothingTorn(t *testing.T) {
+	root, engine := filepath.Join(t.TempDir(), "store"), t.TempDir()
+	s := openStore(t, root, engine)
+	if s.log == nil || !exists(s.path("sync")) {
+		t.Fatal("no epochs")
+	}
+	synced := putBlob(t, s, "synced")
+	must(t, s.log.Sync())
+	kept, torn, layer := putBlob(t, s, "kept"), putBlob(t, s, "torn"), putLayer(t, s, "layer")
+	key := digest.FromString("key")
+	_, err := s.PutRecord(t.Context(), key, Record{Layers: []oci.Digest{layer}}, false)
+	must(t, err)
+	must(t, s.SetRef(t.Context(), Ref{Name: "app:test", Record: Record{Blobs: []oci.Digest{kept}}}))
+	must(t, s.SetRef(t.Context(), Ref{Name: "app:torn", Record: Record{Blobs: []oci.Digest{kept}}}))
+	must(t, os.WriteFile(s.path("ingest", kept.Encoded()), []byte("zeros"), 0o644))
+
+	// The power goes: two files lose their data, and the kernel is another.
+	for _, path := range []string{s.path(blobObject(torn).rel()), s.path(s.refsFolder(), refFile("app:torn"))} {
+		must(t, os.Chmod(path, 0o644))
+		must(t, os.Truncate(path, 0))
+	}
+	if !crash(t, s) {
+		t.Skip("needs epochs: the temporary directory is on a file system without")
+	}
+
+	after := openStore(t, root, engine)
+	for _, d := range []oci.Digest{synced, kept} {
+		b, err := after.Blob(t.Context(), d)
+		must(t, err)
+		must(t, b.Close())
+	}
+	_, err = after.Blob(t.Context(), torn)
+	mustBeGone(t, err)
+	_, err = after.Layer(t.Context(), layer)
+	mustBeGone(t, err)
+	if _, err := after.Ref(t.Context(), "app:test"); err != nil {
+		t.Error(err)
+	}
+	_, err = after.Ref(t.Context(), "app:torn")
+	mustBeGone(t, err)
+	if exists(after.path("ingest", kept.Encoded())) {
+		t.Error("a partial download outlived the crash")
+	}
+	if r, err := after.Verify(t.Context(), true); err != nil || !r.Clean() {
+		t.Errorf("%v, %v", r.Problems, err)
+	}
+}
+
+// crash makes what was not synced look like the work of another kernel. It
+// reports whether there is such a thing.
+func crash(t *testing.T, s *Store) bool {
+	t.Helper()
+	boots, err := readNames(s.path("sync"))
+	must(t, err)
+	if len(boots) != 1 {
+		return false
+	}
+	must(t, os.Rename(s.path("sync", boots[0]), s.path("sync", "00000000-dead")))
+	return true
+}
+
+func TestStrictStoreNeedsNoRecovery(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store"), Options{EngineDir: t.TempDir(), Durability: durable.Strict})
+	must(t, err)
+	defer s.Close()
+	d := putBlob(t, s, "hello")
+	must(t, s.SetRef(t.Context(), Ref{Name: "app", Record: Record{Blobs: []oci.Digest{d}}}))
+	mustBeSound(t, s)
+}
+
+func TestUmaskDoesNotCloseTheRootOfALayer(t *testing.T) {
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	s := tempStore(t)
+	d, err := s.NewDraft(t.Context())
+	must(t, err)
+	defer d.Close()
+	info, err := os.Stat(d.FS())
+	must(t, err)
+	if info.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v", info.Mode())
+	}
+}
