@@ -143,6 +143,9 @@ func (l *Log) Sync() error {
 	if l.mode == Strict {
 		return sys.Syncfs(l.fsys)
 	}
+	l.mu.Lock()
+	l.dirty, l.lastSync = false, time.Now()
+	l.mu.Unlock()
 	old := oldPrefix + rand.Text()
 	if err := l.endEpoch(old); err != nil {
 		return fmt.Errorf("sync: %w", err)

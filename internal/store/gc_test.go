@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -290,7 +291,7 @@ func TestPruneForgetsDeadEnginesAndDownloads(t *testing.T) {
 	if exists(partial) {
 		t.Error("an abandoned download stays")
 	}
-	must(t, dead.Close())
+	must(t, errors.Join(dead.log.Sync(), dead.Close()))
 	prune()
 	if exists(filepath.Dir(lock)) || hasBlob(t, s, blob) || exists(dead.path(dead.volumeRel("data"))) {
 		t.Error("a dead engine, what it named or its volumes stay")

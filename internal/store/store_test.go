@@ -31,7 +31,8 @@ func openStore(t testing.TB, root, engineDir string) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
+		// A detached syncer would be at work while the directory is removed.
+		if err := errors.Join(s.log.Sync(), s.Close()); err != nil {
 			t.Error(err)
 		}
 	})
