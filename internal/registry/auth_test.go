@@ -481,3 +481,44 @@ func TestTokenServiceThatIsBusyIsAskedAgain(t *testing.T) {
 		t.Errorf("waited %v", b.slept)
 	}
 }
+
+func TestTokenServiceThatFailsIsNotAskedForEver(t *testing.T) {
+	g, host := newGuard(t, good())
+	for name, tc := range map[string]struct {
+		answer func(http.ResponseWriter)
+		most   int
+		want   string
+	}{
+		"down":     {func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) }, 6, "bad gateway"},
+		"no token": {func(w http.ResponseWriter) { fmt.Fprint(w, `{"hint":"`+strings.Repeat("x", 10_000)+`"}`) }, 1, "no token"},
+		"no JSON":  {func(w http.ResponseWriter) { fmt.Fprint(w, "<html>") }, 1, "invalid character"},
+		"endless":  {func(w http.ResponseWriter) { _, _ = w.Write(make([]byte, 1<<20)) }, 1, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var n counter
+			service := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				n.next()
+				tc.answer(w)
+			}))
+			g.realm = "http://" + service
+			b := newBench(t, nil)
+			_, err := b.Resolve(t.Context(), host+"/app")
+			if err == nil || !strings.Contains(err.Error(), tc.want) || len(err.Error()) > 1000 {
+				t.Errorf("got %.1200v", err)
+			}
+			if n.count() > tc.most {
+				t.Errorf("asked %d times, want at most %d", n.count(), tc.most)
+			}
+		})
+	}
+}
+
+func TestDamagedConfigurationEndsAPullAtOnce(t *testing.T) {
+	_, host := newGuard(t, good())
+	b := newBench(t, nil)
+	b.env["DOCKER_AUTH_CONFIG"] = `{"auths":`
+	_, err := b.Resolve(t.Context(), host+"/app")
+	if err == nil || !strings.Contains(err.Error(), "DOCKER_AUTH_CONFIG") || len(b.slept) > 0 || errdefs.IsUnavailable(err) {
+		t.Errorf("got %v after %d waits", err, len(b.slept))
+	}
+}

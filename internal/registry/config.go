@@ -232,5 +232,8 @@ func (s *shared) home() string {
 	if h := s.o.Env("HOME"); h != "" {
 		return h
 	}
-	return "/root"
+	if os.Geteuid() == 0 {
+		return "/root"
+	}
+	return "/"
 }

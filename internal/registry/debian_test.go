@@ -116,7 +116,7 @@ func TestDistributionTakesInterruptedUploads(t *testing.T) {
 	data := bytes.Repeat(randomBytes(t, 1000), 1000)
 	b.push(t, host+"/app", data)
 	b.wantPull(t, host+"/app", data)
-	if n.n < 4 {
-		t.Errorf("only %d requests with a body", n.n)
+	if n.count() < 4 {
+		t.Errorf("only %d requests with a body", n.count())
 	}
 }

@@ -93,6 +93,24 @@ type policyError struct{ text string }
 func (e *policyError) Error() string { return e.text }
 func (e *policyError) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
+// A finalError is one that no other try will mend: of our own configuration, or
+// of a token service that was asked often enough already.
+type finalError struct{ err error }
+
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
+
+// isFinal reports whether err is told as it is: no retry, nothing to add.
+func isFinal(err error) bool {
+	var (
+		length *LengthError
+		policy *policyError
+		source *sourceError
+		final  *finalError
+	)
+	return errors.As(err, &length) || errors.As(err, &policy) || errors.As(err, &source) || errors.As(err, &final)
+}
+
 // answer turns a response with an unexpected status into an *Error, and closes
 // its body.
 func answer(resp *http.Response, now time.Time) *Error {
@@ -195,10 +213,6 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 func temporary(err error) bool {
 	var (
 		refused  *Error
-		length   *LengthError
-		policy   *policyError
-		source   *sourceError
-		stalled  *stallError
 		dns      *net.DNSError
 		record   tls.RecordHeaderError
 		alert    tls.AlertError
@@ -206,13 +220,11 @@ func temporary(err error) bool {
 		hostname x509.HostnameError
 	)
 	switch {
-	case errors.As(err, &refused):
-		return temporaryStatus(refused.Status)
-	case errors.As(err, &stalled):
-		return true
-	case errors.As(err, &length), errors.As(err, &policy), errors.As(err, &source), errors.Is(err, http.ErrSchemeMismatch),
+	case isFinal(err), errors.Is(err, http.ErrSchemeMismatch),
 		errors.As(err, &record), errors.As(err, &alert), errors.As(err, &cert), errors.As(err, &hostname):
 		return false
+	case errors.As(err, &refused):
+		return temporaryStatus(refused.Status)
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
 	}
@@ -239,7 +251,7 @@ func explain(err error, host string) error {
 		cert    *tls.CertificateVerificationError
 		record  tls.RecordHeaderError
 	)
-	if errdefs.IsUnavailable(err) || errdefs.IsFailedPrecondition(err) {
+	if isFinal(err) || errdefs.IsUnavailable(err) {
 		return err
 	}
 	insecure := fmt.Sprintf("list it as an insecure registry (--insecure-registry %s, or insecure-registries in /etc/docker/daemon.json)", host)

@@ -72,7 +72,7 @@ func newBench(t *testing.T, change func(*registry.Options)) *bench {
 func good() http.Handler { return ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))) }
 
 // serve runs a registry on a loopback address and returns HOST:PORT.
-func serve(t *testing.T, h http.Handler) string {
+func serve(t testing.TB, h http.Handler) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -112,6 +112,12 @@ func (c *counter) next() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n++
+	return c.n
+}
+
+func (c *counter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.n
 }
 

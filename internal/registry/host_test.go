@@ -2,10 +2,16 @@ package registry_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -95,8 +101,8 @@ func TestRedirectsAreBounded(t *testing.T) {
 	}))
 	b := newBench(t, nil)
 	_, err := b.pull(t, host+"/app", descriptor([]byte("x")))
-	if err == nil || !strings.Contains(err.Error(), "more than 10 redirects") || n.n != 11 || len(b.slept) > 0 {
-		t.Errorf("%d requests, %d waits, %v", n.n, len(b.slept), err)
+	if err == nil || !strings.Contains(err.Error(), "more than 10 redirects") || n.count() != 11 || len(b.slept) > 0 {
+		t.Errorf("%d requests, %d waits, %v", n.count(), len(b.slept), err)
 	}
 }
 
@@ -186,16 +192,16 @@ func TestMirrorThatFailsIsLeftOutForAWhile(t *testing.T) {
 	b.push(t, origin+"/app", data)
 	b.wantPull(t, origin+"/app", data)
 	b.wantPull(t, origin+"/app", data)
-	if n.n != 2 {
-		t.Errorf("asked %d times, want two tries", n.n)
+	if n.count() != 2 {
+		t.Errorf("asked %d times, want two tries", n.count())
 	}
 	if len(b.notices) != 1 || !strings.Contains(b.notices[0], mirror) {
 		t.Errorf("notices: %q", b.notices)
 	}
 	now = now.Add(2 * time.Minute)
 	b.wantPull(t, origin+"/app", data)
-	if n.n != 4 {
-		t.Errorf("asked %d times in all, want 4", n.n)
+	if n.count() != 4 {
+		t.Errorf("asked %d times in all, want 4", n.count())
 	}
 }
 
@@ -393,5 +399,41 @@ func TestNobodyListeningIsToldSoon(t *testing.T) {
 	err := b.Ping(t.Context(), "127.0.0.1:1")
 	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "nothing listens there") || len(b.slept) != 2 {
 		t.Errorf("got %v after %d waits", err, len(b.slept))
+	}
+}
+
+func TestClientCertificateIsShown(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(good())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	host := s.Listener.Addr().String()
+
+	dir := t.TempDir() + "/"
+	options := func(o *registry.Options) { o.CACertDirs = []string{dir} }
+	if err := newBench(t, options).Ping(t.Context(), host); err == nil || !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	write(t, dir+host+"/client.cert", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	if err := newBench(t, options).Ping(t.Context(), host); err == nil || !strings.Contains(err.Error(), "client.key is missing") {
+		t.Errorf("without its key: %v", err)
+	}
+	write(t, dir+host+"/client.key", string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})))
+	if err := newBench(t, options).Ping(t.Context(), host); err != nil {
+		t.Error(err)
 	}
 }

@@ -146,6 +146,9 @@ func (c *Client) Logout(ctx context.Context, host string) error {
 	domain := canonicalHost(host)
 	file := c.credentialFiles()[0]
 	found := false
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("log out of %s: not logged in: %w", domain, errdefs.ErrNotFound)
+	}
 	err := editConfig(file, func(doc map[string]json.RawMessage) error {
 		var config credentialConfig
 		if err := decodeParts(doc, &config); err != nil {

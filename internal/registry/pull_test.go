@@ -217,8 +217,8 @@ func TestDrippingRegistryIsGivenUp(t *testing.T) {
 	if _, err := b.pull(t, host+"/app", descriptor(data)); !errdefs.IsUnavailable(err) {
 		t.Errorf("got %v", err)
 	}
-	if n.n > 10 {
-		t.Errorf("%d requests for a byte each", n.n)
+	if n.count() > 10 {
+		t.Errorf("%d requests for a byte each", n.count())
 	}
 }
 

@@ -301,6 +301,8 @@ func TestRegistryThatTakesNothingIsGivenUp(t *testing.T) {
 			if err := b.PushBlob(t.Context(), serve(t, s)+"/app", descriptor(data), opener(data), nil); err == nil {
 				t.Error("no error")
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			if len(s.log) > 60 {
 				t.Errorf("%d requests before it gave up", len(s.log))
 			}

@@ -123,25 +123,32 @@ func (s *shared) proxy() func(*http.Request) (*url.URL, error) {
 // base is the URL of the registry's API. For an insecure host the first call
 // finds out which scheme it speaks: https, else http, as docker does.
 func (v *server) base(ctx context.Context) (*url.URL, error) {
-	select {
-	case v.probe <- struct{}{}:
-		defer func() { <-v.probe }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	v.mu.Lock()
-	scheme := v.scheme
-	v.mu.Unlock()
+	scheme := v.known()
 	if scheme == "" {
-		var err error
-		if scheme, err = v.findScheme(ctx); err != nil {
-			return nil, err
+		select {
+		case v.probe <- struct{}{}:
+			defer func() { <-v.probe }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
-		v.mu.Lock()
-		v.scheme = scheme
-		v.mu.Unlock()
+		if scheme = v.known(); scheme == "" {
+			var err error
+			if scheme, err = v.findScheme(ctx); err != nil {
+				return nil, err
+			}
+			v.mu.Lock()
+			v.scheme = scheme
+			v.mu.Unlock()
+		}
 	}
 	return &url.URL{Scheme: scheme, Host: v.host, Path: "/v2/"}, nil
+}
+
+// known is the scheme, or empty.
+func (v *server) known() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.scheme
 }
 
 func (v *server) findScheme(ctx context.Context) (string, error) {
@@ -154,7 +161,10 @@ func (v *server) findScheme(ctx context.Context) (string, error) {
 		}
 		resp, err := v.send(ctx, req)
 		if err == nil {
-			resp.Body.Close()
+			drain(resp)
+			if len(errs) > 0 && resp.StatusCode == http.StatusBadRequest {
+				return "", errs[0] // "client sent an HTTP request to an HTTPS server"
+			}
 			return scheme, nil
 		}
 		if ctx.Err() != nil {
@@ -220,17 +230,12 @@ func (v *server) checkRedirect(req *http.Request, via []*http.Request) error {
 // it is an insecure one, and the link-local addresses where clouds keep the
 // credentials of machines.
 func (v *server) checkURL(u *url.URL) error {
-	if u.Host == v.host {
-		v.mu.Lock()
-		same := u.Scheme == v.scheme
-		v.mu.Unlock()
-		if same {
-			return nil
-		}
+	if u.Host == v.host && u.Scheme == v.known() {
+		return nil
 	}
 	switch {
 	case u.Scheme == "https":
-	case u.Scheme == "http" && v.mayPlain():
+	case u.Scheme == "http" && (v.insecure || v.known() == "http"):
 	case u.Scheme == "http":
 		return &policyError{fmt.Sprintf("registry %s sends us to %s by plain http; refused", v.host, u.Host)}
 	default:
@@ -242,14 +247,6 @@ func (v *server) checkURL(u *url.URL) error {
 		return &policyError{fmt.Sprintf("registry %s sends us to the link-local address %s; refused", v.host, u.Host)}
 	}
 	return nil
-}
-
-// mayPlain reports whether plain http is allowed: on the list, a loopback
-// address, or a mirror given as http.
-func (v *server) mayPlain() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.insecure || v.scheme == "http"
 }
 
 // avoid leaves a mirror alone for a minute.

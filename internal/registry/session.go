@@ -180,7 +180,7 @@ func covers(scopes []string, want string) bool {
 func (s *session) renew(ctx context.Context, g *grant, ch *challenge, scopes []string) error {
 	cred, err := s.c.Credential(ctx, s.host, repositoryOf(scopes))
 	if err != nil {
-		return err
+		return &finalError{err}
 	}
 	g.header, g.expires = "", time.Time{}
 	if cred.RegistryToken != "" {
@@ -255,7 +255,7 @@ func (s *session) token(ctx context.Context, ch *challenge, cred Credential, sco
 	to := s.v
 	if !s.v.insecure { // then its certificate would be whoever's
 		if to, err = s.c.server(ctx, "", realm.Host); err != nil {
-			return nil, err
+			return nil, &finalError{err}
 		}
 	}
 	t, err := transport.Exchange(ctx, service, auth, tokenTransport{to}, scopes, &transport.Challenge{
@@ -264,7 +264,7 @@ func (s *session) token(ctx context.Context, ch *challenge, cred Credential, sco
 		Insecure:   realm.Scheme == "http",
 	})
 	if err != nil {
-		return nil, fmt.Errorf("token of %s: %w", realm.Host, s.tokenError(err, cred))
+		return nil, &finalError{fmt.Errorf("token of %s: %w", realm.Host, s.tokenError(err, realm.Host, cred))}
 	}
 	if strings.ContainsAny(tokenText(t), "\r\n") {
 		return nil, &policyError{fmt.Sprintf("token service %s sends a token that cannot be one", realm.Host)}
@@ -273,7 +273,7 @@ func (s *session) token(ctx context.Context, ch *challenge, cred Credential, sco
 }
 
 // tokenError turns the library's error into one of ours.
-func (s *session) tokenError(err error, cred Credential) error {
+func (s *session) tokenError(err error, service string, cred Credential) error {
 	var outer *url.Error // says the URL with the account's name
 	if errors.As(err, &outer) {
 		err = outer.Err
@@ -286,8 +286,10 @@ func (s *session) tokenError(err error, cred Credential) error {
 	case errors.As(err, &e):
 	case errors.As(err, &refused) && refused.Request != nil:
 		e = &Error{Host: refused.Request.URL.Host, Status: refused.StatusCode, class: class(refused.StatusCode, "")}
-	default:
-		return err
+	case outer != nil:
+		return explain(err, service)
+	default: // it may quote the whole answer
+		return fmt.Errorf("%s: %w", printable(err.Error()), errdefs.ErrUnavailable)
 	}
 	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden || e.Status == http.StatusBadRequest {
 		e.class = errdefs.ErrUnauthenticated
