@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 
 	"den/internal/oci"
@@ -43,11 +45,41 @@ func applyChange(c *oci.Image, change string) error {
 		if err != nil {
 			return err
 		}
+		if err := expand(ins, c.Config.Env); err != nil {
+			return err
+		}
 		if err := applyInstruction(c, ins, node.Original); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// expand removes quotes and replaces variables, by what the configuration has
+// in its environment.
+func expand(ins any, env []string) error {
+	lex := shell.NewLex('\\')
+	vars := shell.EnvsFromSlice(env)
+	if e, ok := ins.(*instructions.ExposeCommand); ok {
+		var ports []string
+		for _, p := range e.Ports {
+			words, err := lex.ProcessWords(p, vars)
+			if err != nil {
+				return err
+			}
+			ports = append(ports, words...)
+		}
+		e.Ports = ports
+		return nil
+	}
+	e, ok := ins.(instructions.SupportsSingleWordExpansion)
+	if !ok {
+		return nil
+	}
+	return e.Expand(func(word string) (string, error) {
+		word, _, err := lex.ProcessWord(word, vars)
+		return word, err
+	})
 }
 
 func applyInstruction(c *oci.Image, ins any, original string) error {
@@ -61,11 +93,14 @@ func applyInstruction(c *oci.Image, ins any, original string) error {
 			c.Config.Env = setEnv(c.Config.Env, kv.Key, kv.Value)
 		}
 	case *instructions.ExposeCommand:
-		for _, p := range i.Ports {
-			if !strings.Contains(p, "/") {
-				p += "/tcp"
+		for _, spec := range i.Ports {
+			ports, err := parsePorts(spec)
+			if err != nil {
+				return err
 			}
-			add(&c.Config.ExposedPorts, p)
+			for _, p := range ports {
+				add(&c.Config.ExposedPorts, p)
+			}
 		}
 	case *instructions.HealthCheckCommand:
 		c.Config.Healthcheck = i.Health
@@ -101,6 +136,34 @@ func applyInstruction(c *oci.Image, ins any, original string) error {
 		return fmt.Errorf("%s is not a valid change command", word)
 	}
 	return nil
+}
+
+// parsePorts parses "80", "53/udp" and "8000-8010/tcp".
+func parsePorts(spec string) ([]string, error) {
+	numbers, proto, _ := strings.Cut(spec, "/")
+	if proto = strings.ToLower(proto); proto == "" {
+		proto = "tcp"
+	}
+	if proto != "tcp" && proto != "udp" && proto != "sctp" {
+		return nil, fmt.Errorf("port %q: protocol is not tcp, udp or sctp", spec)
+	}
+	first, last, isRange := strings.Cut(numbers, "-")
+	if !isRange {
+		last = first
+	}
+	from, err := strconv.ParseUint(first, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("port %q: %w", spec, err)
+	}
+	to, err := strconv.ParseUint(last, 10, 16)
+	if err != nil || to < from {
+		return nil, fmt.Errorf("port %q: not a range of ports", spec)
+	}
+	var ports []string
+	for p := from; p <= to; p++ {
+		ports = append(ports, fmt.Sprintf("%d/%s", p, proto))
+	}
+	return ports, nil
 }
 
 // commandLine is the arguments of CMD or ENTRYPOINT: with the shell before

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"den/internal/layer"
 	"den/internal/oci"
@@ -405,5 +405,30 @@ func must[T any](v T, err error) func(t *testing.T) T {
 			t.Fatal(err)
 		}
 		return v
+	}
+}
+
+// golden compares JSON or text with a file in testdata; DEN_GOLDEN=1 writes it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	var indented bytes.Buffer
+	if json.Indent(&indented, got, "", "  ") == nil {
+		got = append(indented.Bytes(), '\n')
+	}
+	file := filepath.Join("testdata", name)
+	if os.Getenv("DEN_GOLDEN") != "" {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs (DEN_GOLDEN=1 writes it anew):\n%s", name, got)
 	}
 }

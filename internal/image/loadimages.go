@@ -20,23 +20,34 @@ import (
 // images finds the images of an archive: those that index.json lists, and
 // those that only manifest.json does. Entries are named, or have none.
 func (a *archive) images(ctx context.Context) ([]*entry, error) {
-	found, err := a.layoutImages()
-	if err != nil && !errdefs.IsNotFound(err) {
-		return nil, err
-	}
-	legacy, legacyErr := a.dockerImages(ctx, found)
-	if legacyErr != nil && !errdefs.IsNotFound(legacyErr) {
-		return nil, legacyErr
-	}
-	if err != nil && legacyErr != nil {
+	if !a.has("index.json") && !a.has("manifest.json") {
 		return nil, fmt.Errorf("archive has neither index.json nor manifest.json, so it holds no image; "+
 			"a root file system is taken by den import: %w", errdefs.ErrInvalidArgument)
 	}
-	found = append(found, legacy...)
+	var found []*entry
+	if a.has("index.json") {
+		var err error
+		if found, err = a.layoutImages(); err != nil {
+			return nil, err
+		}
+	}
+	if a.has("manifest.json") {
+		legacy, err := a.dockerImages(ctx, found)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, legacy...)
+	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("archive lists no image: %w", errdefs.ErrInvalidArgument)
 	}
 	return found, nil
+}
+
+// has reports whether the archive has a member of that name.
+func (a *archive) has(name string) bool {
+	_, ok := a.files[name]
+	return ok
 }
 
 // layoutImages reads an OCI layout.
