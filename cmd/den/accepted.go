@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// acceptedFlags are flags of docker build, buildx and the classic builder that
+// mean nothing here. They are taken, so that a script goes on working, with one
+// line that says so.
+func acceptedFlags(cmd *cobra.Command, io streams) {
+	why := map[string]string{
+		"builder":      "den has one builder",
+		"cache-from":   "den's cache is its store; importing a registry's cache is not there yet",
+		"cache-to":     "den's cache is its store; exporting it is not there yet",
+		"attest":       "attestations are not made yet",
+		"provenance":   "attestations are not made yet",
+		"sbom":         "attestations are not made yet",
+		"resource":     "limits of RUN steps are those of the container around den",
+		"cpu-period":   "limits of RUN steps are those of the container around den",
+		"cpu-quota":    "limits of RUN steps are those of the container around den",
+		"cpu-shares":   "limits of RUN steps are those of the container around den",
+		"cpuset-cpus":  "limits of RUN steps are those of the container around den",
+		"cpuset-mems":  "limits of RUN steps are those of the container around den",
+		"memory":       "limits of RUN steps are those of the container around den",
+		"memory-swap":  "limits of RUN steps are those of the container around den",
+		"security-opt": "use --allow for extra privileges",
+		"policy":       "source policies are not evaluated",
+	}
+	switches := map[string]string{
+		"compress": "the context is read in place",
+		"rm":       "nothing is left behind", "force-rm": "nothing is left behind",
+		"squash": "layers are kept",
+	}
+	f := cmd.Flags()
+	for name, text := range why {
+		f.Var(&acceptedFlag{name: name, why: text, say: io}, name, "Accepted and ignored: "+text)
+		hide(f, name)
+	}
+	for name, text := range switches {
+		f.Var(&acceptedFlag{name: name, why: text, say: io}, name, "Accepted and ignored: "+text)
+		f.Lookup(name).NoOptDefVal = "true"
+		hide(f, name)
+	}
+	for _, name := range []string{"provenance", "sbom"} {
+		f.Lookup(name).NoOptDefVal = "true"
+	}
+}
+
+func hide(f *pflag.FlagSet, name string) { f.Lookup(name).Hidden = true }
+
+// An acceptedFlag says once that it is ignored.
+type acceptedFlag struct {
+	name, why string
+	said      bool
+	say       streams
+}
+
+// Set notes the flag; false is what den does anyway, and needs no word.
+func (a *acceptedFlag) Set(value string) error {
+	if !a.said && value != "false" {
+		a.said = true
+		fmt.Fprintf(a.say.err, "den: --%s is ignored: %s\n", a.name, a.why)
+	}
+	return nil
+}
+
+func (a *acceptedFlag) String() string { return "" }
+
+// Type is what help shows for the value.
+func (a *acceptedFlag) Type() string { return "string" }

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"den/internal/build"
+	"den/internal/daemon"
+	"den/internal/progress/display"
+)
+
+// A buildCall is one den build as it was typed.
+type buildCall struct {
+	globals *globals
+	options *buildOptions
+	context string
+	streams streams
+}
+
+func (c buildCall) request() build.Request {
+	o := c.options
+	r := build.Request{
+		Context: c.context, File: o.file, Stdin: c.streams.in, Stdout: c.streams.out,
+		Tags: o.tags, BuildArgs: o.buildArgs, BuildContexts: o.buildContexts, Labels: o.labels,
+		Annotations: o.annotations, Target: o.target, Platforms: o.platforms,
+		NoCache: o.noCache, NoCacheFilter: o.noCacheFilter, Pull: o.pull,
+		Network: o.network, AddHosts: o.addHosts, ShmSize: o.shmSize, Ulimits: o.ulimits, CgroupParent: o.cgroupParent,
+		Secrets: o.secrets, SSH: o.ssh, Allow: o.allow,
+		Outputs: o.outputs, Push: o.push, Load: o.load, IIDFile: o.iidFile, MetadataFile: o.metadataFile,
+		Call: o.call,
+	}
+	if o.check {
+		r.Call = "check"
+	}
+	return r
+}
+
+func runBuild(ctx context.Context, call buildCall) error {
+	return withDen(ctx, call.globals, call.streams, func(d *daemon.Den) error {
+		mode := call.options.progress
+		if call.options.quiet {
+			mode = "quiet"
+		}
+		show, err := display.NewBuild(call.streams.err, mode)
+		if err != nil {
+			return &usageError{err.Error()}
+		}
+		req := call.request()
+		req.Sink = show
+		res, err := d.Builder().Solve(ctx, req)
+		if err := errors.Join(err, show.Close()); err != nil {
+			return explain(call.streams.err, err)
+		}
+		return call.answer(res)
+	})
+}
+
+// answer prints what belongs on standard output.
+func (c buildCall) answer(res *build.Response) error {
+	if res.Call != nil {
+		status, err := res.Call.Print(c.streams.out)
+		if err == nil && status != 0 {
+			err = &exitError{status}
+		}
+		return err
+	}
+	if c.options.quiet && res.ImageID != "" {
+		fmt.Fprintln(c.streams.out, res.ImageID)
+	}
+	return nil
+}

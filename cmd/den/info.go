@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"den/internal/daemon"
+)
+
+// info is what den info prints.
+type info struct {
+	Version       string
+	Store         string
+	FileSystem    string
+	EngineID      string
+	Class         string
+	Rung          string
+	RungWhy       string
+	Driver        string
+	DriverWhy     string
+	Images        int
+	Layers, Blobs int
+	CacheRecords  int
+	CacheMounts   int
+	UsedBytes     int64
+	NCPU          int
+	OSType        string
+	Architecture  string
+	KernelVersion string
+	CgroupVersion int
+	Warnings      []string
+}
+
+func newInfo(g *globals, io streams) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "info [OPTIONS]",
+		Short: "Show what den found around it and chose",
+		Args:  exactArgs(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+				x, err := gatherInfo(cmd.Context(), d)
+				if err != nil {
+					return err
+				}
+				if format != "" {
+					return printFormatted(io.out, format, x)
+				}
+				printInfo(io, x)
+				return nil
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output with a Go template, or json")
+	return cmd
+}
+
+func gatherInfo(ctx context.Context, d *daemon.Den) (*info, error) {
+	x := &info{
+		Version: releaseVersion, Store: d.Store.Root(), EngineID: d.Store.EngineID(), Class: d.Store.Class(),
+		NCPU: runtime.NumCPU(), OSType: runtime.GOOS, Architecture: runtime.GOARCH,
+	}
+	list, err := d.Images.List(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	x.Images = len(list)
+	u, err := d.Store.Usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x.Layers, x.Blobs, x.CacheRecords, x.CacheMounts = u.Layers.Count, u.Blobs.Count, u.Records.Count, u.CacheMounts.Count
+	for _, part := range []int64{u.Layers.Bytes, u.Blobs.Bytes, u.Records.Bytes, u.CacheMounts.Bytes, u.Volumes.Bytes, u.Containers.Bytes} {
+		x.UsedBytes += part
+	}
+	r, err := d.Runner(ctx)
+	if err != nil {
+		x.Rung, x.RungWhy = "none", err.Error()
+		return x, nil
+	}
+	x.Rung, x.RungWhy = string(r.Choice.Rung), r.Choice.Why
+	x.Driver, x.DriverWhy = r.Driver.Name(), r.DriverWhy
+	x.FileSystem, x.KernelVersion, x.CgroupVersion = r.Facts.FSType, r.Facts.Kernel, r.Facts.Cgroup
+	if r.Facts.CgroupErr != "" {
+		x.Warnings = append(x.Warnings, "limits (--memory, --cpus, --pids-limit) are not enforced: "+r.Facts.CgroupErr)
+	}
+	return x, nil
+}
+
+func printInfo(io streams, x *info) {
+	line := func(name string, value any) { fmt.Fprintf(io.out, "%-16s %v\n", name+":", value) }
+	line("Version", x.Version)
+	line("Store", fmt.Sprintf("%s (%s)", x.Store, x.FileSystem))
+	line("Engine", x.EngineID)
+	line("Owners on disk", x.Class)
+	line("Rung", fmt.Sprintf("%s (%s)", x.Rung, x.RungWhy))
+	line("Storage driver", fmt.Sprintf("%s (%s)", x.Driver, x.DriverWhy))
+	line("Images", x.Images)
+	line("Layers", x.Layers)
+	line("Blobs", x.Blobs)
+	line("Cache records", x.CacheRecords)
+	line("Cache mounts", x.CacheMounts)
+	line("Used", units.HumanSize(float64(x.UsedBytes)))
+	line("CPUs", x.NCPU)
+	line("Kernel", x.KernelVersion)
+	line("Architecture", x.OSType+"/"+x.Architecture)
+	line("Cgroups", x.CgroupVersion)
+	for _, w := range x.Warnings {
+		fmt.Fprintln(io.err, "WARNING:", w)
+	}
+}

@@ -1,0 +1,71 @@
+// Command den builds images and runs containers inside containers, without a
+// daemon and without privilege.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+)
+
+// streams are the standard streams of a command. stdout is data, stderr is talk.
+type streams struct {
+	in  *os.File
+	out *os.File
+	err *os.File
+}
+
+// An exitError ends den with the exit code of what it ran, and says nothing
+// more: the program has spoken for itself.
+type exitError struct {
+	code int
+}
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+func main() {
+	os.Exit(run(os.Args, streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+}
+
+// gcPercent lets the heap grow before it is collected: den is a short-lived
+// process whose peak the soft limit bounds.
+const (
+	gcPercent       = 400
+	memoryLimitSoft = 160 << 20
+)
+
+func run(argv []string, io streams) int {
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimitSoft)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	cmd := newRoot(io)
+	cmd.SetArgs(argv[1:])
+	err := cmd.ExecuteContext(ctx)
+	var exit *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.code
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(io.err, "den: canceled")
+		return 130
+	}
+	report(io.err, err)
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return 125
+	}
+	return 1
+}
+
+// report prints an error for a person.
+func report(w io.Writer, err error) {
+	fmt.Fprintf(w, "den: %v\n", err)
+}

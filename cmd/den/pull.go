@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd/platforms"
+	"github.com/spf13/cobra"
+
+	"den/internal/daemon"
+	"den/internal/image"
+	"den/internal/oci"
+	"den/internal/progress/display"
+)
+
+type pullOptions struct {
+	all      bool
+	platform string
+	quiet    bool
+}
+
+func newPull(g *globals, io streams) *cobra.Command {
+	o := &pullOptions{}
+	cmd := &cobra.Command{
+		Use:   "pull [OPTIONS] NAME[:TAG|@DIGEST]",
+		Short: "Download an image from a registry",
+		Args:  exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runPull(cmd.Context(), g, o, io, args[0])
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.all, "all-platforms", false, "Download the image for every platform it has")
+	f.StringVar(&o.platform, "platform", "", "Set platform if the image has several")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image's name only")
+	return cmd
+}
+
+func runPull(ctx context.Context, g *globals, o *pullOptions, io streams, name string) error {
+	platform, err := parsePlatform(o.platform)
+	if err != nil {
+		return err
+	}
+	return withDen(ctx, g, io, func(d *daemon.Den) error {
+		show := display.NewTransfer(io.err, o.quiet)
+		pulled, err := d.Images.Pull(ctx, name, image.PullOptions{Platform: platform, AllPlatforms: o.all, Sink: show})
+		show.Close()
+		if err != nil {
+			return err
+		}
+		if !o.quiet {
+			fmt.Fprintf(io.err, "Digest: %s\nStatus: %s\n", pulled.Digest, pulled.Status())
+		}
+		fmt.Fprintln(io.out, pulled.Name)
+		return nil
+	})
+}
+
+// parsePlatform reads --platform or $DOCKER_DEFAULT_PLATFORM; nil means the machine's own.
+func parsePlatform(s string) (*oci.Platform, error) {
+	if s == "" {
+		s = os.Getenv("DOCKER_DEFAULT_PLATFORM")
+	}
+	if s == "" {
+		return nil, nil
+	}
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return nil, &usageError{fmt.Sprintf("platform %q: %v", s, err)}
+	}
+	return &p, nil
+}

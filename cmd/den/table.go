@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+)
+
+// A table prints rows as docker does: as a table with headers, through a Go
+// template (--format '{{.ID}}', or 'table {{.ID}}'), or as JSON lines.
+type table struct {
+	// columns are the template names and headers of the default table.
+	columns []column
+	// headers names every field that a template of the user may use.
+	headers map[string]string
+	format  string
+	quiet   bool
+	// id is the field that -q prints.
+	id string
+}
+
+type column struct {
+	field, header string
+}
+
+// print writes rows, each a struct or a map with the fields that columns name.
+func (t table) print(w io.Writer, rows []map[string]any) error {
+	format, isTable := t.format, false
+	switch {
+	case t.quiet && format == "":
+		format = "{{." + t.id + "}}"
+	case format == "json":
+		format = "{{json .}}"
+	case format == "" || format == "table":
+		format, isTable = t.defaultFormat(), true
+	case strings.HasPrefix(format, "table "):
+		format, isTable = strings.TrimPrefix(format, "table "), true
+	}
+	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format)
+	tmpl, err := parseTemplate(format)
+	if err != nil {
+		return err
+	}
+	if !isTable {
+		return executeRows(w, tmpl, rows)
+	}
+	var buf bytes.Buffer
+	head := map[string]any{}
+	for k, v := range t.headers {
+		head[k] = v
+	}
+	for _, c := range t.columns {
+		head[c.field] = c.header
+	}
+	if err := executeRows(&buf, tmpl, append([]map[string]any{head}, rows...)); err != nil {
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
+	if _, err := tw.Write(buf.Bytes()); err != nil {
+		return err
+	}
+	return tw.Flush()
+}
+
+func (t table) defaultFormat() string {
+	fields := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		fields[i] = "{{." + c.field + "}}"
+	}
+	return strings.Join(fields, "\t")
+}
+
+func parseTemplate(format string) (*template.Template, error) {
+	tmpl, err := template.New("format").Funcs(templateFuncs()).Option("missingkey=error").Parse(format)
+	if err != nil {
+		return nil, &usageError{fmt.Sprintf("template parsing error: %v", err)}
+	}
+	return tmpl, nil
+}
+
+func executeRows(w io.Writer, tmpl *template.Template, rows []map[string]any) error {
+	for _, row := range rows {
+		if err := tmpl.Execute(w, row); err != nil {
+			return &usageError{fmt.Sprintf("template: %v", err)}
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+// templateFuncs are the functions that docker offers in --format.
+func templateFuncs() template.FuncMap {
+	return template.FuncMap{
+		"json": func(v any) (string, error) {
+			var b bytes.Buffer
+			enc := json.NewEncoder(&b)
+			enc.SetEscapeHTML(false)
+			err := enc.Encode(v)
+			return strings.TrimSuffix(b.String(), "\n"), err
+		},
+		"split": strings.Split,
+		"join":  strings.Join,
+		"title": func(s string) string {
+			if s == "" {
+				return s
+			}
+			return strings.ToUpper(s[:1]) + s[1:]
+		},
+		"lower": strings.ToLower,
+		"upper": strings.ToUpper,
+		"pad": func(s string, before, after int) string {
+			if s == "" {
+				return s
+			}
+			return strings.Repeat(" ", before) + s + strings.Repeat(" ", after)
+		},
+		"truncate": func(s string, n int) string {
+			if len(s) > n {
+				return s[:n]
+			}
+			return s
+		},
+		"println": fmt.Sprintln,
+	}
+}
+
+// printFormatted writes v through a template, or as indented JSON.
+func printFormatted(w io.Writer, format string, v any) error {
+	switch format {
+	case "":
+		b, err := json.MarshalIndent(v, "", "    ")
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s\n", b)
+		}
+		return err
+	case "json":
+		format = "{{json .}}"
+	}
+	tmpl, err := parseTemplate(strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format))
+	if err != nil {
+		return err
+	}
+	if err := tmpl.Execute(w, v); err != nil {
+		return &usageError{fmt.Sprintf("template: %v", err)}
+	}
+	_, err = fmt.Fprintln(w)
+	return err
+}

@@ -1,0 +1,176 @@
+// Package daemon is the wiring: it opens the store, finds out which rung and
+// which snapshot driver the outer container allows, and hands the engines what
+// they stand on. Despite its name nothing stays behind: what Open starts, Close
+// ends, in reverse.
+//
+// Opening is lazy, because most commands need little: `den images` reads
+// names, and pays for neither a probe nor an executor.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/image"
+	"den/internal/probe"
+	"den/internal/registry"
+	"den/internal/sandbox"
+	"den/internal/snapshot"
+	"den/internal/store"
+)
+
+// Options say where den keeps things and how it reaches others. The zero value
+// is what den without flags uses.
+type Options struct {
+	// StoreRoot is the shared store; empty is store.DefaultRoot.
+	StoreRoot string
+	// DataRoot keeps the engine's own id; empty is one per user.
+	DataRoot string
+	// Isolation forces a rung; empty or "auto" lets den choose.
+	Isolation string
+	// Mirrors and Insecure are registry.Options'.
+	Mirrors, Insecure []string
+	// Version of den, for records and user agents.
+	Version string
+	// Notice takes lines for the user; nil drops them.
+	Notice func(string)
+}
+
+// Den is an opened engine room.
+type Den struct {
+	Store    *store.Store
+	Images   *image.Images
+	Registry *registry.Client
+	options  Options
+
+	once   sync.Once
+	runner Runner
+	err    error
+}
+
+// A Runner is what RUN steps and containers need beyond the store.
+type Runner struct {
+	Facts      probe.Facts
+	Choice     sandbox.Choice
+	Exec       sandbox.Executor
+	Driver     snapshot.Driver
+	DriverWhy  string
+	StoreNotes []string
+}
+
+// Enter moves the process into a user namespace if it needs one to touch trees:
+// it re-executes den there, in place, and returns only if that is not needed or
+// failed. Call it before Open, once, from the main goroutine.
+func Enter(ctx context.Context, o Options) error {
+	if sandbox.InUserns() || privileged() {
+		return nil
+	}
+	dir := storeRoot(o)
+	facts := probe.Gather(ctx, nearest(dir))
+	choice, err := sandbox.Choose(facts, isolation(o))
+	if err != nil {
+		return err
+	}
+	if !choice.Enter {
+		return nil
+	}
+	if err := sandbox.EnterUserns(facts, os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("enter user namespace: %w", err)
+	}
+	return nil
+}
+
+// Open opens the store. Close it.
+func Open(ctx context.Context, o Options) (*Den, error) {
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	st, err := store.Open(ctx, storeRoot(o), store.Options{EngineDir: o.DataRoot, Notice: o.Notice})
+	if err != nil {
+		return nil, err
+	}
+	reg, err := registry.New(registry.Options{
+		Mirrors: o.Mirrors, Insecure: o.Insecure, UserAgent: "den/" + o.Version, Notice: o.Notice,
+	})
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	images := image.New(st, reg, image.Options{InUserns: sandbox.InUserns(), Version: o.Version})
+	return &Den{Store: st, Images: images, Registry: reg, options: o}, nil
+}
+
+// Runner chooses, once, the rung and the snapshot driver. The error says what
+// was tried and what to install or set.
+func (d *Den) Runner(ctx context.Context) (*Runner, error) {
+	d.once.Do(func() { d.err = d.choose(ctx) })
+	if d.err != nil {
+		return nil, d.err
+	}
+	return &d.runner, nil
+}
+
+func (d *Den) choose(ctx context.Context) error {
+	facts := probe.Gather(ctx, d.Store.Root())
+	choice, err := sandbox.Choose(facts, isolation(d.options))
+	if err != nil {
+		return err
+	}
+	if choice.Enter {
+		return fmt.Errorf("rung %s: den is not in its user namespace: %w", choice.Rung, errdefs.ErrFailedPrecondition)
+	}
+	exec, err := sandbox.NewNamespaces(sandbox.Options{Choice: choice})
+	if err != nil {
+		return err
+	}
+	driver, why := snapshot.Choose(snapshot.Facts{
+		OverlayOK:  facts.Overlay == 0,
+		OverlayErr: errText(facts.Overlay),
+		OnOverlay:  facts.FSType == "overlay",
+		Reflink:    facts.Reflink == 0,
+		InUserns:   sandbox.InUserns(),
+		Scratch: func(ctx context.Context) (snapshot.Draft, error) {
+			return d.Store.NewDraft(ctx)
+		},
+	})
+	d.runner = Runner{Facts: facts, Choice: choice, Exec: exec, Driver: driver, DriverWhy: why}
+	return nil
+}
+
+// Close closes the store; nobody waits for the disk.
+func (d *Den) Close() error {
+	return d.Store.Close()
+}
+
+func storeRoot(o Options) string {
+	if o.StoreRoot != "" {
+		return o.StoreRoot
+	}
+	return store.DefaultRoot()
+}
+
+func isolation(o Options) string {
+	if o.Isolation != "" {
+		return o.Isolation
+	}
+	return os.Getenv("DEN_ISOLATION")
+}
+
+// nearest is dir, or the nearest existing directory above it.
+func nearest(dir string) string {
+	for {
+		if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return dir
+		}
+		dir = up
+	}
+}

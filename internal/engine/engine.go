@@ -1,0 +1,222 @@
+// Package engine runs containers: it joins an image, a root file system,
+// volumes and a sandbox to the named record that a person calls a container.
+//
+// A container is a directory of the store, locked by the den that runs it, so
+// that a dead owner shows itself: whoever gets the lock may clean up. Its layers
+// are roots of the store's collector for as long as the directory exists, and
+// leases keep them while they are mounted. The engine asks for a sandbox by OCI
+// runtime spec and never knows which rung runs it.
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/image"
+	"den/internal/oci"
+	"den/internal/progress"
+	"den/internal/sandbox"
+	"den/internal/snapshot"
+	"den/internal/store"
+	"den/internal/tree"
+)
+
+// Options are what an engine stands on.
+type Options struct {
+	Store  *store.Store
+	Images *image.Images
+	Exec   sandbox.Executor
+	Driver snapshot.Driver
+}
+
+// Engine runs containers. It is safe for concurrent use.
+type Engine struct {
+	Options
+}
+
+// New returns an engine.
+func New(o Options) *Engine { return &Engine{Options: o} }
+
+// An Exit is how a container ended.
+type Exit struct {
+	// Code is what a shell would see: the exit status, or 128 plus the signal.
+	Code      int
+	OOMKilled bool
+}
+
+// Run creates a container, runs it to its end and, with Remove, deletes it.
+// The error is den's own; a program that fails is an Exit. A program that cannot
+// be executed is a *sandbox.ExecError.
+func (e *Engine) Run(ctx context.Context, req RunRequest, s Streams) (exit Exit, err error) {
+	if s.Warn == nil {
+		s.Warn = func(string) {}
+	}
+	if s.Sink == nil {
+		s.Sink = progress.Discard
+	}
+	c, err := e.create(ctx, &req, s)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer func() {
+		// Undo runs also when the caller gave up.
+		err = errors.Join(err, c.finish(context.WithoutCancel(ctx), req.Remove))
+	}()
+	return c.run(ctx, s)
+}
+
+// container is one container in the hands of the den that runs it.
+type container struct {
+	engine  *Engine
+	request *RunRequest
+	image   *image.Image
+	config  *oci.Image
+	dir     *store.ContainerDir
+	record  record
+	trees   []*store.Layer
+	view    tree.FS
+	active  *snapshot.Active
+	volumes []attachedVolume
+}
+
+func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (c *container, err error) {
+	img, err := e.resolve(ctx, req, s)
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.Parse()
+	if err != nil {
+		return nil, err
+	}
+	c = &container{engine: e, request: req, image: img, config: config}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.finish(context.WithoutCancel(ctx), true))
+		}
+	}()
+	if c.trees, err = e.Images.Trees(ctx, img.Layers, image.TreeOptions{Sink: s.Sink}); err != nil {
+		return nil, err
+	}
+	if err := c.register(ctx); err != nil {
+		return nil, err
+	}
+	if c.view, err = tree.Stack(c.dirs()); err != nil {
+		return nil, fmt.Errorf("read layers of %s: %w", img, err)
+	}
+	if err := c.attachVolumes(ctx); err != nil {
+		return nil, err
+	}
+	stack := make([]snapshot.Tree, len(c.trees))
+	for i, t := range c.trees {
+		stack[i] = t
+	}
+	c.active, err = e.Driver.Prepare(ctx, stack, draft{c.dir.Path()})
+	return c, err
+}
+
+func (e *Engine) resolve(ctx context.Context, req *RunRequest, s Streams) (*image.Image, error) {
+	o := image.ResolveOptions{Platform: req.Platform, Sink: s.Sink}
+	switch req.Pull {
+	case "", "missing":
+	case "always":
+		o.Mode = image.ResolvePull
+	case "never":
+		o.Mode = image.ResolveLocal
+	default:
+		return nil, fmt.Errorf("pull %q: %w: want always, missing or never", req.Pull, errdefs.ErrInvalidArgument)
+	}
+	return e.Images.Resolve(ctx, req.Image, o)
+}
+
+// register gives the container its directory, its roots and its name.
+func (c *container) register(ctx context.Context) error {
+	id, err := newID()
+	if err != nil {
+		return err
+	}
+	if c.dir, err = c.engine.Store.NewContainer(ctx, id); err != nil {
+		return err
+	}
+	roots := store.Record{Layers: c.image.DiffIDs()}
+	if err := c.dir.SetRoots(roots); err != nil {
+		return err
+	}
+	name := c.request.Name
+	if name == "" {
+		name = id[:12]
+	}
+	if err := c.engine.Store.NameContainer(name, id); err != nil {
+		if errdefs.IsAlreadyExists(err) {
+			return fmt.Errorf("conflict: the container name %q is already in use; remove that container (den rm) or choose another name: %w", name, err)
+		}
+		return err
+	}
+	c.record = newRecord(c, id, name)
+	return c.record.write(c.dir.Path())
+}
+
+// dirs are the trees' directories, top first.
+func (c *container) dirs() []string {
+	var dirs []string
+	for _, t := range slices.Backward(c.trees) {
+		dirs = append(dirs, t.Dirs()...)
+	}
+	return dirs
+}
+
+// finish closes what create opened and, with remove, deletes the container and
+// its anonymous volumes.
+func (c *container) finish(ctx context.Context, remove bool) error {
+	var errs []error
+	if c.active != nil {
+		errs = append(errs, c.active.Close())
+	}
+	if c.view != nil {
+		errs = append(errs, c.view.Close())
+	}
+	for _, v := range c.volumes {
+		errs = append(errs, v.hold.Close())
+	}
+	for _, t := range c.trees {
+		errs = append(errs, t.Close())
+	}
+	if c.dir != nil {
+		if remove {
+			errs = append(errs, c.remove())
+		}
+		errs = append(errs, c.dir.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (c *container) remove() error {
+	if c.record.Name == "" { // it did not get as far as a record
+		return c.dir.Remove()
+	}
+	return c.engine.removeDir(c.dir, &c.record)
+}
+
+// draft is a container's directory as the snapshot driver sees it: what the
+// container writes stays with the container.
+type draft struct{ dir string }
+
+func (d draft) FS() string   { return d.dir + "/fs" }
+func (d draft) Work() string { return d.dir + "/work" }
+
+// Close does nothing: the directory belongs to the container.
+func (d draft) Close() error { return nil }
+
+// newID is a container's or an anonymous volume's random name: 64 hex digits.
+func newID() (string, error) {
+	var b [32]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", fmt.Errorf("container id: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
+}

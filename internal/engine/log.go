@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// logFile is a detached container's output, in docker's json-file format: one
+// object a line. logLimitBytes bounds it: when it is reached, the log becomes
+// the old one, and the one before is dropped.
+const (
+	logFile       = "container-json.log"
+	oldLogFile    = logFile + ".1"
+	logLimitBytes = 64 << 20
+	logLineBytes  = 16 << 10 // docker splits longer lines there, too
+)
+
+type logLine struct {
+	Log    string    `json:"log"`
+	Stream string    `json:"stream"`
+	Time   time.Time `json:"time"`
+}
+
+// A logWriter appends to a container's log from both streams.
+type logWriter struct {
+	mu   sync.Mutex
+	dir  string
+	file *os.File
+	size int64
+}
+
+func openLog(dir string) (*logWriter, error) {
+	f, err := os.OpenFile(filepath.Join(dir, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("container log: %w", err)
+	}
+	return &logWriter{dir: dir, file: f}, nil
+}
+
+// stream returns the writer of one stream ("stdout" or "stderr"), and a
+// function that writes what is left of its last line.
+func (l *logWriter) stream(name string) (io.Writer, func() error) {
+	s := &logStream{log: l, name: name}
+	return s, s.flush
+}
+
+type logStream struct {
+	log     *logWriter
+	name    string
+	pending []byte
+}
+
+// Write splits p into lines. It is called by one goroutine.
+func (s *logStream) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		room := logLineBytes - len(s.pending)
+		cut := min(room, len(p))
+		end := false
+		for i, b := range p[:cut] {
+			if b == '\n' {
+				cut, end = i+1, true
+				break
+			}
+		}
+		s.pending = append(s.pending, p[:cut]...)
+		p = p[cut:]
+		if end || len(s.pending) == logLineBytes {
+			if err := s.flush(); err != nil {
+				return n - len(p), err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (s *logStream) flush() error {
+	if len(s.pending) == 0 {
+		return nil
+	}
+	line := logLine{Log: string(s.pending), Stream: s.name, Time: time.Now().UTC()}
+	s.pending = s.pending[:0]
+	return s.log.write(line)
+}
+
+func (l *logWriter) write(line logLine) error {
+	b, err := json.Marshal(line)
+	if err != nil {
+		return fmt.Errorf("container log: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size > logLimitBytes {
+		if err := l.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := l.file.Write(append(b, '\n'))
+	l.size += int64(n)
+	if err != nil {
+		return fmt.Errorf("container log: %w", err)
+	}
+	return nil
+}
+
+func (l *logWriter) rotate() error {
+	if err := os.Rename(filepath.Join(l.dir, logFile), filepath.Join(l.dir, oldLogFile)); err != nil {
+		return fmt.Errorf("container log: %w", err)
+	}
+	next, err := openLog(l.dir)
+	if err != nil {
+		return err
+	}
+	err = l.file.Close()
+	l.file, l.size = next.file, 0
+	return err
+}
+
+func (l *logWriter) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file.Close()
+}
+
+// Logs copies what a container has written so far.
+func (e *Engine) Logs(nameOrID string, stdout, stderr io.Writer) error {
+	cid, err := e.Store.ContainerByName(nameOrID)
+	if err != nil {
+		return err
+	}
+	dir, err := e.Store.OpenContainer(cid)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, name := range []string{oldLogFile, logFile} {
+		if err := copyLog(filepath.Join(dir.Path(), name), stdout, stderr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyLog(file string, stdout, stderr io.Writer) error {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("container log: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewReader(f)
+	for {
+		b, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil // a line without an end is still being written
+		}
+		if err != nil {
+			return fmt.Errorf("container log: %w", err)
+		}
+		var line logLine
+		if json.Unmarshal(b, &line) != nil {
+			continue // torn by a crash
+		}
+		w := stdout
+		if line.Stream == "stderr" {
+			w = stderr
+		}
+		if _, err := io.WriteString(w, line.Log); err != nil {
+			return err
+		}
+	}
+}
