@@ -59,7 +59,9 @@ func (xs) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func file(name string, size int64) *tar.Header { return &tar.Header{Name: name, Size: size, Mode: 0o644} }
+func file(name string, size int64) *tar.Header {
+	return &tar.Header{Name: name, Size: size, Mode: 0o644}
+}
 func link(name, to string) *tar.Header {
 	return &tar.Header{Name: name, Linkname: to, Typeflag: tar.TypeSymlink}
 }

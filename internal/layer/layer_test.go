@@ -117,7 +117,7 @@ func TestCanonicalTarIsWhatGoReads(t *testing.T) {
 	far := reg("uid", "")
 	far.UID, far.GID = 1<<31, 1<<30
 	attr := reg("xattr", "data")
-	attr.Xattrs = map[string][]byte{"user.b": {0, 1, 0xff}, "user.a": {}, "user.overlay.opaque": []byte("y"), "security.selinux": []byte("x"), capabilityAttr: []byte("cap")}
+	attr.Xattrs = map[string][]byte{"user.b": {0, 1, 0xff}, "user.a": {}, "user.overlay.opaque": []byte("y"), "security.selinux": []byte("x"), sys.CapabilityAttr: []byte("cap")}
 	data, _ := tarOf(t, sorted(
 		dir("."), dir("a"), reg("a/file", "hello"), symlink("a/link", "file"), hardlink("a/two", "a/file"), whiteoutOf("gone"),
 		far, older, reg("ünï", "é"), attr, reg(long+"/"+strings.Repeat("f", 100), "deep"), reg(strings.Repeat("g", 101), ""),

@@ -239,7 +239,7 @@ func (p *placer) notDir(dirfd int, name, path string) (string, error) {
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
 		return sys.ReadlinkAt(dirfd, name)
-	case isWhiteout(&st):
+	case sys.IsWhiteout(&st):
 		e := impliedDir(path)
 		if err := p.dir(dirfd, &e); err != nil {
 			return "", err
@@ -341,7 +341,7 @@ func (p *placer) record(dirfd int, e *oci.Entry) error {
 		return err
 	}
 	p.devices++
-	err = unix.Fsetxattr(fd, deviceAttr, formatDevice(e.Mode, e.Rdev), 0)
+	err = unix.Fsetxattr(fd, sys.DeviceAttr, sys.FormatDevice(e.Mode, e.Rdev), 0)
 	if err != nil {
 		err = &os.PathError{Op: "record device", Path: e.Path, Err: err}
 	}
@@ -372,7 +372,7 @@ func (p *placer) whiteout(dirfd int, e *oci.Entry) error {
 func (p *placer) opaque(dirfd int, e *oci.Entry) error {
 	var st unix.Stat_t
 	err := sys.LstatAt(dirfd, baseOf(e.Path), &st)
-	if errors.Is(err, unix.ENOENT) || (err == nil && isWhiteout(&st)) {
+	if errors.Is(err, unix.ENOENT) || (err == nil && sys.IsWhiteout(&st)) {
 		dir := impliedDir(e.Path)
 		dir.Opaque = true
 		return p.dir(dirfd, &dir)
@@ -387,8 +387,8 @@ func (p *placer) opaque(dirfd int, e *oci.Entry) error {
 }
 
 func (p *placer) setOpaque(dirfd int, path string) error {
-	if err := sys.SetXattrAt(dirfd, baseOf(path), opaqueAttr, []byte("y")); err != nil {
-		return xattrError(path, opaqueAttr, 1, err)
+	if err := sys.SetXattrAt(dirfd, baseOf(path), sys.OpaqueAttr, []byte("y")); err != nil {
+		return xattrError(path, sys.OpaqueAttr, 1, err)
 	}
 	return nil
 }
@@ -408,7 +408,7 @@ func (p *placer) hardlink(dirfd int, e *oci.Entry) error {
 		return invalid("hard link to %.200s, which is not in this layer", e.Link)
 	case err != nil:
 		return &os.PathError{Op: "lstat", Path: e.Link, Err: err}
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR, isWhiteout(&st):
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR, sys.IsWhiteout(&st):
 		return invalid("hard link to %.200s, which is a directory or removed", e.Link)
 	}
 	if link, err = unix.FcntlInt(uintptr(link), unix.F_DUPFD_CLOEXEC, 0); err != nil {

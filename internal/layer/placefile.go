@@ -20,8 +20,8 @@ func (p *placer) rootEntry(e *oci.Entry) error {
 	p.asked = ""
 	fd := p.top().fd
 	if e.Opaque {
-		if err := unix.Fsetxattr(fd, opaqueAttr, []byte("y"), 0); err != nil {
-			return xattrError(".", opaqueAttr, 1, err)
+		if err := unix.Fsetxattr(fd, sys.OpaqueAttr, []byte("y"), 0); err != nil {
+			return xattrError(".", sys.OpaqueAttr, 1, err)
 		}
 	}
 	if e.Mode == 0 {
@@ -59,7 +59,7 @@ func (p *placer) dir(dirfd int, e *oci.Entry) error {
 		return err
 	}
 	again := *e
-	again.Opaque = e.Opaque || isWhiteout(&st) // the layers below stay removed
+	again.Opaque = e.Opaque || sys.IsWhiteout(&st) // the layers below stay removed
 	return p.mkdir(dirfd, base, again)
 }
 
@@ -105,8 +105,8 @@ func (p *placer) dressDir(dirfd int, name string, e *oci.Entry, have uint32) err
 		err = unix.Fchmod(fd, mode)
 	}
 	if err == nil && e.Opaque {
-		if err = unix.Fsetxattr(fd, opaqueAttr, []byte("y"), 0); err != nil {
-			err = xattrError(e.Path, opaqueAttr, 1, err)
+		if err = unix.Fsetxattr(fd, sys.OpaqueAttr, []byte("y"), 0); err != nil {
+			err = xattrError(e.Path, sys.OpaqueAttr, 1, err)
 		}
 	}
 	if err == nil {
@@ -178,7 +178,7 @@ func (p *placer) mustChmod(mode uint32) bool { return mode&0o777&p.umask != 0 }
 func setXattrs(e *oci.Entry, set func(attr string, value []byte) error) error {
 	for attr, value := range e.Xattrs {
 		err := set(attr, value)
-		if errors.Is(err, unix.EPERM) && attr != capabilityAttr && e.Mode&unix.S_IFMT != unix.S_IFREG && e.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if errors.Is(err, unix.EPERM) && attr != sys.CapabilityAttr && e.Mode&unix.S_IFMT != unix.S_IFREG && e.Mode&unix.S_IFMT != unix.S_IFDIR {
 			continue // the kernel allows user.* on files and directories only
 		}
 		if err != nil {

@@ -91,7 +91,7 @@ func cut(e *oci.Entry, dirs []*walkDir) ([]*walkDir, error) {
 		if err != nil {
 			return dirs, err
 		}
-		e.Opaque = a.opaque
+		e.Opaque = a.Opaque
 	}
 	return dirs, nil
 }
@@ -160,7 +160,7 @@ func (w *walker) one(path string, same []name, dirs []*walkDir) error {
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return w.dir(path, same, dirs)
-	case isWhiteout(&st) && !w.plain:
+	case sys.IsWhiteout(&st) && !w.plain:
 		w.ended = !w.yield(File{Entry: oci.Entry{Path: path, Whiteout: true}}, nil)
 		return nil
 	}
@@ -170,10 +170,6 @@ func (w *walker) one(path string, same []name, dirs []*walkDir) error {
 	}
 	w.ended = !w.yield(f, nil)
 	return nil
-}
-
-func isWhiteout(st *unix.Stat_t) bool {
-	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
 // file describes what is not a directory.
@@ -194,19 +190,15 @@ func (w *walker) file(path, base string, d *walkDir, st *unix.Stat_t) (File, err
 		}
 		f.Link = target
 	}
-	names, err := sys.ListXattrAt(d.fd, base)
-	if err != nil {
-		return f, &os.PathError{Op: "listxattr", Path: base, Err: err}
-	}
-	a, err := readAttrs(names, func(attr string) ([]byte, error) { return sys.GetXattrAt(d.fd, base, attr) })
+	a, err := sys.FileAttrsAt(d.fd, base)
 	if err != nil {
 		return f, &os.PathError{Op: "getxattr", Path: base, Err: err}
 	}
-	f.Xattrs = a.keep
+	f.Xattrs = a.Keep
 	if f.Mode&unix.S_IFMT != unix.S_IFREG {
 		return f, nil
 	}
-	if kind, rdev, ok := parseDevice(a.device); ok && !w.plain && st.Size == 0 {
+	if kind, rdev, ok := sys.ParseDevice(a.Device); ok && !w.plain && st.Size == 0 {
 		f.Mode, f.Rdev = kind|f.Mode&0o7777, rdev
 		return f, nil
 	}
@@ -260,7 +252,7 @@ func (w *walker) dirEntry(path string, d *walkDir) (oci.Entry, error) {
 		return oci.Entry{}, err
 	}
 	e := entryOf(path, &st)
-	e.Xattrs, e.Opaque = a.keep, a.opaque && !w.plain
+	e.Xattrs, e.Opaque = a.Keep, a.Opaque && !w.plain
 	return e, nil
 }
 
@@ -285,14 +277,10 @@ type walkDir struct {
 	fd int // -1: closed
 }
 
-func (d *walkDir) attrs() (attrs, error) {
-	names, err := sys.FlistXattr(d.fd)
+func (d *walkDir) attrs() (sys.FileAttrs, error) {
+	a, err := sys.FileAttrsOf(d.fd)
 	if err != nil {
-		return attrs{}, &os.PathError{Op: "listxattr", Path: d.path, Err: err}
-	}
-	a, err := readAttrs(names, func(attr string) ([]byte, error) { return sys.FgetXattr(d.fd, attr) })
-	if err != nil {
-		return attrs{}, &os.PathError{Op: "getxattr", Path: d.path, Err: err}
+		return a, &os.PathError{Op: "getxattr", Path: d.path, Err: err}
 	}
 	return a, nil
 }

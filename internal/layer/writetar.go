@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
+	"den/internal/sys"
 )
 
 // WriteTar writes the canonical tar of files to w and says what it is; with
@@ -273,7 +274,7 @@ func normaliseXattrs(e *oci.Entry) error {
 	kept := 0
 	for name, value := range e.Xattrs {
 		switch {
-		case !keepXattr(name):
+		case !sys.KeepXattr(name):
 			continue
 		case strings.ContainsAny(name, "=\n"):
 			return invalid("extended attribute %q cannot be written to a tar", name)
@@ -288,7 +289,7 @@ func normaliseXattrs(e *oci.Entry) error {
 	all := e.Xattrs
 	e.Xattrs = make(map[string][]byte, kept)
 	for name, value := range all {
-		if keepXattr(name) {
+		if sys.KeepXattr(name) {
 			e.Xattrs[name] = value
 		}
 	}

@@ -1,0 +1,118 @@
+package sys
+
+import (
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The marks that a tree on disk carries beside its files: the overlay file
+// system's, in the flavour of mounts with the option userxattr, and one of
+// den's own.
+const (
+	// OpaqueAttr with the value "y" marks a directory that hides those below.
+	OpaqueAttr = "user.overlay.opaque"
+	// DeviceAttr on an empty regular file says which device node the file
+	// stands for, where no node could be made: "c 1:3".
+	DeviceAttr = "user.den.device"
+	// CapabilityAttr holds a file's capabilities.
+	CapabilityAttr = "security.capability"
+)
+
+// IsWhiteout reports whether a file marks the removal of its name from the
+// layers below.
+func IsWhiteout(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
+}
+
+// KeepXattr says which extended attributes belong to a file's content. Labels
+// and access lists are the host's (SELinux, IMA, a default ACL on the store)
+// and stay out, as for Docker and BuildKit; the marks of overlay file systems
+// and of den would change what other files mean.
+func KeepXattr(name string) bool {
+	if name == CapabilityAttr {
+		return true
+	}
+	return strings.HasPrefix(name, "user.") && len(name) > len("user.") && len(name) <= 255 &&
+		!strings.HasPrefix(name, "user.overlay.") && !strings.HasPrefix(name, "user.den.")
+}
+
+// FileAttrs is what the extended attributes of a file in a tree say.
+type FileAttrs struct {
+	// Keep are those that belong to the content.
+	Keep   map[string][]byte
+	Opaque bool
+	// Device is the value of DeviceAttr.
+	Device string
+}
+
+// FileAttrsAt reads the attributes of name in dirfd itself.
+func FileAttrsAt(dirfd int, name string) (FileAttrs, error) {
+	names, err := ListXattrAt(dirfd, name)
+	if err != nil || len(names) == 0 {
+		return FileAttrs{}, err
+	}
+	return sortAttrs(names, func(attr string) ([]byte, error) { return GetXattrAt(dirfd, name, attr) })
+}
+
+// FileAttrsOf reads the attributes of an open file.
+func FileAttrsOf(fd int) (FileAttrs, error) {
+	names, err := FlistXattr(fd)
+	if err != nil || len(names) == 0 {
+		return FileAttrs{}, err
+	}
+	return sortAttrs(names, func(attr string) ([]byte, error) { return FgetXattr(fd, attr) })
+}
+
+func sortAttrs(names []string, get func(attr string) ([]byte, error)) (a FileAttrs, err error) {
+	for _, name := range names {
+		if !KeepXattr(name) && name != OpaqueAttr && name != DeviceAttr {
+			continue
+		}
+		value, err := get(name)
+		if err != nil {
+			return FileAttrs{}, err
+		}
+		switch name {
+		case OpaqueAttr:
+			a.Opaque = string(value) == "y"
+		case DeviceAttr:
+			a.Device = string(value)
+		default:
+			if a.Keep == nil {
+				a.Keep = map[string][]byte{}
+			}
+			a.Keep[name] = value
+		}
+	}
+	return a, nil
+}
+
+// FormatDevice is the value of DeviceAttr for a device node.
+func FormatDevice(mode uint32, rdev uint64) []byte {
+	kind := "c "
+	if mode&unix.S_IFMT == unix.S_IFBLK {
+		kind = "b "
+	}
+	return []byte(kind + strconv.FormatUint(uint64(unix.Major(rdev)), 10) + ":" + strconv.FormatUint(uint64(unix.Minor(rdev)), 10))
+}
+
+// ParseDevice reads the text of FormatDevice: the type bits and the number.
+func ParseDevice(text string) (kind uint32, rdev uint64, ok bool) {
+	numbers, isChar := strings.CutPrefix(text, "c ")
+	kind = unix.S_IFCHR
+	if !isChar {
+		kind = unix.S_IFBLK
+		if numbers, ok = strings.CutPrefix(text, "b "); !ok {
+			return 0, 0, false
+		}
+	}
+	major, minor, _ := strings.Cut(numbers, ":")
+	a, err1 := strconv.ParseUint(major, 10, 12)
+	b, err2 := strconv.ParseUint(minor, 10, 20)
+	if err1 != nil || err2 != nil || (isChar && a == 0 && b == 0) {
+		return 0, 0, false
+	}
+	return kind, unix.Mkdev(uint32(a), uint32(b)), true
+}

@@ -1,0 +1,121 @@
+package tree
+
+import (
+	"io"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+	"den/internal/sys"
+)
+
+// dir is one plain directory.
+type dir struct {
+	root *os.File
+}
+
+// Dir is the view of one plain directory, read anew at each call. Nothing in it
+// has an overlay's meaning.
+func Dir(root string) (FS, error) {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: root, Err: err}
+	}
+	return &dir{root: os.NewFile(uintptr(fd), root)}, nil
+}
+
+// in calls fn with the open directory path.
+func (d *dir) in(op, path string, fn func(dirfd int) error) error {
+	raw, err := d.root.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(root uintptr) {
+		fd, err := sys.OpenDirBeneath(int(root), "./"+path)
+		if err != nil {
+			if inner = err; gone(err) {
+				inner = missing(op, path)
+			}
+			return
+		}
+		inner = fn(fd)
+		_ = unix.Close(fd)
+	})
+	if err != nil {
+		return err
+	}
+	return inner
+}
+
+// at calls fn with the open directory of path and path's name in it.
+func (d *dir) at(op, path string, fn func(dirfd int, name, path string) error) error {
+	path = clean(path)
+	if path == "" {
+		return d.in(op, "", func(fd int) error { return fn(fd, ".", "") })
+	}
+	return d.in(op, dirOf(path), func(fd int) error { return fn(fd, baseOf(path), path) })
+}
+
+// Lstat describes a file.
+func (d *dir) Lstat(path string) (e *oci.Entry, err error) {
+	err = d.at("lstat", path, func(dirfd int, name, path string) error {
+		f, err := stat(dirfd, name, path, false)
+		if err == nil {
+			e = &f.Entry
+		}
+		return err
+	})
+	return e, err
+}
+
+func (d *dir) lstat(path string) (f *found, err error) {
+	err = d.at("lstat", path, func(dirfd int, name, path string) (err error) {
+		f, err = statOnly(dirfd, name, path)
+		return err
+	})
+	return f, err
+}
+
+// ReadDir lists a directory.
+func (d *dir) ReadDir(path string) ([]*oci.Entry, error) { return entries(d.readDir(path)) }
+
+func (d *dir) readDir(path string) (list []*found, err error) {
+	path = clean(path)
+	err = d.in("read directory", path, func(fd int) error {
+		names, err := sys.ReadNames(fd)
+		if err != nil {
+			return &os.PathError{Op: "getdents", Path: path, Err: err}
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			f, err := stat(fd, name, joinPath(path, name), false)
+			if err != nil {
+				return err
+			}
+			list = append(list, f)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Readlink returns a link's target.
+func (d *dir) Readlink(path string) (string, error) { return readlink(d.lstat(path)) }
+
+// Open opens a regular file.
+func (d *dir) Open(path string) (rc io.ReadCloser, err error) {
+	err = d.at("open", path, func(dirfd int, name, path string) error {
+		f, err := openFile(dirfd, name, path)
+		if err == nil {
+			rc = f
+		}
+		return err
+	})
+	return rc, err
+}
+
+// Close closes the root.
+func (d *dir) Close() error { return d.root.Close() }
