@@ -19,6 +19,12 @@ func Clean(dir, boot string) (bool, error) {
 	return err == nil, err
 }
 
+// Rebooted reports whether dir holds the log of a kernel other than boot.
+func Rebooted(dir, boot string) (bool, error) {
+	boots, err := deadBoots(dir, boot)
+	return len(boots) > 0, err
+}
+
 // Suspects lists, sorted, the objects published under kernels other than boot
 // that may not have reached the disk. Malformed markers are left out.
 func Suspects(dir, boot string) ([]string, error) {

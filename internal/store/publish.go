@@ -23,6 +23,9 @@ func (s *Store) newTmp(how int, create func(path string) (*os.File, error)) (*os
 	for {
 		path := s.path("tmp", rand.Text())
 		f, err := create(path)
+		if errors.Is(err, errReaped) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -47,11 +50,19 @@ func createFile(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 }
 
+// errReaped says that the collector took a directory for a dead process's
+// before it could be locked.
+var errReaped = errors.New("reaped")
+
 func createDir(path string) (*os.File, error) {
 	if err := os.Mkdir(path, 0o755); err != nil {
 		return nil, err
 	}
-	return os.Open(path)
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errReaped
+	}
+	return f, err
 }
 
 // publish renames the complete from, beneath the root, to rel. The error is

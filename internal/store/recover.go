@@ -33,7 +33,11 @@ func (s *Store) recover(ctx context.Context, boot string) error {
 	if ok, err := durable.Clean(dir, boot); ok || err != nil {
 		return err
 	}
-	if err := s.recoverLocked(ctx, dir, boot); err != nil {
+	rebooted, err := durable.Rebooted(dir, boot)
+	if rebooted {
+		err = s.recoverLocked(ctx, dir, boot)
+	}
+	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	// Made last: it tells the others that all is well.
