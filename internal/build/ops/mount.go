@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -14,8 +12,8 @@ import (
 
 	"den/internal/layer"
 	"den/internal/oci"
+	"den/internal/snapshot"
 	"den/internal/store"
-	"den/internal/tree"
 )
 
 // prepare makes the root file system and the mounts of a step, and says what
@@ -88,7 +86,7 @@ func (s *step) prepareMount(ctx context.Context, m *pb.Mount, cache *store.Cache
 	case pb.MountType_BIND:
 		mnt, err = s.bindMount(ctx, m)
 	case pb.MountType_CACHE:
-		mnt, err = s.cacheMount(m, cache)
+		mnt = s.cacheMount(m, cache)
 	case pb.MountType_TMPFS:
 		mnt, ok = s.tmpfsMount(m, target)
 	case pb.MountType_SECRET:
@@ -106,21 +104,30 @@ func (s *step) prepareMount(ctx context.Context, m *pb.Mount, cache *store.Cache
 	return nil
 }
 
-// bindMount shows a part of an input. Whatever can be written gets a draft of
-// its own, which becomes a result or is thrown away.
+// bindMount shows an input or a part of it. Whatever can be written gets a
+// draft of its own, which becomes a result or is thrown away.
 func (s *step) bindMount(ctx context.Context, m *pb.Mount) (oci.Mount, error) {
 	r, err := s.input(m)
 	if err != nil {
 		return oci.Mount{}, err
 	}
 	keep := m.Output != int64(pb.SkipOutput)
+	fixed := m.Readonly && r != nil
+	if keep && fixed {
+		s.results[m.Output] = stepResult{ref: r}
+	}
 	var mnt oci.Mount
-	if m.Readonly && r != nil {
-		if keep {
-			s.results[m.Output] = stepResult{ref: r}
+	switch part := path.Join("/", m.Selector) != "/"; {
+	case part && keep && !fixed:
+		return oci.Mount{}, unsupported("a sub-directory whose changes are kept")
+	case part:
+		mnt, err = s.mountSelected(ctx, r, m.Selector, fixed)
+	case fixed:
+		var stack []snapshot.Tree
+		if stack, err = stackOf(ctx, r); err == nil {
+			mnt, err = s.view(ctx, stack)
 		}
-		mnt, err = s.view(ctx, r)
-	} else {
+	default:
 		var w *writable
 		if w, err = s.newWritable(ctx, r); err == nil {
 			mnt = w.active.Root
@@ -129,63 +136,20 @@ func (s *step) bindMount(ctx context.Context, m *pb.Mount) (oci.Mount, error) {
 			}
 		}
 	}
-	if err != nil {
-		return oci.Mount{}, err
-	}
-	if m.Readonly {
+	if err == nil && m.Readonly {
 		mnt.Options = withOption(mnt.Options, "ro")
 	}
-	return selectIn(ctx, mnt, r, m.Selector)
+	return mnt, err
 }
 
-// view mounts r read-only.
-func (s *step) view(ctx context.Context, r *Ref) (oci.Mount, error) {
-	stack, err := stackOf(ctx, r)
-	if err != nil {
-		return oci.Mount{}, err
-	}
+// view mounts a stack read-only.
+func (s *step) view(ctx context.Context, stack []snapshot.Tree) (oci.Mount, error) {
 	a, err := s.env.Driver.View(ctx, stack)
 	if err != nil {
 		return oci.Mount{}, err
 	}
 	s.onClose(a.Close)
 	return a.Root, nil
-}
-
-// selectIn narrows a mount of r down to a path in it. Its symbolic links are
-// followed here, inside r, so that the executor meets none.
-func selectIn(ctx context.Context, mnt oci.Mount, r *Ref, selector string) (oci.Mount, error) {
-	if path.Join("/", selector) == "/" {
-		return mnt, nil
-	}
-	if r == nil {
-		return oci.Mount{}, fmt.Errorf("%q: %w", selector, os.ErrNotExist)
-	}
-	fs, done, err := r.FS(ctx)
-	if err != nil {
-		return oci.Mount{}, err
-	}
-	defer done()
-	p, err := resolveIn(fs, selector)
-	if err != nil {
-		return oci.Mount{}, fmt.Errorf("%q: %w", selector, err)
-	}
-	if mnt.Type == "overlay" {
-		mnt.Source = p
-	} else {
-		mnt.Source = filepath.Join(mnt.Source, p)
-	}
-	return mnt, nil
-}
-
-// resolveIn follows all symbolic links of a path that has to exist.
-func resolveIn(fs tree.FS, p string) (string, error) {
-	p, err := tree.Resolve(fs, p)
-	if err != nil {
-		return "", err
-	}
-	_, err = fs.Lstat(p)
-	return p, err
 }
 
 // tmpfsMount is memory. /dev/shm is one of the sandbox's own mounts and only
@@ -262,43 +226,46 @@ func (s *step) cacheRequest(ctx context.Context, m *pb.Mount) (store.CacheMountR
 			s.results[m.Output] = stepResult{ref: r}
 		}
 		req.ID += ":" + string(r.ID())
-		req.Init = func(dir string) error { return s.env.fill(ctx, dir, r) }
+		req.Init = func(dir string) error { return s.env.fill(ctx, dir, r, m.Selector) }
+		if sel := path.Join("/", m.Selector); sel != "/" {
+			// The part alone is kept: its name in the base says nothing to a
+			// step, and nobody can swap it for a link.
+			req.ID += ":" + sel
+		}
+	} else if path.Join("/", m.Selector) != "/" {
+		return req, fmt.Errorf("a selector without an input: %w", errdefs.ErrInvalidArgument)
 	} else if m.Output != int64(pb.SkipOutput) {
 		return req, fmt.Errorf("an output without an input: %w", errdefs.ErrInvalidArgument)
 	}
 	return req, nil
 }
 
-// fill copies what r holds into an empty directory.
-func (e *Env) fill(ctx context.Context, dir string, r *Ref) error {
+// fill copies what r holds at a path into an empty directory.
+func (e *Env) fill(ctx context.Context, dir string, r *Ref, selector string) error {
 	trees, err := r.Trees(ctx)
 	if err != nil {
 		return err
 	}
-	return layer.Create(ctx, dir, layer.WalkStack(dirsOf(trees)), layer.UnpackOptions{InUserns: e.InUserns})
+	dirs := dirsOf(trees)
+	if path.Join("/", selector) != "/" {
+		sel, err := selectPath(ctx, r, selector)
+		if err != nil {
+			return err
+		}
+		if dirs = sel.dirs; sel.file != "" {
+			return fmt.Errorf("%q: not a directory: %w", selector, errdefs.ErrInvalidArgument)
+		}
+	}
+	return layer.Create(ctx, dir, layer.WalkStack(dirs), layer.UnpackOptions{InUserns: e.InUserns})
 }
 
-// cacheMount shows a cache directory, or the selected part of it.
-func (s *step) cacheMount(m *pb.Mount, c *store.CacheMount) (oci.Mount, error) {
+// cacheMount shows a cache directory.
+func (s *step) cacheMount(m *pb.Mount, c *store.CacheMount) oci.Mount {
 	mnt := oci.Mount{Type: "bind", Source: c.Dir(), Options: []string{"rbind"}, Hold: c.Hold()}
 	if m.Readonly {
 		mnt.Options = append(mnt.Options, "ro")
 	}
-	if path.Join("/", m.Selector) == "/" {
-		return mnt, nil
-	}
-	// Steps have written here: links are followed inside, and what is found is
-	// held open so that it cannot be swapped for a link before it is mounted.
-	fs, err := tree.Dir(c.Dir())
-	if err != nil {
-		return oci.Mount{}, err
-	}
-	defer fs.Close()
-	p, err := resolveIn(fs, m.Selector)
-	if err != nil {
-		return oci.Mount{}, fmt.Errorf("%q: %w", m.Selector, err)
-	}
-	return s.pinned(mnt, c.Dir(), p)
+	return mnt
 }
 
 func withOption(options []string, o string) []string {

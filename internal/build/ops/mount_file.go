@@ -110,28 +110,6 @@ func (s *step) secretMount(ctx context.Context, m *pb.Mount, target string) (oci
 	return mnt, true, err
 }
 
-// pinned makes a bind mount of a path below dir, of which no component may be
-// a symbolic link. Source names the open file, so that it is this one even if
-// the path means something else by the time it is mounted.
-func (s *step) pinned(mnt oci.Mount, dir, rel string) (oci.Mount, error) {
-	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return oci.Mount{}, err
-	}
-	defer root.Close()
-	fd, err := unix.Openat2(int(root.Fd()), rel, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if err != nil {
-		return oci.Mount{}, &os.PathError{Op: "open", Path: rel, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), rel)
-	s.onClose(f.Close)
-	mnt.Source = fmt.Sprintf("/proc/self/fd/%d", fd)
-	mnt.Hold = append(mnt.Hold, f)
-	return mnt, nil
-}
-
 // log shows den's own words in the output of the step.
 func (s *step) log(text string) {
 	s.sink.Event(progress.Event{Log: &progress.Log{Vertex: s.v.Digest, Stream: 2, Data: []byte(text), Timestamp: time.Now()}})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -254,15 +253,6 @@ func (r *Ref) FS(ctx context.Context) (tree.FS, func(), error) {
 		}
 	}
 	return r.fs, func() {}, nil
-}
-
-// dirsOf are the directories of trees, which are bottom first, top first.
-func dirsOf(trees []*store.Layer) []string {
-	var dirs []string
-	for _, l := range slices.Backward(trees) {
-		dirs = append(dirs, l.Dirs()...)
-	}
-	return dirs
 }
 
 // reportTo says where downloads of r's layers are shown, unless the vertex that
