@@ -20,7 +20,7 @@ func twoLayers(t *testing.T, arch string) *foreign {
 			tarMember{name: "etc/", kind: '5'}, tarMember{name: "etc/name", body: "one"},
 			tarMember{name: "gone", body: "x"}, tarMember{name: "arch", body: arch}),
 		makeTar(t,
-			tarMember{name: ".wh.gone"}, tarMember{name: "etc/name", body: "two"},
+			tarMember{name: ".wh.gone"}, tarMember{name: "etc/", kind: '5'}, tarMember{name: "etc/name", body: "two"},
 			tarMember{name: "etc/link", kind: '2', link: "name"}))
 }
 
