@@ -92,6 +92,12 @@ func (c *fileCopy) run(ctx context.Context, src, dst string) error {
 		return err
 	}
 	c.inodes = map[any]*fileInode{}
+	if e, err := c.src.lstat(from); err == nil && isDir(e) {
+		if err := c.src.visit(from); err != nil {
+			return err
+		}
+		defer c.src.leave()
+	}
 	return c.copy(ctx, fileCopyStep{src: from, dst: target})
 }
 

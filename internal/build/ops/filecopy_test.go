@@ -122,7 +122,7 @@ func dirView(dir string) fileView {
 	if err != nil {
 		panic(err)
 	}
-	return treeView{l}
+	return newTreeView(l)
 }
 
 // listing describes a tree, one line a path. Times of the last minute are

@@ -50,7 +50,7 @@ func (r *fileRun) commit(ctx context.Context, s *fileState) error {
 func (r *fileRun) verify(t *fileTree) error {
 	var open *localFS
 	for _, s := range r.states {
-		v, ok := s.view.(treeView)
+		v, ok := s.view.(*treeView)
 		if !ok {
 			continue
 		}

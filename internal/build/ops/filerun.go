@@ -173,7 +173,7 @@ func (r *fileRun) viewOf(ctx context.Context, s *fileState) (fileView, error) {
 			return nil, err
 		}
 		r.closers = append(r.closers, func() error { done(); return nil })
-		s.view = treeView{fs}
+		s.view = newTreeView(fs)
 	}
 	return s.view, nil
 }

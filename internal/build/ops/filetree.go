@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
-	"den/internal/tree"
 )
 
 // fileView is a file tree that file actions read. Paths are absolute and
@@ -28,6 +27,10 @@ type fileView interface {
 	open(p string) (io.ReadCloser, error)
 	// inode identifies a file that has more than one name, else it is nil.
 	inode(p string, e *oci.Entry) any
+	// visit prepares for all of a directory being read, and for inode of what
+	// is in it; leave ends that.
+	visit(p string) error
+	leave()
 }
 
 // fileNamed is an entry of a directory.
@@ -182,6 +185,22 @@ func (t *fileTree) inode(p string, e *oci.Entry) any {
 	return n.fileInode
 }
 
+func (t *fileTree) visit(p string) error {
+	if t.below == nil {
+		return nil
+	}
+	if _, err := t.below.lstat(p); err != nil {
+		return nil // nothing of it is below
+	}
+	return t.below.visit(p)
+}
+
+func (t *fileTree) leave() {
+	if t.below != nil {
+		t.below.leave()
+	}
+}
+
 // raise makes p, which must exist, a node: as it is below until it is changed,
 // with its parents.
 func (t *fileTree) raise(p string) (*fileNode, error) {
@@ -313,50 +332,6 @@ func (t *fileTree) mkdir(p string, perm uint32) (*fileInode, error) {
 	return f, t.put("mkdir", p, f)
 }
 
-// treeView is a fileView of any tree.
-type treeView struct {
-	fs tree.FS
-}
-
-func (v treeView) lstat(p string) (*oci.Entry, error) {
-	e, err := v.fs.Lstat(treePath(p))
-	if err != nil {
-		return nil, pathError("lstat", p, fileErrno(err))
-	}
-	return e, nil
-}
-
-func (v treeView) readDir(p string) ([]fileNamed, error) {
-	list, err := v.fs.ReadDir(treePath(p))
-	if err != nil {
-		return nil, pathError("open", p, fileErrno(err))
-	}
-	out := make([]fileNamed, len(list))
-	for i, e := range list {
-		out[i] = fileNamed{contentName(e.Path), e}
-	}
-	return out, nil
-}
-
-func (v treeView) open(p string) (io.ReadCloser, error) { return v.fs.Open(treePath(p)) }
-
-func (v treeView) inode(p string, e *oci.Entry) any {
-	if e := viewEntry(v, p); e != nil && e.stat.Nlink > 1 {
-		return e.stat.Ino
-	}
-	return nil
-}
-
-// viewEntry is the file of a context that v reads at p, or nil.
-func viewEntry(v fileView, p string) *localEntry {
-	if t, ok := v.(treeView); ok {
-		if l, ok := t.fs.(*localFS); ok {
-			return l.t.find(p)
-		}
-	}
-	return nil
-}
-
 // emptyView is the tree without anything.
 type emptyView struct{}
 
@@ -379,3 +354,5 @@ func (emptyView) open(p string) (io.ReadCloser, error) {
 }
 
 func (emptyView) inode(string, *oci.Entry) any { return nil }
+func (emptyView) visit(string) error           { return nil }
+func (emptyView) leave()                       {}
