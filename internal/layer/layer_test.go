@@ -346,6 +346,19 @@ func TestStackOfDeltasWalksAsOneLayer(t *testing.T) {
 	}
 }
 
+func TestWhiteoutsThatHideNothingAreDropped(t *testing.T) {
+	opaque := dir("a")
+	opaque.Opaque = true
+	data, _ := tarOf(t, all(opaque, dir("a/b"), whiteoutOf("a/b/c"), whiteoutOf("a/d"), dir("e"), whiteoutOf("e/f")))
+	var got []string
+	for _, n := range names(t, data) {
+		got = append(got, strings.Fields(n)[1])
+	}
+	if d := cmp.Diff([]string{"a/", "a/.wh..wh..opq", "a/b/", "e/", "e/.wh.f"}, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestDevicesAreKeptInUserNamespaces(t *testing.T) {
 	null := entry("dev/null", unix.S_IFCHR|0o666)
 	null.Rdev = unix.Mkdev(1, 3)

@@ -140,8 +140,15 @@ type sequence struct {
 	started bool
 	last    string // path of the last entry
 	lastDir bool
-	dirs    []string          // the open directories that lead to it
+	dirs    []openDir         // the directories that lead to it
 	links   map[string]string // hard link -> the first name
+}
+
+// openDir is a directory whose content is being passed on. hides says that
+// nothing of the layers below is seen in it.
+type openDir struct {
+	path  string
+	hides bool
 }
 
 func (s *sequence) add(it *item) error {
@@ -157,31 +164,35 @@ func (s *sequence) add(it *item) error {
 	if err := s.enter(it.Path); err != nil {
 		return err
 	}
+	if n := len(s.dirs); it.Whiteout && n > 0 && s.dirs[n-1].hides {
+		return nil // removes nothing, but the kernel would list it
+	}
 	if err := s.emit(it); err != nil {
 		return err
 	}
-	s.reached(it.Path, it.Path == "." || (it.Mode&unix.S_IFMT == unix.S_IFDIR && !it.Whiteout))
+	s.reached(it.Path, it.Path == "." || (it.Mode&unix.S_IFMT == unix.S_IFDIR && !it.Whiteout), it.Opaque)
 	return nil
 }
 
-func (s *sequence) reached(path string, isDir bool) {
+func (s *sequence) reached(path string, isDir, opaque bool) {
 	s.started, s.last, s.lastDir = true, path, isDir
-	if isDir && path != "." {
-		s.dirs = append(s.dirs, path)
+	if isDir {
+		n := len(s.dirs)
+		s.dirs = append(s.dirs, openDir{path, opaque || (n > 0 && s.dirs[n-1].hides)})
 	}
 }
 
 // enter makes sure that path's parents came before it.
 func (s *sequence) enter(path string) error {
-	for len(s.dirs) > 0 && !below(path, s.dirs[len(s.dirs)-1]) {
+	for len(s.dirs) > 0 && !below(path, s.dirs[len(s.dirs)-1].path) {
 		s.dirs = s.dirs[:len(s.dirs)-1]
 	}
 	if s.started && !s.lastDir && below(path, s.last) {
 		return invalid("%.200s: its parent %.200s is not a directory", path, s.last)
 	}
 	have := 0
-	if len(s.dirs) > 0 {
-		have = len(s.dirs[len(s.dirs)-1]) + 1
+	if n := len(s.dirs); n > 0 && s.dirs[n-1].path != "." {
+		have = len(s.dirs[n-1].path) + 1
 	}
 	for {
 		i := strings.IndexByte(path[have:], '/')
@@ -193,7 +204,7 @@ func (s *sequence) enter(path string) error {
 		if err := s.emit(&dir); err != nil {
 			return err
 		}
-		s.reached(parent, true)
+		s.reached(parent, true, false)
 		have += i + 1
 	}
 }

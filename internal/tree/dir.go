@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
@@ -92,6 +93,9 @@ func (d *dir) readDir(path string) (list []*found, err error) {
 		slices.Sort(names)
 		for _, name := range names {
 			f, err := stat(fd, name, joinPath(path, name), false)
+			if errdefs.IsNotFound(err) {
+				continue // removed meanwhile, or a whiteout that the kernel lists in a directory of one layer only
+			}
 			if err != nil {
 				return err
 			}
