@@ -292,3 +292,73 @@ func TestCallsLookAndDoNotBuild(t *testing.T) {
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
 var first1970 = time.Unix(0, 0)
+
+func TestSameSourcesGiveTheSameManifestInTwoStores(t *testing.T) {
+	var digests []any
+	for range 2 {
+		r := newRig(t)
+		dir := r.context(map[string]string{"Dockerfile": copyAll, "a": "one", "b": "two"})
+		res, _ := r.solve(Request{
+			Context: dir, LookupEnv: lookup(map[string]string{"SOURCE_DATE_EPOCH": "1700000000"}),
+			Outputs: []string{"type=oci,rewrite-timestamp=true,dest=" + filepath.Join(t.TempDir(), "x.tar")},
+		})
+		digests = append(digests, res.Metadata["containerimage.digest"])
+	}
+	if digests[0] == nil || digests[0] != digests[1] {
+		t.Errorf("manifests are %v", digests)
+	}
+}
+
+func TestRewriteWithoutAnEpochIsSaid(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": copyAll, "a": "one", "b": "two"})
+	_, s := r.solve(Request{Context: dir, Outputs: []string{"type=image,rewrite-timestamp=true"}})
+	if len(s.warnings) != 1 || !strings.Contains(string(s.warnings[0].Short), "SOURCE_DATE_EPOCH") {
+		t.Errorf("warnings are %v", s.warnings)
+	}
+}
+
+func TestOnlyCacheLeavesNoImage(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": copyAll, "a": "one", "b": "two"})
+	r.solve(Request{Context: dir, Outputs: []string{"type=cacheonly"}})
+	if list, err := r.open().images.List(t.Context(), nil); err != nil || len(list) > 0 {
+		t.Errorf("images are %v, %v", list, err)
+	}
+	if _, s := r.solve(Request{Context: dir}); len(s.executed()) > 0 {
+		t.Errorf("executed %q", s.executed())
+	}
+}
+
+func TestFailedOutputLeavesNoFile(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": copyAll, "a": "one", "b": "two"})
+	out := t.TempDir()
+	if err := os.Mkdir(filepath.Join(out, "taken"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.try(Request{Context: dir, Outputs: []string{"type=oci,dest=" + filepath.Join(out, "taken")}}); err == nil {
+		t.Error("a directory was overwritten")
+	}
+	if _, _, err := r.try(Request{Context: dir, Platforms: []string{"linux/amd64", "linux/arm64"}, Outputs: []string{"type=docker,dest=" + filepath.Join(out, "x.tar")}}); err == nil {
+		t.Error("two platforms fit into a docker archive")
+	}
+	left, err := os.ReadDir(out)
+	if err != nil || len(left) != 1 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+func TestGitContext(t *testing.T) {
+	r := newRig(t)
+	repo := gitServer(t, map[string]string{"sub/Dockerfile": "FROM scratch\nCOPY f /f\n", "sub/f": "from git"})
+	out := t.TempDir()
+	req := Request{Context: repo + "#main:sub", Outputs: []string{out}}
+	r.solve(req)
+	if got, err := os.ReadFile(filepath.Join(out, "f")); err != nil || string(got) != "from git" {
+		t.Errorf("file is %q, %v", got, err)
+	}
+	if _, s := r.solve(req); len(s.executed()) > 0 {
+		t.Errorf("executed %q", s.executed())
+	}
+}

@@ -125,9 +125,9 @@ func TestProxiesReachStepsAndNotKeysOrImages(t *testing.T) {
 func TestHostNetworkAndInsecureNeedPermission(t *testing.T) {
 	for flag, name := range map[string]string{"--network=host": "network.host", "--security=insecure": "security.insecure"} {
 		r, dir := kitchen(t, "FROM base\nRUN "+flag+" echo x > /x\n", nil)
-		_, s, err := r.try(Request{Context: dir})
-		if err == nil || !strings.Contains(err.Error(), name) || len(s.executed()) > 0 {
-			t.Errorf("%s: error is %v, executed %q", flag, err, s.executed())
+		_, _, err := r.try(Request{Context: dir})
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error is %v", flag, err)
 		}
 		if _, _, err := r.try(Request{Context: dir, Allow: []string{name}}); err != nil {
 			t.Errorf("%s: allowed, %v", flag, err)

@@ -114,6 +114,10 @@ func checkExec(o *pb.ExecOp, n int) error {
 		if m.Input < -1 || m.Input >= int64(n) {
 			return fmt.Errorf("mount %.200q takes input %d of %d", m.Dest, m.Input, n)
 		}
+		root = root || m.Dest == pb.RootMount && m.MountType == pb.MountType_BIND
+		if m.MountType != pb.MountType_BIND {
+			continue // has no output, whatever it says
+		}
 		if m.Output < -1 || m.Output >= int64(len(o.Mounts)) {
 			return fmt.Errorf("mount %.200q makes output %d, out of range", m.Dest, m.Output)
 		}
@@ -121,10 +125,6 @@ func checkExec(o *pb.ExecOp, n int) error {
 			return fmt.Errorf("output %d is made twice", m.Output)
 		}
 		seen[m.Output] = true
-		if m.Output >= 0 && m.MountType != pb.MountType_BIND {
-			return fmt.Errorf("mount %.200q of type %s makes an output", m.Dest, m.MountType)
-		}
-		root = root || m.Dest == pb.RootMount
 	}
 	if !root {
 		return errors.New("an exec without a root file system")

@@ -49,7 +49,10 @@ func outputs(op *pb.Op) int {
 	switch o := op.Op.(type) {
 	case *pb.Op_Exec:
 		for _, m := range o.Exec.Mounts {
-			n = max(n, int(m.Output)+1)
+			// BuildKit's client leaves 0 in the output of secrets.
+			if m.MountType == pb.MountType_BIND {
+				n = max(n, int(m.Output)+1)
+			}
 		}
 	case *pb.Op_File:
 		for _, a := range o.File.Actions {

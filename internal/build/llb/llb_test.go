@@ -45,7 +45,7 @@ func terminal(in string) *pb.Op {
 
 func TestDefinitionOfBuildKitsClientIsUnderstood(t *testing.T) {
 	base := bkllb.Image("docker.io/library/alpine:latest", bkllb.LinuxArm64)
-	run := base.Run(bkllb.Args([]string{"/bin/sh", "-c", "make"}), bkllb.AddMount("/cache", bkllb.Scratch(), bkllb.AsPersistentCacheDir("c", bkllb.CacheMountLocked))).Root()
+	run := base.Run(bkllb.Args([]string{"/bin/sh", "-c", "make"}), bkllb.AddMount("/cache", bkllb.Scratch(), bkllb.AsPersistentCacheDir("c", bkllb.CacheMountLocked)), bkllb.AddSecret("/s"), bkllb.AddSSHSocket()).Root()
 	files := bkllb.Scratch().File(bkllb.Mkdir("/a", 0o755).Mkfile("/a/b", 0o644, []byte("x")))
 	st := bkllb.Merge([]bkllb.State{run, files}).File(bkllb.Copy(run, "/out", "/in"), bkllb.WithCustomName("[2/2] COPY"))
 	e, err := Decode(define(t, st))
@@ -115,7 +115,7 @@ func TestBadDefinitionsAreRefused(t *testing.T) {
 		{"exec without arguments", exec(func(o *pb.ExecOp) { o.Meta.Args = nil }), "without arguments", nil},
 		{"mount of no input", exec(func(o *pb.ExecOp) { o.Mounts[0].Input = 3 }), "takes input 3 of 0", nil},
 		{"huge output", exec(func(o *pb.ExecOp) { o.Mounts[0].Output = 1 << 40 }), "out of range", nil},
-		{"output of a cache", exec(func(o *pb.ExecOp) { o.Mounts[0].MountType = pb.MountType_CACHE }), "makes an output", nil},
+		{"cache as a root", exec(func(o *pb.ExecOp) { o.Mounts[0].MountType = pb.MountType_CACHE }), "without a root", nil},
 		{"output with a hole", exec(func(o *pb.ExecOp) {
 			o.Mounts[0].Output = -1
 			o.Mounts = append(o.Mounts, &pb.Mount{Input: -1, Output: 1})
