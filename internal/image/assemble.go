@@ -136,7 +136,7 @@ func alignHistory(in []oci.History, layers []Layer) []oci.History {
 		}
 		if !h.EmptyLayer {
 			if h.Created == nil {
-				h.Created = layers[n].Created
+				h.Created = utc(layers[n].Created)
 			}
 			n++
 		}
@@ -144,13 +144,22 @@ func alignHistory(in []oci.History, layers []Layer) []oci.History {
 	}
 	for _, l := range layers[n:] {
 		history = append(history, oci.History{
-			Created:   l.Created,
+			Created:   utc(l.Created),
 			CreatedBy: "created by buildkit",
 			Comment:   "buildkit.exporter.image.v0",
 		})
 	}
 	fillTimes(history)
 	return history
+}
+
+// utc is t in the one zone that does not depend on where a build ran.
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
 }
 
 // fillTimes dates the lines without a time: the first new layer's time, then

@@ -31,7 +31,7 @@ import (
 // bench is a store with a registry beside it.
 type bench struct {
 	*Images
-	t    *testing.T
+	t    testing.TB
 	st   *store.Store
 	root string
 	reg  *server
@@ -78,7 +78,7 @@ func (s *server) forget() {
 	s.log = nil
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{}
 	h := httptest.NewServer(s.ServeHTTP(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))))
@@ -87,10 +87,10 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-func newBench(t *testing.T) *bench { return newBenchAt(t, newServer(t), t.TempDir(), Options{}) }
+func newBench(t testing.TB) *bench { return newBenchAt(t, newServer(t), t.TempDir(), Options{}) }
 
 // newBenchAt opens the store in root as one more engine.
-func newBenchAt(t *testing.T, s *server, root string, o Options) *bench {
+func newBenchAt(t testing.TB, s *server, root string, o Options) *bench {
 	t.Helper()
 	st, err := store.Open(t.Context(), root, store.Options{EngineDir: t.TempDir(), Durability: "none"})
 	if err != nil {
@@ -116,7 +116,7 @@ func newBenchAt(t *testing.T, s *server, root string, o Options) *bench {
 	return &bench{Images: New(st, reg, o), t: t, st: st, root: root, reg: s}
 }
 
-func write(t *testing.T, dir, name, content string) string {
+func write(t testing.TB, dir, name, content string) string {
 	t.Helper()
 	p := filepath.Join(dir, name)
 	if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
@@ -398,8 +398,9 @@ func (b *bench) clean() {
 	}
 }
 
-func must[T any](v T, err error) func(t *testing.T) T {
-	return func(t *testing.T) T {
+// must is for results that a test cannot do without: must(f())(t).
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)

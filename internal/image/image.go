@@ -166,7 +166,8 @@ func New(st *store.Store, reg *registry.Client, o Options) *Images {
 	return &Images{
 		st: st, reg: reg, o: o,
 		slots: make(chan struct{}, o.Parallel),
-		cpus:  make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
+		// Each compressor keeps some 10 MiB: many cores must not mean much memory.
+		cpus: make(chan struct{}, min(8, max(2, runtime.GOMAXPROCS(0)))),
 	}
 }
 

@@ -60,7 +60,7 @@ func (m *Images) Inspect(ctx context.Context, name string, p *oci.Platform) (*In
 	if c.Created != nil {
 		x.Created = c.Created.Format(time.RFC3339Nano)
 	}
-	if x.Size, err = m.size(ctx, img); err != nil {
+	if x.Size, err = m.size(ctx, img, map[oci.Digest]int64{}); err != nil {
 		return nil, err
 	}
 	s, err := m.namesOf(ctx, img)

@@ -97,13 +97,14 @@ func (m *Images) List(ctx context.Context, filters map[string][]string) ([]*Summ
 // summaries groups entries by image.
 func (m *Images) summaries(ctx context.Context, all []*entry) ([]*Summary, error) {
 	byID := map[oci.Digest]*Summary{}
+	sizes := map[oci.Digest]int64{} // images share most of their layers
 	var list []*Summary
 	for _, e := range all {
 		img := bestOf(e.Images, m.o.Platform)
 		s := byID[img.ConfigDigest]
 		if s == nil {
 			var err error
-			if s, err = m.summary(ctx, img); err != nil {
+			if s, err = m.summary(ctx, img, sizes); err != nil {
 				return nil, err
 			}
 			byID[img.ConfigDigest] = s
@@ -148,7 +149,7 @@ func (e *entry) digestRef(ref oci.Reference) string {
 	return ref.WithDigest(e.Target.Digest).Familiar()
 }
 
-func (m *Images) summary(ctx context.Context, img *Image) (*Summary, error) {
+func (m *Images) summary(ctx context.Context, img *Image, sizes map[oci.Digest]int64) (*Summary, error) {
 	s := &Summary{ConfigDigest: img.ConfigDigest}
 	c, err := img.Parse()
 	if err != nil {
@@ -158,18 +159,22 @@ func (m *Images) summary(ctx context.Context, img *Image) (*Summary, error) {
 		s.Created = *c.Created
 	}
 	s.Labels = c.Config.Labels
-	s.SizeBytes, err = m.size(ctx, img)
+	s.SizeBytes, err = m.size(ctx, img, sizes)
 	return s, err
 }
 
 // size is the sum of an image's layers: of their files where they are here,
-// else of their blobs.
-func (m *Images) size(ctx context.Context, img *Image) (int64, error) {
+// else of their blobs. known holds and gets the sizes of layers.
+func (m *Images) size(ctx context.Context, img *Image, known map[oci.Digest]int64) (int64, error) {
 	var sum int64
 	for _, l := range img.Layers {
-		n, err := m.layerSize(ctx, l)
-		if err != nil {
-			return 0, err
+		n, ok := known[l.DiffID]
+		if !ok {
+			var err error
+			if n, err = m.layerSize(ctx, l); err != nil {
+				return 0, err
+			}
+			known[l.DiffID] = n
 		}
 		sum += n
 	}

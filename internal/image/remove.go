@@ -126,8 +126,8 @@ func deleted(e *entry, rest []*entry) []Removed {
 	for _, other := range rest {
 		for _, img := range other.Images {
 			used[img.ConfigDigest] = true
-			for n := range img.Layers {
-				used[oci.ChainID(img.DiffIDs()[:n+1])] = true
+			for _, chain := range img.chains() {
+				used[chain] = true
 			}
 		}
 	}
@@ -137,14 +137,26 @@ func deleted(e *entry, rest []*entry) []Removed {
 			continue
 		}
 		out = append(out, Removed{Deleted: img.ConfigDigest})
-		ids := img.DiffIDs()
-		for n := len(ids); n > 0; n-- {
-			if chain := oci.ChainID(ids[:n]); !used[chain] {
+		for _, chain := range slices.Backward(img.chains()) {
+			if !used[chain] {
 				out = append(out, Removed{Deleted: chain})
 			}
 		}
 	}
 	return out
+}
+
+// chains lists the identity of each stack of the image's layers, bottom first.
+func (i *Image) chains() []oci.Digest {
+	var chains []oci.Digest
+	for n, l := range i.Layers {
+		if n == 0 {
+			chains = append(chains, l.DiffID)
+			continue
+		}
+		chains = append(chains, oci.ChainID([]oci.Digest{chains[n-1], l.DiffID}))
+	}
+	return chains
 }
 
 // compact drops what is said twice.
@@ -170,59 +182,78 @@ type PruneOptions struct {
 // Prune removes images that nobody needs. reclaimableBytes is what the store's
 // collector may take now.
 func (m *Images) Prune(ctx context.Context, o PruneOptions) (removed []Removed, reclaimableBytes int64, err error) {
-	keep, err := m.filter(ctx, o.Filters)
-	if err != nil {
-		return nil, 0, err
-	}
 	all, err := m.entries(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	list, err := m.summaries(ctx, all)
+	gone, rest, err := m.planPrune(ctx, all, o)
 	if err != nil {
 		return nil, 0, err
 	}
-	gone := map[oci.Digest]bool{}
-	for _, s := range list {
-		if !o.All && !s.Dangling() || !keep(s) {
-			continue
-		}
-		if m.o.InUse != nil && len(m.o.InUse(s.ConfigDigest)) > 0 {
-			continue
-		}
-		gone[s.ConfigDigest] = true
+	reclaimableBytes, err = m.onlyIn(ctx, gone, rest)
+	if err != nil {
+		return nil, 0, err
 	}
-	out := func(e *entry) bool { return gone[bestOf(e.Images, m.o.Platform).ConfigDigest] }
-	rest := slices.DeleteFunc(slices.Clone(all), out)
-	layers := map[oci.Digest]Layer{}
-	for _, e := range all {
-		if !out(e) {
-			continue
-		}
+	for _, e := range gone {
 		lines, err := m.untag(ctx, e, rest)
 		if err != nil {
-			return removed, 0, err
+			return compact(removed), 0, err
 		}
 		removed = append(append(removed, lines...), deleted(e, rest)...)
+	}
+	return compact(removed), reclaimableBytes, nil
+}
+
+// planPrune divides entries into those that go and those that stay.
+func (m *Images) planPrune(ctx context.Context, all []*entry, o PruneOptions) (gone, rest []*entry, err error) {
+	keep, err := m.filter(ctx, o.Filters)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := m.summaries(ctx, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	goes := map[oci.Digest]bool{}
+	for _, s := range list {
+		used := m.o.InUse != nil && len(m.o.InUse(s.ConfigDigest)) > 0
+		goes[s.ConfigDigest] = !used && (o.All || s.Dangling()) && keep(s)
+	}
+	for _, e := range all {
+		if goes[bestOf(e.Images, m.o.Platform).ConfigDigest] {
+			gone = append(gone, e)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	return gone, rest, nil
+}
+
+// onlyIn sums up the layers that gone has and rest has not.
+func (m *Images) onlyIn(ctx context.Context, gone, rest []*entry) (int64, error) {
+	layers := layersIn(gone)
+	for d := range layersIn(rest) {
+		delete(layers, d)
+	}
+	var sum int64
+	for _, l := range layers {
+		n, err := m.layerSize(ctx, l)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+func layersIn(entries []*entry) map[oci.Digest]Layer {
+	layers := map[oci.Digest]Layer{}
+	for _, e := range entries {
 		for _, img := range e.Images {
 			for _, l := range img.Layers {
 				layers[l.DiffID] = l
 			}
 		}
 	}
-	for _, e := range rest {
-		for _, img := range e.Images {
-			for _, l := range img.Layers {
-				delete(layers, l.DiffID)
-			}
-		}
-	}
-	for _, l := range layers {
-		n, err := m.layerSize(ctx, l)
-		if err != nil {
-			return removed, reclaimableBytes, err
-		}
-		reclaimableBytes += n
-	}
-	return compact(removed), reclaimableBytes, nil
+	return layers
 }

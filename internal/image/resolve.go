@@ -316,7 +316,7 @@ func (m *Images) remember(ctx context.Context, e *entry) error {
 					e.Images = append(e.Images, img)
 				}
 			}
-			if len(old.Images) == len(e.Images) && sizesKnown(old) {
+			if len(old.Images) == len(e.Images) && (sizesKnown(old) || !sizesKnown(e)) {
 				return nil // nothing new to say
 			}
 		}
