@@ -24,6 +24,8 @@ type Draft struct {
 	path  string
 	mu    sync.Mutex
 	done  bool // published or removed
+	work  error
+	once  sync.Once // makes the work directory
 }
 
 // NewDraft makes an empty draft on the store's file system.
@@ -38,9 +40,6 @@ func (s *Store) NewDraft(ctx context.Context) (*Draft, error) {
 		// Whatever the umask: it becomes the root directory of a container.
 		err = os.Chmod(d.FS(), 0o755)
 	}
-	if err == nil {
-		err = os.Mkdir(d.Work(), 0o700)
-	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("new draft: %w", err), d.Close())
 	}
@@ -50,8 +49,13 @@ func (s *Store) NewDraft(ctx context.Context) (*Draft, error) {
 // FS is the directory that becomes the layer's tree.
 func (d *Draft) FS() string { return filepath.Join(d.path, fsDir) }
 
-// Work is an empty directory beside it, an overlay's work directory.
-func (d *Draft) Work() string { return filepath.Join(d.path, workDir) }
+// Work is an empty directory beside it, an overlay's work directory. The first
+// call makes it, because most drafts need none; Publish reports if it could not.
+func (d *Draft) Work() string {
+	path := filepath.Join(d.path, workDir)
+	d.once.Do(func() { d.work = os.Mkdir(path, 0o700) })
+	return path
+}
 
 // Publish makes the tree the layer m.DiffID and returns it. When another
 // process was faster, its tree is returned and this one removed. The tree must
@@ -91,7 +95,7 @@ func (d *Draft) publish(ctx context.Context, m LayerMeta, over []*lease) (*Layer
 	if err := failpoint.Hit("store.draft.clean"); err != nil {
 		return nil, err
 	}
-	if err := sys.RemoveTree(d.Work()); err != nil {
+	if err := errors.Join(d.work, sys.RemoveTree(filepath.Join(d.path, workDir))); err != nil {
 		return nil, err
 	}
 	s := d.store

@@ -38,6 +38,17 @@ func TestPublishedLayerIsFoundAgain(t *testing.T) {
 	}
 }
 
+func TestPublishRemovesTheWorkDirectory(t *testing.T) {
+	s := tempStore(t)
+	d, err := s.NewDraft(t.Context())
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(d.Work(), "work"), 0)) // as the kernel does
+	l, err := d.Publish(t.Context(), LayerMeta{DiffID: digest.FromString("x")})
+	must(t, err)
+	must(t, l.Close())
+	mustBeSound(t, s)
+}
+
 func TestSecondPublisherAdoptsTheFirst(t *testing.T) {
 	s := tempStore(t)
 	first, err := publishLayer(t.Context(), s, "a")
@@ -133,6 +144,7 @@ func TestClosedDraftLeavesNothing(t *testing.T) {
 	s := tempStore(t)
 	d, err := s.NewDraft(t.Context())
 	must(t, err)
+	must(t, os.Mkdir(filepath.Join(d.Work(), "work"), 0)) // as the kernel does
 	shut := filepath.Join(d.FS(), "a", "b")
 	must(t, os.MkdirAll(shut, 0o755))
 	must(t, os.Chmod(shut, 0))

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"den/internal/durable"
 	"den/internal/sys"
 )
 
@@ -38,11 +37,11 @@ func placeOf(fs string) place {
 }
 
 // checkPlace refuses file systems on which the store's locks are silently no
-// locks, and returns the mode of durability that fits the others.
-func (s *Store) checkPlace(mode durable.Mode, unsafe bool) (durable.Mode, error) {
+// locks, and returns the name of the store's.
+func (s *Store) checkPlace(unsafe bool) (string, error) {
 	fs, err := sys.FSName(s.root)
 	if err != nil {
-		return mode, err
+		return "", err
 	}
 	if unix.Access(s.root, unix.W_OK) != nil {
 		s.readOnly = true
@@ -53,7 +52,7 @@ func (s *Store) checkPlace(mode durable.Mode, unsafe bool) (durable.Mode, error)
 	}
 	switch {
 	case p == placeRefused && !unsafe:
-		return mode, fmt.Errorf("its file system is %s, where locks between machines or kernels do not hold; "+
+		return fs, fmt.Errorf("its file system is %s, where locks between machines or kernels do not hold; "+
 			"set DEN_STORE to a directory on a local disk or a tmpfs: %w", fs, errdefs.ErrFailedPrecondition)
 	case p == placeRefused:
 		s.notice(fmt.Sprintf("store %s is on %s: nothing else may use it at the same time", s.root, fs))
@@ -62,10 +61,8 @@ func (s *Store) checkPlace(mode durable.Mode, unsafe bool) (durable.Mode, error)
 			"mount a volume there, or set DEN_STORE to one, to share it", s.root))
 	case p == placePrivate:
 		s.notice(fmt.Sprintf("store %s is on an unknown file system (%s); only this container should use it", s.root, fs))
-	case fs == "tmpfs":
-		mode = durable.None
 	}
-	return mode, nil
+	return fs, nil
 }
 
 // isContainerRoot reports whether dir is on the same file system as /.

@@ -21,8 +21,8 @@ type Options struct {
 	// EngineDir is where the engine's id is kept (--data-root); empty is a
 	// directory of the user's in the job's own file system.
 	EngineDir string
-	// Durability says what a power cut may take; empty is durable.Epoch. On
-	// tmpfs it is always durable.None.
+	// Durability says what a power cut may take; empty is durable.Epoch, on
+	// tmpfs durable.None.
 	Durability durable.Mode
 	// UnsafeFS opens a store on a file system that is refused otherwise,
 	// because locks and renames are not known to work there. One process tree
@@ -81,9 +81,12 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	if err := os.MkdirAll(s.root, 0o755); err != nil {
 		return err
 	}
-	mode, err := s.checkPlace(mode, o.UnsafeFS)
+	fsys, err := s.checkPlace(o.UnsafeFS)
 	if err != nil {
 		return err
+	}
+	if o.Durability == "" && fsys == "tmpfs" {
+		mode = durable.None
 	}
 	if err := s.checkFormat(); err != nil {
 		return err

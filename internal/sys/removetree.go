@@ -21,6 +21,9 @@ const maxRemoveDepth = 64
 // there is no error.
 func RemoveTree(path string) error {
 	err := unix.Unlink(path)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+		err = unix.Rmdir(path)
+	}
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}

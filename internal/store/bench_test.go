@@ -1,0 +1,115 @@
+package store
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"den/internal/durable"
+	"den/internal/oci"
+)
+
+func benchStore(b *testing.B, mode durable.Mode) *Store {
+	b.Helper()
+	s, err := Open(b.Context(), filepath.Join(b.TempDir(), "store"), Options{EngineDir: b.TempDir(), Durability: mode})
+	must(b, err)
+	b.Cleanup(func() { must(b, s.log.Sync()); must(b, s.Close()) })
+	return s
+}
+
+func BenchmarkAcquireBlob(b *testing.B) {
+	s := benchStore(b, durable.None)
+	d := putBlob(b, s, "hello")
+	for b.Loop() {
+		blob, err := s.Blob(b.Context(), d)
+		must(b, err)
+		must(b, blob.Close())
+	}
+}
+
+func BenchmarkAcquireLayer(b *testing.B) {
+	s := benchStore(b, durable.None)
+	d := putLayer(b, s, "hello")
+	for b.Loop() {
+		l, err := s.Layer(b.Context(), d)
+		must(b, err)
+		must(b, l.Close())
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	for _, mode := range []durable.Mode{durable.None, durable.Epoch} {
+		b.Run("blob/"+string(mode), func(b *testing.B) {
+			s := benchStore(b, mode)
+			for i := 0; b.Loop(); i++ {
+				blob, err := s.PutBlob(b.Context(), strings.NewReader(fmt.Sprint(i)))
+				must(b, err)
+				must(b, blob.Close())
+			}
+		})
+		b.Run("layer/"+string(mode), func(b *testing.B) {
+			s := benchStore(b, mode)
+			for i := 0; b.Loop(); i++ {
+				d, err := s.NewDraft(b.Context())
+				must(b, err)
+				l, err := d.Publish(b.Context(), LayerMeta{DiffID: digest.FromString(fmt.Sprint(i))})
+				must(b, err)
+				must(b, l.Close())
+			}
+		})
+		b.Run("record/"+string(mode), func(b *testing.B) {
+			s := benchStore(b, mode)
+			for i := 0; b.Loop(); i++ {
+				_, err := s.PutRecord(b.Context(), digest.FromString(fmt.Sprint(i)), Record{Op: "RUN true"}, false)
+				must(b, err)
+			}
+		})
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	s := benchStore(b, durable.None)
+	key := digest.FromString("key")
+	_, err := s.PutRecord(b.Context(), key, Record{Layers: []oci.Digest{key}, Op: "RUN true"}, false)
+	must(b, err)
+	for b.Loop() {
+		_, err := s.Record(b.Context(), key)
+		must(b, err)
+	}
+}
+
+func BenchmarkWork(b *testing.B) {
+	s := benchStore(b, durable.None)
+	for b.Loop() {
+		w, err := s.Work(b.Context(), "bench", "key", nil)
+		must(b, err)
+		w.Done()
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	s := benchStore(b, durable.Epoch)
+	engine := b.TempDir()
+	for b.Loop() {
+		again, err := Open(b.Context(), s.Root(), Options{EngineDir: engine})
+		must(b, err)
+		must(b, again.Close())
+	}
+}
+
+// BenchmarkCollect removes 10,000 objects that nothing names.
+func BenchmarkCollect(b *testing.B) {
+	s := benchStore(b, durable.None)
+	const objects = 10_000
+	for b.Loop() {
+		b.StopTimer()
+		for i := range objects {
+			putBlob(b, s, fmt.Sprint(i))
+		}
+		b.StartTimer()
+		collect(b, s)
+	}
+}
