@@ -23,7 +23,7 @@ import (
 )
 
 // storeEnv is an Env with a store of its own, which other Envs can open too.
-func storeEnv(t *testing.T, root string) *Env {
+func storeEnv(t testing.TB, root string) *Env {
 	t.Helper()
 	st, err := store.Open(context.Background(), root, store.Options{EngineDir: t.TempDir(), UnsafeFS: true})
 	if err != nil {
@@ -79,7 +79,7 @@ func testTree(files ...testFile) iter.Seq2[layer.File, error] {
 }
 
 // testRef is a Ref of one layer with these files.
-func testRef(t *testing.T, env *Env, files ...testFile) *Ref {
+func testRef(t testing.TB, env *Env, files ...testFile) *Ref {
 	t.Helper()
 	r, err := env.build(context.Background(), testTree(files...), "")
 	if err != nil {
@@ -97,8 +97,23 @@ func content(t *testing.T, r *Ref) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tarText(t, dirsOf(trees))
+}
+
+// changes is the content of a Ref's top layer alone, whiteouts as in a tar.
+func changes(t *testing.T, r *Ref) string {
+	t.Helper()
+	trees, err := r.Trees(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tarText(t, trees[len(trees)-1].Dirs())
+}
+
+func tarText(t *testing.T, dirs []string) string {
+	t.Helper()
 	var b bytes.Buffer
-	if _, err := layer.WriteTar(context.Background(), &b, layer.WalkStack(dirsOf(trees))); err != nil {
+	if _, err := layer.WriteTar(context.Background(), &b, layer.WalkStack(dirs)); err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder

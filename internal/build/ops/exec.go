@@ -137,12 +137,17 @@ func (e *Env) contentOf(sel []Selector) func(context.Context, solver.Result) (oc
 }
 
 // Exec runs the command and commits what it changed.
-func (o *execOp) Exec(ctx context.Context, inputs []solver.Result, sink progress.Sink) (_ []solver.Result, err error) {
+func (o *execOp) Exec(ctx context.Context, inputs []solver.Result, sink progress.Sink) (out []solver.Result, err error) {
 	if err := o.env.canRun(o.platform); err != nil {
 		return nil, err
 	}
 	s := &step{execOp: o, sink: sink}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() {
+		if closeErr := s.close(); closeErr != nil {
+			err = errors.Join(err, closeErr, closeAll(out))
+			out = nil
+		}
+	}()
 	if s.inputs, err = stepInputs(inputs, sink, o.v.Digest); err != nil {
 		return nil, err
 	}

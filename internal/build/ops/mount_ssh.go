@@ -55,7 +55,7 @@ func (s *step) sshMount(ctx context.Context, m *pb.Mount, target string) (oci.Mo
 // agent connects to an agent of the build; the empty id is "default".
 func (e *Env) agent(ctx context.Context, id string) (io.ReadWriteCloser, error) {
 	if id == "" {
-		id = defaultAgent
+		id = "default"
 	}
 	if e.SSH == nil {
 		return nil, fmt.Errorf("ssh agent %s: not given to this build; add --ssh %s: %w", id, id, errdefs.ErrNotFound)
@@ -85,21 +85,18 @@ func (e *Env) serveAgent(ctx context.Context, l *net.UnixListener, id string) fu
 	}
 }
 
-// proxyAgent copies between a client and the agent until one of them or ctx
-// ends.
+// proxyAgent connects a client with the agent until one of them or ctx ends.
 func (e *Env) proxyAgent(ctx context.Context, client net.Conn, id string) {
 	defer client.Close()
 	upstream, err := e.agent(ctx, id)
 	if err != nil {
 		return // the client sees its connection closed, as with a dead agent
 	}
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(ctx)
-	wg.Go(func() { io.Copy(upstream, client); cancel() })
-	wg.Go(func() { io.Copy(client, upstream); cancel() })
-	<-ctx.Done()
-	client.Close()
-	upstream.Close()
-	wg.Wait()
-	cancel()
+	stop := context.AfterFunc(ctx, func() {
+		client.Close()
+		upstream.Close()
+	})
+	defer stop()
+	defer upstream.Close()
+	filterAgent(client, upstream)
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/pem"
 	"io"
 	"net"
 	"os"
@@ -15,34 +14,43 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
 
-func keyFile(t *testing.T) (string, ed25519.PrivateKey) {
+// keyAgents are agents with a key each, served as an agent serves its socket.
+type keyAgents map[string]agent.Agent
+
+func newKeyAgents(t *testing.T, ids ...string) keyAgents {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+	a := keyAgents{}
+	for _, id := range ids {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a[id] = agent.NewKeyring()
+		if err := a[id].Add(agent.AddedKey{PrivateKey: key}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		t.Fatal(err)
+	return a
+}
+
+func (a keyAgents) Agent(_ context.Context, id string) (io.ReadWriteCloser, error) {
+	keys, ok := a[id]
+	if !ok {
+		return nil, errdefs.ErrNotFound
 	}
-	name := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name, key
+	ours, theirs := net.Pipe()
+	go func() {
+		agent.ServeAgent(keys, theirs)
+		theirs.Close()
+	}()
+	return ours, nil
 }
 
 func TestStepsReachTheAgentThroughTheirSocket(t *testing.T) {
-	file, _ := keyFile(t)
-	agents, err := NewSSH([]SSHAgent{{Paths: []string{file}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := testStep(&Env{SSH: agents}, plainRun(nil))
+	s := testStep(&Env{SSH: newKeyAgents(t, "default")}, plainRun(nil))
 	m, ok, err := s.sshMount(context.Background(), &pb.Mount{SSHOpt: &pb.SSHOpt{
 		Mode: 0o600, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
 	}}, "/ssh")
@@ -84,77 +92,14 @@ func TestStepsReachTheAgentThroughTheirSocket(t *testing.T) {
 	}
 }
 
-func TestSocketsOfRealAgentsAreForwarded(t *testing.T) {
-	sock := filepath.Join(t.TempDir(), "agent")
-	l, err := net.Listen("unix", sock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	keys := agent.NewKeyring()
-	_, key, _ := ed25519.GenerateKey(rand.Reader)
-	if err := keys.Add(agent.AddedKey{PrivateKey: key}); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go agent.ServeAgent(keys, c)
-		}
-	}()
-	t.Setenv("SSH_AUTH_SOCK", sock)
-	agents, err := NewSSH([]SSHAgent{{}, {ID: "named", Paths: []string{sock}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range []string{"default", "named"} {
-		conn, err := agents.Agent(context.Background(), id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := agent.NewClient(conn).List()
-		if err != nil || len(got) != 1 {
-			t.Errorf("%s: %v, %v", id, got, err)
-		}
-		conn.Close()
-	}
-}
-
 func TestMissingAgentsFailUnlessOptional(t *testing.T) {
-	file, _ := keyFile(t)
-	agents, err := NewSSH([]SSHAgent{{ID: "a", Paths: []string{file}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, env := range []*Env{{}, {SSH: agents}} {
+	for _, env := range []*Env{{}, {SSH: newKeyAgents(t, "a")}} {
 		for _, optional := range []bool{true, false} {
 			s := testStep(env, plainRun(nil))
 			_, ok, err := s.sshMount(context.Background(), &pb.Mount{SSHOpt: &pb.SSHOpt{ID: "b", Optional: optional}}, "/ssh")
 			if ok || (err == nil) != optional || err != nil && !errdefs.IsNotFound(err) {
 				t.Errorf("optional %v: %v, %v", optional, ok, err)
 			}
-		}
-	}
-}
-
-func TestBrokenAgentsAreRefused(t *testing.T) {
-	file, _ := keyFile(t)
-	garbage := filepath.Join(t.TempDir(), "garbage")
-	if err := os.WriteFile(garbage, []byte("no key"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SSH_AUTH_SOCK", "")
-	for name, agents := range map[string][]SSHAgent{
-		"no agent runs": {{}},
-		"missing file":  {{Paths: []string{"/nonexistent"}}},
-		"no key":        {{Paths: []string{garbage}}},
-		"twice":         {{Paths: []string{file}}, {ID: "default", Paths: []string{file}}},
-	} {
-		if _, err := NewSSH(agents); err == nil {
-			t.Errorf("%s: accepted", name)
 		}
 	}
 }

@@ -33,8 +33,7 @@ type httpOp struct {
 	v     *llb.Vertex
 	attrs httpAttrs
 
-	found *httpFound  // after CacheMap
-	blob  *store.Blob // the content, when CacheMap had to fetch it
+	found *httpFound // after CacheMap
 }
 
 type httpAttrs struct {
@@ -171,13 +170,10 @@ func (o *httpOp) filename() string {
 
 // Exec makes a layer of the file alone.
 func (o *httpOp) Exec(ctx context.Context, _ []solver.Result, sink progress.Sink) (_ []solver.Result, err error) {
-	blob := o.blob
-	if blob == nil {
-		if blob, err = o.content(ctx, sink); err != nil {
-			return nil, err
-		}
+	blob, err := o.content(ctx, sink)
+	if err != nil {
+		return nil, err
 	}
-	o.blob = nil
 	defer func() { err = errors.Join(err, blob.Close()) }()
 	r, err := o.env.build(ctx, httpFiles(o, blob), o.v.Digest)
 	if err != nil {
@@ -186,7 +182,8 @@ func (o *httpOp) Exec(ctx context.Context, _ []solver.Result, sink progress.Sink
 	return []solver.Result{r}, nil
 }
 
-// content gets the bytes that the key promises.
+// content gets the bytes that the key promises: from the store, where CacheMap
+// may just have put them, or once more from the server.
 func (o *httpOp) content(ctx context.Context, sink progress.Sink) (*store.Blob, error) {
 	blob, err := o.env.Store.Blob(ctx, o.found.Digest)
 	if err == nil || !errdefs.IsNotFound(err) {

@@ -59,7 +59,6 @@ func (o *httpOp) find(ctx context.Context, sink progress.Sink) error {
 	if err != nil {
 		return fmt.Errorf("download %s: %w", redact(o.attrs.url), err)
 	}
-	o.blob = blob
 	o.found = &httpFound{
 		Digest: blob.Digest(), ETag: etag(resp), Disposition: resp.Header.Get("Content-Disposition"),
 		LastModified: resp.Header.Get("Last-Modified"),
@@ -70,7 +69,8 @@ func (o *httpOp) find(ctx context.Context, sink progress.Sink) error {
 			_ = o.env.Store.PutDerived(memo, data)
 		}
 	}
-	return nil
+	// Not held any longer: a hit in the cache does not need it.
+	return blob.Close()
 }
 
 // memoName names what is remembered of this request.
