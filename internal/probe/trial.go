@@ -92,7 +92,6 @@ func (t *trial) tryTmpfs(mount, mknod *sys.Cell) {
 	t.Do(unix.SYS_MKNODAT, m.Value(), t.Str("null"), sys.Int(unix.S_IFCHR|0o600), sys.Int(unix.Mkdev(1, 3))).To(mknod).MayFail()
 	t.Do(unix.SYS_MOVE_MOUNT, m.Value(), t.Str(""), sys.Int(unix.AT_FDCWD), t.Str("/"), sys.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).To(mount).MayFail()
 	t.Mark(end)
-	t.Do(unix.SYS_GETPID)
 }
 
 // tryOverlay makes an overlay of the flavour that den uses.
@@ -109,7 +108,6 @@ func (t *trial) tryOverlay(s *scratch, overlay *sys.Cell) {
 	t.FSCreate(fs).To(overlay).Err(end)
 	t.FSMount(fs, m, 0).To(overlay).MayFail()
 	t.Mark(end)
-	t.Do(unix.SYS_GETPID)
 }
 
 // tryProc mounts a proc in the new pid namespace, which the first child is in.
@@ -128,7 +126,6 @@ func (t *trial) tryProc(proc *sys.Cell) {
 	t.Mark(end)
 	t.Exit(0)
 	t.Mark(after)
-	t.Do(unix.SYS_GETPID)
 }
 
 // run walks the plan and reads what it wrote.

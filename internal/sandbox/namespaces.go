@@ -1,28 +1,190 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
+)
 
 // Options of the namespaces executor.
 type Options struct {
 	// Choice is what Choose picked.
 	Choice Choice
+	// OldOverlay mounts overlays by mount(2), as kernels before 6.5 need it.
+	OldOverlay bool
 }
 
 // Namespaces runs sandboxes in kernel namespaces, for the rungs privileged and
-// userns.
+// userns. It may be used by several goroutines.
 type Namespaces struct {
-	o Options
+	o             Options
+	status        sys.Status
+	uids, gids    []sys.IDMap
+	lowerdirPlus  func() bool
+	cgroupVersion func() int
+
+	mu      sync.Mutex
+	filters map[[sha256.Size]byte][]byte
 }
 
 // NewNamespaces returns the executor for kernel namespaces.
 func NewNamespaces(o Options) (*Namespaces, error) {
-	return &Namespaces{o: o}, nil
+	st, err := sys.SelfStatus()
+	if err != nil {
+		return nil, err
+	}
+	n := &Namespaces{o: o, status: st, filters: map[[sha256.Size]byte][]byte{}}
+	if n.uids, err = sys.SelfIDMap("uid"); err != nil {
+		return nil, err
+	}
+	if n.gids, err = sys.SelfIDMap("gid"); err != nil {
+		return nil, err
+	}
+	n.lowerdirPlus = sync.OnceValue(func() bool { return !o.OldOverlay && newOverlayAPI() })
+	n.cgroupVersion = sync.OnceValue(cgroupVersion)
+	return n, nil
 }
 
 // Name is the rung's.
 func (n *Namespaces) Name() string { return string(n.o.Choice.Rung) }
 
+// newOverlayAPI reports whether overlay understands the mount API by itself
+// (Linux 6.5): then it refuses an unknown parameter when it is set, and before only when
+// it mounts.
+func newOverlayAPI() bool {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return true // the mount itself will say what is wrong
+	}
+	defer unix.Close(fd)
+	return unix.FsconfigSetString(fd, "den-no-such-parameter", "1") != nil
+}
+
 // Start runs r.
 func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
-	return nil, nil
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if r.Spec == nil || r.Spec.Process == nil || r.Spec.Linux == nil {
+		return nil, fmt.Errorf("sandbox %s: the specification has no process or no linux part", r.ID)
+	}
+	if n.o.Choice.SharePids {
+		// The payload sees den's entry in proc.
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
+	streams, err := newStreams(r)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
+	}
+	s := &running{id: r.ID, streams: streams, stubs: &stubs{root: r.Root}, done: make(chan struct{}), sharePids: n.o.Choice.SharePids}
+	s.cgroup = newCgroup(r, n.cgroupVersion())
+	if err := n.start(ctx, r, s); err != nil {
+		streams.closeChild()
+		streams.closeOwn()
+		s.cgroup.remove()
+		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
+	}
+	streams.closeChild()
+	if err := s.follow(r); err != nil {
+		return nil, errors.Join(err, s.abandon(ctx))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(err, s.abandon(ctx))
+	}
+	s.run()
+	return s, nil
 }
+
+// start plans and starts the holder.
+func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
+	leases := leases(r)
+	filter, err := n.filter(r.Spec.Linux.Seccomp)
+	if err != nil {
+		return err
+	}
+	p, err := newProgram(r, programOptions{
+		leases: len(leases), cgroup: s.cgroup != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids,
+		caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding, filter: filter,
+		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.own, rlimit: rlimit,
+		uidMapped: func(id uint32) bool { return sys.MapsID(n.uids, id) },
+		gidMapped: func(id uint32) bool { return sys.MapsID(n.gids, id) },
+	})
+	if err != nil {
+		return err
+	}
+	s.program = p
+	pipes, err := newPipes(r.Spec.Process.Terminal)
+	if err != nil {
+		return err
+	}
+	defer pipes.closeChild()
+	files := append(s.streams.child[:], pipes.progress, pipes.sync, pipes.tty, nil, pipes.control, pipes.status)
+	if r.Init {
+		files[fdInit] = pipes.status
+	}
+	if s.holder, err = p.Start("den-holder", append(files, leases...)); err != nil {
+		pipes.closeOwn()
+		return err
+	}
+	s.pipes = pipes
+	s.stop = context.AfterFunc(ctx, func() { _ = s.Signal(unix.SIGKILL) })
+	return nil
+}
+
+// leases are all files that the request wants held.
+func leases(r *Request) []*os.File {
+	files := append([]*os.File{}, r.Hold...)
+	files = append(files, r.Root.Hold...)
+	for _, m := range r.Mounts {
+		files = append(files, m.Hold...)
+	}
+	return files
+}
+
+// filter compiles a profile, once for each distinct one.
+func (n *Namespaces) filter(p *specs.LinuxSeccomp) ([]byte, error) {
+	if p == nil {
+		return nil, nil
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	key := sha256.Sum256(b)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if f, ok := n.filters[key]; ok {
+		return f, nil
+	}
+	prog, err := CompileSeccomp(p)
+	if err != nil {
+		return nil, err
+	}
+	f := make([]byte, 0, 8*len(prog))
+	for _, i := range prog { // struct sock_filter
+		f = binary.LittleEndian.AppendUint16(f, i.Op)
+		f = append(f, i.Jt, i.Jf)
+		f = binary.LittleEndian.AppendUint32(f, i.K)
+	}
+	n.filters[key] = f
+	return f, nil
+}
+
+func rlimit(resource int) (unix.Rlimit, error) {
+	var l unix.Rlimit
+	err := unix.Prlimit(0, resource, nil, &l)
+	return l, err
+}
+
+// SharesPids reports whether sandboxes have no pid namespace of their own.
+func (n *Namespaces) SharesPids() bool { return n.o.Choice.SharePids }

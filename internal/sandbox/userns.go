@@ -1,14 +1,204 @@
 package sandbox
 
-import "den/internal/probe"
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"den/internal/probe"
+	"den/internal/sys"
+)
+
+// enteredEnv marks the process that EnterUserns made, so that it never tries again.
+const enteredEnv = "_DEN_USERNS=1"
+
+// InUserns reports whether EnterUserns made this process.
+func InUserns() bool { return slices.Contains(os.Environ(), enteredEnv) }
 
 // EnterUserns replaces the calling process by the same program, with argv and
 // env, inside a new user and mount namespace mapped as f.IDs says. The process
-// keeps its id, its streams and its place in the process tree, so that signals and
-// exit codes need nobody in between. It returns only on error, before anything has changed.
+// keeps its id, its streams and its place in the process tree, so that signals
+// and exit codes need nobody in between. It returns only on error, before
+// anything has changed.
+//
+// A threaded process cannot enter a user namespace. So a child makes one, den maps
+// it with every way to say what goes wrong, and then den executes a plan, which
+// has one thread, enters, and executes den again.
 func EnterUserns(f probe.Facts, argv, env []string) error {
+	if f.IDs.Missing != "" {
+		return fmt.Errorf("user namespace: %s%w", f.IDs.Missing, hidden{errdefs.ErrFailedPrecondition})
+	}
+	child, err := newUserns()
+	if err != nil {
+		return err
+	}
+	err = mapIDs(child.pid, f.IDs)
+	if err == nil {
+		err = child.enter(argv, append(slices.DeleteFunc(slices.Clone(env), func(e string) bool { return e == enteredEnv }), enteredEnv))
+	}
+	child.end()
+	return err
+}
+
+// A usernsChild is a process that has made a user namespace and waits.
+type usernsChild struct {
+	pid  int
+	hold *os.File // it ends when this is closed
+}
+
+func newUserns() (*usernsChild, error) {
+	p := sys.NewPlan()
+	failed := p.Label()
+	p.OnFatal(failed)
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(2), sys.Int(^uint32(0)), sys.Int(0))
+	p.Do(unix.SYS_UNSHARE, sys.Int(unix.CLONE_NEWUSER|unix.CLONE_NEWNS)).Note("user namespace")
+	p.Do(unix.SYS_WRITE, sys.Int(1), p.Words(sys.Int(0), sys.Int(0)), sys.Int(recordLength))
+	p.Do(unix.SYS_READ, sys.Int(0), p.Cell(0).Addr(), sys.Int(1)).MayFail()
+	p.Exit(0)
+	p.Mark(failed)
+	p.Do(unix.SYS_WRITE, sys.Int(1), sys.FailureRecord(), sys.Int(sys.FailureBytes)).MayFail()
+	p.Exit(1)
+
+	hold, in, err := newPipe(false)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	ready, out, err := newPipe(true)
+	if err != nil {
+		hold.Close()
+		return nil, err
+	}
+	defer ready.Close()
+	pid, err := p.Start("den-userns", []*os.File{in, out})
+	out.Close()
+	if err != nil {
+		hold.Close()
+		return nil, err
+	}
+	c := &usernsChild{pid: pid, hold: hold}
+	errno, at, err := readRecord(ready)
+	if err == nil && errno != 0 {
+		err = p.Failure(at, unix.Errno(errno))
+	}
+	if err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *usernsChild) end() {
+	c.hold.Close()
+	for {
+		if _, err := unix.Wait4(c.pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// mapIDs gives the child's user namespace its ids.
+func mapIDs(pid int, ids probe.IDRange) error {
+	for _, k := range []struct {
+		kind, helper string
+		maps         []probe.IDMap
+	}{{"uid", ids.Newuidmap, ids.UIDMap}, {"gid", ids.Newgidmap, ids.GIDMap}} {
+		var err error
+		if ids.Own {
+			err = writeMap(pid, k.kind, k.maps)
+		} else {
+			err = runMapper(k.helper, pid, k.maps)
+		}
+		if err != nil {
+			return fmt.Errorf("user namespace: map %ss: %w", k.kind, err)
+		}
+	}
 	return nil
 }
 
-// InUserns reports whether EnterUserns made this process.
-func InUserns() bool { return false }
+func writeMap(pid int, kind string, maps []probe.IDMap) error {
+	var b strings.Builder
+	for _, m := range maps {
+		fmt.Fprintf(&b, "%d %d %d\n", m.Inside, m.Outside, m.Count)
+	}
+	// The kernel takes the whole map in one write.
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/%s_map", pid, kind), []byte(b.String()), 0)
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: mapping id 0 needs CAP_SETFCAP, other ids CAP_SETUID and CAP_SETGID", err)
+	}
+	return err
+}
+
+func runMapper(helper string, pid int, maps []probe.IDMap) error {
+	args := []string{strconv.Itoa(pid)}
+	for _, m := range maps {
+		args = append(args, fmt.Sprint(m.Inside), fmt.Sprint(m.Outside), fmt.Sprint(m.Count))
+	}
+	out, err := exec.Command(helper, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s; the lines in /etc/subuid and /etc/subgid must allow it, and the outer container must allow setuid programs",
+			helper, err, strings.TrimSpace(string(out[:min(len(out), 512)])))
+	}
+	return nil
+}
+
+// enter executes a plan that joins the child's namespaces and executes den.
+func (c *usernsChild) enter(argv, env []string) error {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	defer exe.Close()
+	path, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		cwd = "/"
+	}
+	p := sys.NewPlan()
+	failed := p.Label()
+	p.OnFatal(failed)
+	fd := p.Cell(0)
+	for _, ns := range []struct {
+		name string
+		flag int
+	}{{"user", unix.CLONE_NEWUSER}, {"mnt", unix.CLONE_NEWNS}} {
+		p.Do(unix.SYS_OPENAT, sys.Int(unix.AT_FDCWD), p.Str(fmt.Sprintf("/proc/%d/ns/%s", c.pid, ns.name)), sys.Int(unix.O_RDONLY|unix.O_CLOEXEC)).To(fd)
+		p.Do(unix.SYS_SETNS, fd.Value(), sys.Int(ns.flag))
+		p.Close(fd)
+	}
+	p.Do(unix.SYS_CHDIR, p.Str(cwd)).MayFail()
+	// The child's pipe ends with this process's copy of it.
+	p.Do(unix.SYS_CLOSE, sys.Int(c.hold.Fd()))
+	p.Do(unix.SYS_WAIT4, sys.Int(c.pid), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail()
+	p.Do(unix.SYS_FCNTL, sys.Int(exe.Fd()), sys.Int(unix.F_SETFD), sys.Int(unix.FD_CLOEXEC))
+	args, vars := p.Strs(argv), p.Strs(env)
+	p.Do(unix.SYS_EXECVE, p.Str(path), args, vars).MayFail()
+	p.Do(unix.SYS_EXECVEAT, sys.Int(exe.Fd()), p.Str(""), args, vars, sys.Int(unix.AT_EMPTY_PATH))
+	p.Mark(failed)
+	const msg = "den: could not enter the user namespace that it made\n"
+	p.Do(unix.SYS_WRITE, sys.Int(2), p.Str(msg), sys.Int(len(msg))).MayFail()
+	p.Exit(125)
+
+	// Both have to survive this exec and not the next.
+	for _, f := range []*os.File{c.hold, exe} {
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("user namespace: %w", err)
+		}
+		defer unix.CloseOnExec(int(f.Fd()))
+	}
+	if err := p.Exec("den"); err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	return io.ErrUnexpectedEOF // Exec does not come back
+}

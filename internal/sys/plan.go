@@ -196,13 +196,24 @@ func (o *Op) Note(s string) *Op { o.note = s; return o }
 // Len is the number of operations.
 func (p *Plan) Len() int { return len(p.ops) }
 
-// Failure describes the operation at address, as a failed plan reports it, and its errno.
-func (p *Plan) Failure(address uint64, errno unix.Errno) error {
+// OpAt is the operation at address, as a failed plan reports it, or nil.
+func (p *Plan) OpAt(address uint64) *Op {
 	i := (address - opsAddress) / opBytes
 	if address < opsAddress || i >= uint64(len(p.ops)) {
+		return nil
+	}
+	return p.ops[i]
+}
+
+// About is the operation's note.
+func (o *Op) About() string { return o.note }
+
+// Failure describes the operation at address, as a failed plan reports it, and its errno.
+func (p *Plan) Failure(address uint64, errno unix.Errno) error {
+	o := p.OpAt(address)
+	if o == nil {
 		return fmt.Errorf("operation at %#x: %w", address, errno)
 	}
-	o := p.ops[i]
 	if o.note == "" {
 		return fmt.Errorf("%s: %w", CallName(o.nr), errno)
 	}

@@ -1,0 +1,239 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/fs2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// leafCgroup is where the outer container's processes go when den has to make
+// room for limits in their cgroup: one with processes of its own cannot have
+// children with controllers (cgroups(7), "no internal processes"). The
+// entry script of the docker:dind image does the same.
+const leafCgroup = "den-outer"
+
+// A cgroup carries the limits of one sandbox. The nil cgroup has none.
+type cgroup struct {
+	r  *Request
+	m  cgroupManager
+	rs *cgroups.Resources
+	v  int
+}
+
+// cgroupManager is what is used of the managers for versions 1 and 2.
+type cgroupManager interface {
+	Apply(pid int) error
+	Set(*cgroups.Resources) error
+	Destroy() error
+	OOMKillCount() (uint64, error)
+}
+
+// cgroupVersion is 2, 1 or, without cgroups, 0.
+func cgroupVersion() int {
+	var st unix.Statfs_t
+	if unix.Statfs(cgroupRoot, &st) != nil {
+		return 0
+	}
+	if uint32(st.Type) == unix.CGROUP2_SUPER_MAGIC {
+		return 2
+	}
+	if unix.Statfs(cgroupRoot+"/memory", &st) == nil && uint32(st.Type) == unix.CGROUP_SUPER_MAGIC {
+		return 1
+	}
+	return 0
+}
+
+// newCgroup prepares a cgroup below den's own if r asks for limits. That there can be none
+// is a warning: what runs without a limit still runs.
+func newCgroup(r *Request, version int) *cgroup {
+	rs, controllers := limits(r.Spec.Linux.Resources)
+	if len(controllers) == 0 {
+		return nil
+	}
+	c := &cgroup{r: r, rs: rs, v: version}
+	config := &cgroups.Cgroup{Name: "den-" + r.ID, Resources: rs}
+	var err error
+	switch version {
+	case 2:
+		var dir string
+		if dir, err = ownCgroup2(controllers); err == nil {
+			c.m, err = fs2.NewManager(config, filepath.Join(dir, config.Name))
+		}
+	case 1:
+		paths := map[string]string{}
+		for _, name := range controllers {
+			var own string
+			if own, err = cgroups.GetOwnCgroupPath(name); err != nil {
+				break
+			}
+			paths[name] = filepath.Join(own, config.Name)
+		}
+		if err == nil {
+			c.m, err = fs.NewManager(config, paths)
+		}
+	default:
+		err = errors.New("no cgroup file system at " + cgroupRoot)
+	}
+	if err != nil {
+		c.warn(err)
+		return nil
+	}
+	return c
+}
+
+func (c *cgroup) warn(err error) {
+	if c.r.Warn != nil {
+		c.r.Warn(fmt.Sprintf("limits of memory, cpu and processes are not in force: %v", err))
+	}
+}
+
+// limits translates those that were asked for, and names their controllers.
+func limits(r *specs.LinuxResources) (*cgroups.Resources, []string) {
+	out := &cgroups.Resources{SkipDevices: true}
+	if r == nil {
+		return out, nil
+	}
+	var controllers []string
+	use := func(name string, set bool) {
+		if set {
+			controllers = append(controllers, name)
+		}
+	}
+	if m := r.Memory; m != nil {
+		out.Memory, out.MemoryReservation, out.MemorySwap = value(m.Limit), value(m.Reservation), value(m.Swap)
+		out.MemorySwappiness = m.Swappiness
+		if m.DisableOOMKiller != nil {
+			out.OomKillDisable = *m.DisableOOMKiller
+		}
+		use("memory", out.Memory != 0 || out.MemoryReservation != 0 || out.MemorySwap != 0 || m.Swappiness != nil)
+	}
+	if p := r.CPU; p != nil {
+		out.CpuShares, out.CpuQuota, out.CpuPeriod = value(p.Shares), value(p.Quota), value(p.Period)
+		out.CpuRtRuntime, out.CpuRtPeriod = value(p.RealtimeRuntime), value(p.RealtimePeriod)
+		out.CpusetCpus, out.CpusetMems = p.Cpus, p.Mems
+		use("cpu", out.CpuShares != 0 || out.CpuQuota != 0 || out.CpuPeriod != 0 || out.CpuRtRuntime != 0)
+		use("cpuset", p.Cpus != "" || p.Mems != "")
+	}
+	if r.Pids != nil && r.Pids.Limit != nil && *r.Pids.Limit != 0 {
+		out.PidsLimit = r.Pids.Limit
+		use("pids", true)
+	}
+	if b := r.BlockIO; b != nil && b.Weight != nil && *b.Weight != 0 {
+		out.BlkioWeight = *b.Weight
+		use("blkio", true)
+	}
+	return out, controllers
+}
+
+func value[T any](p *T) T {
+	var zero T
+	if p == nil {
+		return zero
+	}
+	return *p
+}
+
+// enter puts the payload in, before it does anything of its own.
+func (c *cgroup) enter(pid int) {
+	err := c.m.Apply(pid)
+	if err == nil {
+		err = c.m.Set(c.rs)
+	}
+	if err != nil {
+		c.warn(err)
+	}
+}
+
+// oomKilled reports whether the kernel killed for want of memory.
+func (c *cgroup) oomKilled() bool {
+	if c == nil {
+		return false
+	}
+	n, err := c.m.OOMKillCount()
+	return err == nil && n > 0
+}
+
+func (c *cgroup) remove() {
+	if c == nil {
+		return
+	}
+	if err := c.m.Destroy(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		c.warn(fmt.Errorf("remove cgroup: %w", err))
+	}
+}
+
+// ownCgroup2 is the directory of den's own cgroup, with the controllers
+// enabled for its children.
+func ownCgroup2(controllers []string) (string, error) {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	own := ""
+	for line := range strings.Lines(string(b)) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			own = p
+		}
+	}
+	own = strings.TrimSuffix(own, "/"+leafCgroup)
+	if own == "" {
+		own = "/"
+	}
+	if strings.Contains(own, "..") { // mounted from outside of the cgroup namespace
+		return "", fmt.Errorf("cgroup %s is not below %s", own, cgroupRoot)
+	}
+	dir := filepath.Join(cgroupRoot, own)
+	enable := ""
+	for _, c := range controllers {
+		if c == "blkio" {
+			c = "io"
+		}
+		enable += " +" + c
+	}
+	control := filepath.Join(dir, "cgroup.subtree_control")
+	err = os.WriteFile(control, []byte(enable[1:]), 0)
+	for range 10 { // processes may start meanwhile
+		if !errors.Is(err, unix.EBUSY) || own != "/" {
+			break
+		}
+		if err = moveToLeaf(dir); err == nil {
+			err = os.WriteFile(control, []byte(enable[1:]), 0)
+		}
+	}
+	if errors.Is(err, unix.EBUSY) {
+		return "", fmt.Errorf("cgroup %s has processes of its own: start the outer container with a cgroup namespace (--cgroupns=private)", own)
+	}
+	if err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// moveToLeaf moves the processes of the outer container's cgroup to a child of it.
+func moveToLeaf(dir string) error {
+	leaf := filepath.Join(dir, leafCgroup)
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for pid := range strings.FieldsSeq(string(b)) {
+		err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0)
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}

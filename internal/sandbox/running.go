@@ -1,0 +1,361 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// running is a started sandbox: the holder, and den's ends of its pipes.
+type running struct {
+	id        string
+	program   *program
+	streams   *streams
+	stubs     *stubs
+	cgroup    *cgroup
+	pipes     *pipes
+	holder    int
+	pid       int
+	master    *os.File
+	sharePids bool
+	stop      func() bool
+
+	// Set before done is closed.
+	exit Exit
+	err  error
+	done chan struct{}
+}
+
+// pipes connect den with the holder and the payload on its way to exec.
+type pipes struct {
+	// The other side's ends, closed after the start.
+	progress, sync, tty, control, status *os.File
+	// den's ends.
+	fromPayload, toPayload, ttyOwn, toHolder, fromHolder *os.File
+}
+
+func newPipes(terminal bool) (_ *pipes, err error) {
+	p := &pipes{}
+	defer func() {
+		if err != nil {
+			p.closeChild()
+			p.closeOwn()
+		}
+	}()
+	if p.fromPayload, p.progress, err = newPipe(true); err != nil {
+		return nil, err
+	}
+	if p.toPayload, p.sync, err = newPipe(false); err != nil {
+		return nil, err
+	}
+	if p.toHolder, p.control, err = newPipe(false); err != nil {
+		return nil, err
+	}
+	if p.fromHolder, p.status, err = newPipe(true); err != nil {
+		return nil, err
+	}
+	if !terminal {
+		return p, nil
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket pair: %w", err)
+	}
+	p.ttyOwn, p.tty = os.NewFile(uintptr(fds[0]), "tty socket"), os.NewFile(uintptr(fds[1]), "tty socket")
+	return p, nil
+}
+
+func (p *pipes) closeChild() {
+	for _, f := range []*os.File{p.progress, p.sync, p.tty, p.control, p.status} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+func (p *pipes) closeOwn() {
+	for _, f := range []*os.File{p.fromPayload, p.toPayload, p.ttyOwn, p.toHolder, p.fromHolder} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// readRecord reads two words.
+func readRecord(r io.Reader) (a, b uint64, err error) {
+	var buf [recordLength]byte
+	if _, err := io.ReadFull(r, buf[:]); err != nil {
+		return 0, 0, err
+	}
+	return binary.LittleEndian.Uint64(buf[:]), binary.LittleEndian.Uint64(buf[8:]), nil
+}
+
+// follow goes with the payload to its exec and does for it what it cannot do itself.
+func (s *running) follow(r *Request) error {
+	kind, value, err := readRecord(s.pipes.fromHolder)
+	switch {
+	case err != nil:
+		return fmt.Errorf("sandbox %s: the holder ended early: %w", s.id, err)
+	case kind != recordPid:
+		return fmt.Errorf("sandbox %s: %w", s.id, s.program.Failure(value, unix.Errno(kind)))
+	}
+	s.pid = int(value)
+	if s.cgroup != nil {
+		s.cgroup.enter(s.pid)
+		if err := s.answer(); err != nil {
+			return err
+		}
+	}
+	for {
+		errno, value, err := readRecord(s.pipes.fromPayload)
+		switch {
+		case errors.Is(err, io.EOF): // its descriptor closed at exec
+			return s.takeTerminal(r)
+		case err != nil:
+			return fmt.Errorf("sandbox %s: %w", s.id, err)
+		case errno != 0:
+			return s.failure(value, unix.Errno(errno))
+		case value == sayNotInPath:
+			return &ExecError{Program: s.program.spec.Process.Args[0], Code: 127, Err: ErrNotInPath}
+		}
+		if err := s.makeTarget(value); err != nil {
+			return fmt.Errorf("sandbox %s: %w", s.id, err)
+		}
+		if err := s.answer(); err != nil {
+			return err
+		}
+	}
+}
+
+// answer lets the payload go on. That it is gone shows elsewhere.
+func (s *running) answer() error {
+	if _, err := s.pipes.toPayload.Write([]byte{0}); err != nil && !errors.Is(err, unix.EPIPE) {
+		return fmt.Errorf("sandbox %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// makeTarget makes a mount point or the working directory in the new root.
+func (s *running) makeTarget(question uint64) error {
+	root, err := openRoot(s.pid)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	fd := int(root.Fd())
+	if question == askCwd {
+		return s.stubs.make(fd, s.program.spec.Process.Cwd, true, true)
+	}
+	if question >= uint64(len(s.program.targets)) {
+		return fmt.Errorf("question %d is none of the plan's", question)
+	}
+	t := s.program.targets[question]
+	return s.stubs.make(fd, t.path, t.dir, false)
+}
+
+// failure is the error for an operation of the plan that failed; for those of
+// the last part it is what docker says.
+func (s *running) failure(address uint64, errno unix.Errno) error {
+	op := s.program.OpAt(address)
+	name := s.program.spec.Process.Args[0]
+	switch s.program.exec[op] {
+	case stageFind:
+		e := &ExecError{Program: name, Code: 127, Err: &os.PathError{Op: "stat", Path: op.About(), Err: errno}}
+		if errno == unix.EACCES {
+			e.Code, e.Err = 126, errno
+		}
+		return e
+	case stageIsDir:
+		return &ExecError{Program: name, Code: 126, Err: unix.EISDIR}
+	case stageExec:
+		code := 126
+		if errno == unix.ENOENT { // its interpreter is missing
+			code = 127
+		}
+		return &ExecError{Program: name, Code: code, Err: &os.PathError{Op: "exec", Path: op.About(), Err: errno}}
+	}
+	return fmt.Errorf("sandbox %s: %w", s.id, s.program.Failure(address, errno))
+}
+
+// takeTerminal receives the terminal's master, which was sent before exec.
+func (s *running) takeTerminal(r *Request) error {
+	if s.pipes.ttyOwn == nil {
+		return nil
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(int(s.pipes.ttyOwn.Fd()), make([]byte, 1), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil //nolint:nilerr // it died on the way, and its exit says how
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return fmt.Errorf("sandbox %s: terminal: no descriptor: %w", s.id, err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return fmt.Errorf("sandbox %s: terminal: no descriptor: %w", s.id, err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return errors.Join(fmt.Errorf("sandbox %s: terminal: %w", s.id, err), unix.Close(fds[0]))
+	}
+	s.master = os.NewFile(uintptr(fds[0]), "terminal")
+	s.streams.terminal(s.master, r)
+	return nil
+}
+
+// run copies the streams and waits for the end, in a goroutine that Wait joins.
+func (s *running) run() {
+	s.streams.start()
+	go func() {
+		defer close(s.done)
+		s.exit, s.err = s.reap()
+		s.err = errors.Join(s.err, s.streams.wait())
+		s.finish()
+	}()
+}
+
+// abandon ends a sandbox that did not come to run.
+func (s *running) abandon(ctx context.Context) error {
+	_ = s.Signal(unix.SIGKILL)
+	_, err := s.reap()
+	s.streams.closeOwn()
+	s.finish()
+	close(s.done)
+	if cause := context.Cause(ctx); cause != nil {
+		return nil // what the killed payload left is no news
+	}
+	return err
+}
+
+// reap reads how the payload ended and waits for the holder.
+func (s *running) reap() (Exit, error) {
+	var status, initStatus uint64
+	var sawExit, sawInit bool
+	for {
+		kind, value, err := readRecord(s.pipes.fromHolder)
+		if err != nil {
+			break
+		}
+		switch kind {
+		case recordExit:
+			status, sawExit = value, true
+			if s.sharePids {
+				killDescendants(s.holder)
+			}
+		case recordInit:
+			initStatus, sawInit = value, true
+		}
+	}
+	// The pipe's end is in the holder's last breath; its leases are released when it can be waited for.
+	for {
+		if _, err := unix.Wait4(s.holder, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if sawInit {
+		status = initStatus
+	}
+	if !sawExit && !sawInit {
+		return Exit{Code: 137, Signal: unix.SIGKILL}, fmt.Errorf("sandbox %s: its holder was killed", s.id)
+	}
+	ws := unix.WaitStatus(status)
+	e := Exit{Code: ws.ExitStatus()}
+	if ws.Signaled() {
+		e = Exit{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}
+	}
+	e.OOMKilled = s.cgroup.oomKilled()
+	return e, nil
+}
+
+// finish releases everything, after the payload and the holder are gone.
+func (s *running) finish() {
+	s.stop()
+	s.stubs.remove()
+	s.cgroup.remove()
+	s.pipes.closeOwn()
+	if s.master != nil {
+		s.master.Close()
+	}
+}
+
+// Pid is the payload's first process as den sees it.
+func (s *running) Pid() int { return s.pid }
+
+// Signal sends sig by way of the holder, which alone knows that the process id
+// is still the payload's.
+func (s *running) Signal(sig unix.Signal) error {
+	_, err := s.pipes.toHolder.Write(binary.LittleEndian.AppendUint64(nil, uint64(sig)))
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("sandbox %s: signal %d: %w", s.id, sig, os.ErrProcessDone)
+	}
+	return err
+}
+
+// Resize sets the size of the terminal.
+func (s *running) Resize(rows, cols uint16) error {
+	if s.master == nil {
+		return fmt.Errorf("sandbox %s: resize: no terminal", s.id)
+	}
+	c, err := s.master.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("sandbox %s: resize: %w", s.id, err)
+	}
+	var ierr error
+	err = c.Control(func(fd uintptr) {
+		ierr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	})
+	if err := errors.Join(err, ierr); err != nil {
+		return fmt.Errorf("sandbox %s: resize: %w", s.id, err)
+	}
+	return nil
+}
+
+// Wait returns how the payload ended.
+func (s *running) Wait(ctx context.Context) (Exit, error) {
+	select {
+	case <-s.done:
+		return s.exit, s.err
+	default:
+	}
+	select {
+	case <-s.done:
+		return s.exit, s.err
+	case <-ctx.Done():
+		return Exit{}, context.Cause(ctx)
+	}
+}
+
+// killDescendants kills what a payload without a pid namespace has left behind. New
+// ones can appear while it looks, so it looks until there are none.
+func killDescendants(holder int) {
+	for {
+		kids := children(holder)
+		if len(kids) == 0 {
+			return
+		}
+		var wg sync.WaitGroup
+		for _, pid := range kids {
+			// A pidfd pins the process while it is checked that it is still the holder's.
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			if parent(pid) == holder {
+				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+				wg.Go(func() {
+					_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
+					unix.Close(fd)
+				})
+				continue
+			}
+			unix.Close(fd)
+		}
+		wg.Wait()
+	}
+}
