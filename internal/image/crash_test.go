@@ -39,7 +39,7 @@ func TestKilledProcessLeavesNothingFalse(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			root := t.TempDir()
 			cmd := exec.Command(exe, "-test.run=^TestCrashChild$")
-			cmd.Env = append(os.Environ(), "DEN_TEST_STORE="+root, "DEN_TEST_REGISTRY="+s.host, "DEN_FAILPOINTS="+point)
+			cmd.Env = append(os.Environ(), "DEN_TEST_STORE="+root, "DEN_TEST_REGISTRY="+s.host, "DEN_FAILPOINTS="+point, "TMPDIR="+t.TempDir())
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				t.Skipf("needs the failpoint %s, which was not reached", point)

@@ -41,6 +41,9 @@ func (m *Images) Import(ctx context.Context, r io.Reader, o ImportOptions) (*Ima
 	config.Created = &now
 	config.RootFS.Type = "layers"
 	config.History = []oci.History{{Created: &now, Comment: o.Message}}
+	if m.o.Version != "" {
+		config.History[0].CreatedBy = "den import # den " + m.o.Version
+	}
 	if o.Message == "" {
 		from := o.From
 		if from == "" {
