@@ -22,17 +22,20 @@ const shareFrom = smallFile
 // reads each file once. The rules for files are WriteTar's. Where the file
 // system can, large files share their blocks with the source.
 func Build(ctx context.Context, dir string, files iter.Seq2[File, error], o UnpackOptions) (Applied, error) {
-	tw := newTarWriter(nil)
 	p, err := newPlacer(dir, o)
 	if err != nil {
-		return tw.finish(err)
+		return Applied{}, fmt.Errorf("build layer: %w", err)
 	}
+	tw := newTarWriter(nil)
 	b := builder{p: p, tw: tw, share: true}
 	seq := sequence{emit: b.add}
 	err = readAhead(ctx, files, seq.add)
 	a, err := tw.finish(p.close(err))
+	if err != nil {
+		return Applied{}, fmt.Errorf("build layer: %w", err)
+	}
 	a.Devices = p.devices
-	return a, err
+	return a, nil
 }
 
 // Create is Build without the digest: it copies file data inside the kernel

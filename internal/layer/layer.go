@@ -7,10 +7,19 @@
 //   - A tar is hostile. No entry reaches outside its directory, every header
 //     is bounded, and what cannot be made is an error that names the entry.
 //   - The tar of a tree is canonical: the same entries give the same bytes and
-//     so the same diffID, whoever writes them. ComparePaths gives the order;
-//     docs/design/layer.md the format.
+//     so the same diffID, whoever writes them.
 //   - A tree's own bookkeeping (user.overlay.*, user.den.*) never enters a tar
 //     and is never taken from one.
+//
+// The canonical tar: entries in the order of ComparePaths, every parent named,
+// the root not; ustar headers, and a pax header (records sorted by key) only
+// for what they cannot hold; owners as numbers; modification times in whole
+// seconds and no other times; the attributes that sys.KeepXattr keeps; the
+// second name of a file as a hard link to the first; a removal as an empty
+// ".wh." file without owner and time at the place of the removed name, and
+// dropped where the layer hides what is below anyway; ".wh..wh..opq" right
+// behind its directory; sockets left out; two zero blocks at the end. Changing
+// any of this changes diffIDs: it is a new unpack version of the store.
 package layer
 
 import (

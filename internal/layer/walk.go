@@ -28,8 +28,9 @@ func WalkStack(dirs []string) iter.Seq2[File, error] {
 	return walk(dirs, false)
 }
 
-// WalkPlain yields a plain directory, one that is not in overlay form: what
-// looks like a mark of an overlay there is a user's file, and a device 0:0 an error.
+// WalkPlain yields a directory that is not in overlay form: what looks like a
+// mark of an overlay there is a user's own, and a device 0:0 one that no layer
+// can hold. Recorded devices are devices.
 func WalkPlain(dir string) iter.Seq2[File, error] {
 	return walk([]string{dir}, true)
 }
@@ -198,7 +199,7 @@ func (w *walker) file(path, base string, d *walkDir, st *unix.Stat_t) (File, err
 	if f.Mode&unix.S_IFMT != unix.S_IFREG {
 		return f, nil
 	}
-	if kind, rdev, ok := sys.ParseDevice(a.Device); ok && !w.plain && st.Size == 0 {
+	if kind, rdev, ok := sys.ParseDevice(a.Device); ok && st.Size == 0 {
 		f.Mode, f.Rdev = kind|f.Mode&0o7777, rdev
 		return f, nil
 	}

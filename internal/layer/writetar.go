@@ -25,7 +25,11 @@ func WriteTar(ctx context.Context, w io.Writer, files iter.Seq2[File, error]) (A
 	tw := newTarWriter(w)
 	seq := sequence{emit: func(it *item) error { return tw.member(it, nil) }}
 	err := readAhead(ctx, files, seq.add)
-	return tw.finish(err)
+	a, err := tw.finish(err)
+	if err != nil {
+		return Applied{}, fmt.Errorf("write layer tar: %w", err)
+	}
+	return a, nil
 }
 
 // tarWriter encodes members into a sink.
@@ -47,7 +51,7 @@ func (w *tarWriter) finish(err error) (Applied, error) {
 		err = serr
 	}
 	if err != nil {
-		return Applied{}, fmt.Errorf("write layer tar: %w", err)
+		return Applied{}, err
 	}
 	w.applied.DiffID, w.applied.SizeBytes = d, size
 	return w.applied, nil

@@ -9,10 +9,16 @@ package snapshot
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"den/internal/layer"
 	"den/internal/oci"
+	"den/internal/sys"
 )
 
 // A Tree is an immutable layer on disk.
@@ -21,7 +27,9 @@ type Tree interface {
 	Dirs() []string
 	// Hold are the leases that keep it.
 	Hold() []*os.File
+	// DiffID names the layer.
 	DiffID() oci.Digest
+	// Close gives the leases back.
 	Close() error
 }
 
@@ -31,11 +39,15 @@ type Draft interface {
 	FS() string
 	// Work is an empty directory on the same file system.
 	Work() string
+	// Close removes both unless the draft was published.
 	Close() error
 }
 
-// A Driver makes root file systems out of stacks of trees, bottom first.
+// A Driver makes root file systems out of stacks of trees, bottom first. The
+// trees and the draft stay the caller's; the trees' leases also lie in the
+// mount's Hold, for whoever keeps it alive.
 type Driver interface {
+	// Name is what `den doctor` calls it.
 	Name() string
 	// Prepare makes a writable root whose changes go to d.
 	Prepare(ctx context.Context, stack []Tree, d Draft) (*Active, error)
@@ -46,28 +58,72 @@ type Driver interface {
 	Changes(ctx context.Context, a *Active) error
 }
 
-// Facts are what the choice of a driver depends on.
-type Facts struct {
-	// OverlayOK says that an overlay with its upper directory in the store
-	// could be mounted; OverlayErr why not.
-	OverlayOK  bool
-	OverlayErr string
-	// OnOverlay says that the store lies on an overlay file system.
-	OnOverlay bool
-	// Reflink says that the store's file system shares blocks between files.
-	Reflink bool
-	// InUserns says that device nodes cannot be made.
-	InUserns bool
-	// Scratch makes a draft for a view of the copy driver; nil uses the
-	// directory for temporary files.
-	Scratch func(context.Context) (Draft, error)
+// Active is a root file system in use.
+type Active struct {
+	// Root is to be mounted at "/".
+	Root oci.Mount
+
+	upper    string
+	baseline *baseline    // the copy driver's
+	close    func() error // removes what the driver made, nil for nothing
+}
+
+// Upper is the directory that holds the changes after Changes; empty for a view.
+func (a *Active) Upper() string { return a.upper }
+
+// Close removes what the driver made beside the draft. The sandbox has ended by then.
+func (a *Active) Close() error {
+	if a.close == nil {
+		return nil
+	}
+	fn := a.close
+	a.close = nil
+	return fn()
 }
 
 // Commit computes the layer that the draft of a holds after Changes.
 func Commit(ctx context.Context, a *Active) (layer.Applied, error) {
-	return layer.WriteTar(ctx, discard{}, layer.WalkUpper(a.Upper()))
+	if a.upper == "" {
+		return layer.Applied{}, errors.New("commit snapshot: it is read-only")
+	}
+	applied, err := layer.WriteTar(ctx, io.Discard, layer.WalkUpper(a.upper))
+	if err != nil {
+		return applied, fmt.Errorf("commit snapshot: %w", err)
+	}
+	return applied, nil
 }
 
-type discard struct{}
+// directories are the stack's directories, top first, as an overlay wants
+// them, and the leases on them. The same directory is taken once, where it is
+// topmost: what it holds further down is hidden by it, and the kernel refuses
+// it twice. The kernel ignores the mark of an opaque root, so the list ends there.
+func directories(stack []Tree) (dirs []string, hold []*os.File, err error) {
+	seen := map[string]bool{}
+	hidden := false
+	for i := len(stack) - 1; i >= 0; i-- {
+		hold = append(hold, stack[i].Hold()...)
+		for _, d := range stack[i].Dirs() {
+			if hidden || seen[d] {
+				continue
+			}
+			seen[d] = true
+			dirs = append(dirs, d)
+			if hidden, err = isOpaque(d); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	return dirs, hold, nil
+}
 
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func isOpaque(dir string) (bool, error) {
+	var value [8]byte
+	n, err := unix.Getxattr(dir, sys.OpaqueAttr, value[:])
+	switch {
+	case err == nil:
+		return string(value[:n]) == "y", nil
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ERANGE):
+		return false, nil
+	}
+	return false, &os.PathError{Op: "getxattr", Path: dir, Err: err}
+}
