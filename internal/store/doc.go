@@ -12,5 +12,18 @@
 // A lease is a shared flock(2) on the object itself: the kernel drops it when
 // the holder dies, in whatever namespace. A missing object is a cache miss,
 // never an error of the store. The on-disk format and the protocol's proof are
-// in docs/design/store.md.
+// in docs/design/store.md; in short:
+//
+//	den-store.json                         what a process must understand
+//	blobs/sha256/<hex>                     immutable bytes
+//	layers/<class>/<hh>/<id>/{fs,meta.json}  immutable trees, per ownership class
+//	cache/<hh>/<key>.json                  build-cache records, the first stays
+//	pulled/<hash>.json                     references that all engines share
+//	derived/<hh>/<hash>                    memos that can be computed again
+//	engines/<id>/{refs,names,containers,lock}  what one job named
+//	cachemount/<class>/<hash>/<n>/fs       mutable trees of RUN --mount=type=cache
+//	volumes/<class>/<engine>/<name>/fs     mutable trees of an engine
+//	condemned/ work/ ingest/ tmp/ trash/   the collector's flags, work locks, downloads, drafts
+//	sync/<boot id>/                        what is not known to be on disk
+//	lock/{store,gc,recover}
 package store

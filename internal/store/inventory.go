@@ -149,17 +149,23 @@ func (s *Store) readRoot(ctx context.Context, rel, what string, fn func(root) er
 	return fn(root{Record: r.Record, what: what, rel: rel, used: info.ModTime()})
 }
 
-// closure is the set of objects that roots keep. It reads the metadata of the
+// A closure is the set of objects that roots keep. It reads the metadata of the
 // layers in it, because a delta keeps the trees below it.
 type closure struct {
 	store   *Store
 	classes []string
 	live    map[object]bool
+	over    map[object][]oci.Digest // what was read
 }
 
 func (s *Store) newClosure() (*closure, error) {
 	classes, err := s.classes()
-	return &closure{store: s, classes: classes, live: map[object]bool{}}, err
+	return &closure{store: s, classes: classes, live: map[object]bool{}, over: map[object][]oci.Digest{}}, err
+}
+
+// empty returns another closure that knows what c has read.
+func (c *closure) empty() *closure {
+	return &closure{store: c.store, classes: c.classes, live: map[object]bool{}, over: c.over}
 }
 
 func (c *closure) add(r Record) error {
@@ -177,19 +183,30 @@ func (c *closure) addLayers(diffIDs []oci.Digest) error {
 				continue
 			}
 			c.live[o] = true
-			meta, err := readMeta(c.store.path(o.rel()))
-			if errors.Is(err, errBadMeta) {
-				continue
-			}
+			over, err := c.below(o)
 			if err != nil {
 				return err
 			}
-			if err := c.addLayers(meta.Over); err != nil {
+			if err := c.addLayers(over); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// below names the trees that the layer o needs; one that is not there, or is
+// damaged, needs none.
+func (c *closure) below(o object) ([]oci.Digest, error) {
+	if over, known := c.over[o]; known {
+		return over, nil
+	}
+	meta, err := readMeta(c.store.path(o.rel()))
+	if err != nil && !errors.Is(err, errBadMeta) {
+		return nil, err
+	}
+	c.over[o] = meta.Over
+	return meta.Over, nil
 }
 
 // objectBytes is what o takes on disk, as far as is known without walking it.

@@ -45,6 +45,8 @@ type Store struct {
 	log      *durable.Log
 	engine   engine
 
+	closeOnce func() error
+
 	mu     sync.Mutex
 	leases map[string]*lease // by path
 }
@@ -61,6 +63,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{}}
+	s.closeOnce = sync.OnceValue(s.close)
 	if s.notice == nil {
 		s.notice = func(string) {}
 	}
@@ -143,8 +146,10 @@ func dataDir() string {
 
 // Close ends this process's use of the store. What it published is synced to
 // disk by a detached process that nobody waits for. Leases that are still open
-// stay valid.
-func (s *Store) Close() error {
+// stay valid. Closing again does nothing.
+func (s *Store) Close() error { return s.closeOnce() }
+
+func (s *Store) close() error {
 	if err := s.log.Detach(); err != nil {
 		s.notice(fmt.Sprintf("store %s: what was just written is not synced: %v", s.root, err))
 	}

@@ -51,7 +51,7 @@ type inventory struct {
 	// users counts what names an object, keeps says what an entry names.
 	users      map[object]int
 	keeps      map[string][]object
-	rooted     map[object]bool
+	rooted     *closure
 	totalBytes int64
 }
 
@@ -72,21 +72,18 @@ func (s *Store) takeInventory(ctx context.Context) (*inventory, error) {
 	if err := s.roots(ctx, func(r root) error { return rooted.add(r.Record) }); err != nil {
 		return nil, err
 	}
-	inv.rooted = rooted.live
-	for o := range inv.rooted {
+	inv.rooted = rooted
+	for o := range rooted.live {
 		inv.users[o]++
 	}
-	if err := s.records(ctx, func(r root) error { return inv.addRecord(s, r) }); err != nil {
+	if err := s.records(ctx, func(r root) error { return inv.addRecord(r) }); err != nil {
 		return nil, err
 	}
 	return inv, s.addCacheMounts(ctx, inv)
 }
 
-func (inv *inventory) addRecord(s *Store, r root) error {
-	c, err := s.newClosure()
-	if err != nil {
-		return err
-	}
+func (inv *inventory) addRecord(r root) error {
+	c := inv.rooted.empty()
 	if err := c.add(r.Record); err != nil {
 		return err
 	}
@@ -105,7 +102,7 @@ func (inv *inventory) addRecord(s *Store, r root) error {
 			continue
 		}
 		e.SizeBytes += size
-		e.Shared = e.Shared || inv.rooted[o]
+		e.Shared = e.Shared || inv.rooted.live[o]
 		inv.users[o]++
 		inv.keeps[r.rel] = append(inv.keeps[r.rel], o)
 	}
@@ -170,7 +167,7 @@ func (inv *inventory) usage() Usage {
 		if o.kind == kindLayer {
 			of = &u.Layers
 		}
-		of.add(size, inv.rooted[o])
+		of.add(size, inv.rooted.live[o])
 	}
 	for _, e := range inv.entries {
 		if e.Type == cacheMounted {
