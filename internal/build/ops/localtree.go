@@ -63,7 +63,7 @@ func (t *localTree) Digest() oci.Digest { return t.sum }
 func (t *localTree) bytes() int64 {
 	var n int64
 	t.root.each(func(e *localEntry) {
-		if !e.Hardlink {
+		if e.first == "" {
 			n += e.Size
 		}
 	})
@@ -147,8 +147,8 @@ func (t *localTree) stamp() localSum {
 		b = binary.AppendUvarint(b[:0], uint64(len(e.Path)))
 		b = append(b, e.Path...)
 		b = binary.AppendVarint(b, e.ModTime.UnixNano())
-		b = binary.AppendUvarint(b, uint64(len(e.Link)))
-		b = append(b, e.Link...)
+		b = binary.AppendUvarint(b, uint64(len(e.first)))
+		b = append(b, e.first...)
 		b = append(b, e.digest[:]...)
 		h.Write(b)
 	})
@@ -313,7 +313,9 @@ func (f *localFS) files() iter.Seq2[layer.File, error] {
 		list = func(e *localEntry) bool {
 			for _, c := range e.children {
 				file := layer.File{Entry: c.Entry}
-				if c.isRegular() && !c.Hardlink {
+				if c.first != "" {
+					file.Hardlink, file.Link, file.Size = true, c.first, 0
+				} else if c.isRegular() {
 					file.Open = func() (io.ReadCloser, error) { return f.Open(c.Path) }
 				}
 				if !yield(file, nil) || !list(c) {

@@ -37,6 +37,7 @@ type localEntry struct {
 	// its times may not show a later change.
 	racy     bool
 	children []*localEntry // sorted by name
+	first    string        // path of the first name of a file with several
 	passed   bool          // only in the way to something below
 }
 
@@ -115,7 +116,8 @@ func walkLocal(ctx context.Context, dir string, filter localFilter, known *local
 		return nil, w.err
 	}
 	localPrune(root)
-	return root, localLinks(root)
+	localLinks(root)
+	return root, nil
 }
 
 func newLocalEntry(p string, st *unix.Stat_t) *localEntry {
@@ -146,19 +148,18 @@ func localPrune(e *localEntry) {
 
 // localLinks marks the second and later names of a file, in the order of
 // paths.
-func localLinks(root *localEntry) error {
+func localLinks(root *localEntry) {
 	first := map[uint64]string{}
 	root.each(func(e *localEntry) {
 		if e.isDir() || e.stat.Nlink < 2 {
 			return
 		}
 		if p, ok := first[e.stat.Ino]; ok {
-			e.Hardlink, e.Link = true, p
+			e.first = p
 			return
 		}
 		first[e.stat.Ino] = e.Path
 	})
-	return nil
 }
 
 // each calls f for e and all below it, parents first and sorted.

@@ -60,7 +60,7 @@ func taken(t testing.TB, dir string, f localFilter) []string {
 	var out []string
 	root.each(func(e *localEntry) {
 		if e.Path != "." {
-			out = append(out, fmt.Sprintf("%s %v %q", e.Path, goMode(e.Mode).IsDir(), e.Link))
+			out = append(out, fmt.Sprintf("%s %v %q", e.Path, goMode(e.Mode).IsDir(), e.Link+e.first))
 		}
 	})
 	return out
