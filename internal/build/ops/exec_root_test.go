@@ -222,7 +222,7 @@ nameserver 192.0.2.1
 value geheim http://proxy /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 77
 geheim1000 5 400
-1000 1000 755
+0 0 755
 3
 5
 `
@@ -291,10 +291,10 @@ func TestInputsAreMountedByPart(t *testing.T) {
 		name, script string
 		mount        *pb.Mount
 	}{
-		{"directory", "busybox cat /m/low /m/high; ! echo x >/m/f 2>/dev/null", &pb.Mount{Selector: "/d", Readonly: true}},
-		{"by a link", "busybox cat /m/low /m/high; ! echo x >/m/f 2>/dev/null", &pb.Mount{Selector: "/link", Readonly: true}},
+		{"directory", "busybox cat /m/low /m/high; ! (echo x >/m/f) 2>/dev/null", &pb.Mount{Selector: "/d", Readonly: true}},
+		{"by a link", "busybox cat /m/low /m/high; ! (echo x >/m/f) 2>/dev/null", &pb.Mount{Selector: "/link", Readonly: true}},
 		{"writable", "busybox cat /m/low /m/high; echo x >/m/f; busybox rm /m/low", &pb.Mount{Selector: "/d"}},
-		{"whole", "busybox cat /m/d/low /m/d/high; ! echo x >/m/f 2>/dev/null", &pb.Mount{Readonly: true}},
+		{"whole", "busybox cat /m/d/low /m/d/high; ! (echo x >/m/f) 2>/dev/null", &pb.Mount{Readonly: true}},
 		{"whole and writable", "busybox cat /m/d/low /m/d/high; echo x >/m/f", &pb.Mount{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -309,7 +309,7 @@ func TestInputsAreMountedByPart(t *testing.T) {
 		})
 	}
 	t.Run("one file", func(t *testing.T) {
-		_, log := runStep(t, env, shell("busybox cat /etc/low; ! echo x >/etc/low 2>/dev/null", inputMount(&pb.Mount{
+		_, log := runStep(t, env, shell("busybox cat /etc/low; ! (echo x >/etc/low) 2>/dev/null", inputMount(&pb.Mount{
 			Input: 1, Dest: "/etc/low", Output: -1, Selector: "d/low", Readonly: true,
 		})), base, src)
 		if log != "low" {
@@ -360,7 +360,7 @@ func TestFailedStepsSayHowTheyEnded(t *testing.T) {
 		want string
 	}{
 		{shell("exit 7", nil), 7, `process "/bin/sh -ec exit 7" did not complete successfully: exit code: 7`},
-		{shell("busybox kill -9 $$", nil), 137, "exit code: 137"},
+		{shell("busybox sh -c 'busybox kill -9 $$' || exit $?", nil), 137, "exit code: 137"},
 		{&pb.ExecOp{Meta: &pb.Meta{Args: []string{"nowhere"}, Cwd: "/"}, Mounts: []*pb.Mount{{Dest: "/"}}}, 127, `exec: "nowhere": executable file not found in $PATH`},
 		{&pb.ExecOp{Meta: &pb.Meta{Args: []string{"/etc/passwd"}, Cwd: "/"}, Mounts: []*pb.Mount{{Dest: "/"}}}, 126, "permission denied"},
 	} {
@@ -419,7 +419,7 @@ func TestNetworkNoneHasNoNetwork(t *testing.T) {
 func TestReadOnlyRootCannotBeWritten(t *testing.T) {
 	env := rootEnv(t, t.TempDir())
 	base := busybox(t, env)
-	runStep(t, env, shell("! echo x >/f 2>/dev/null", func(op *pb.ExecOp) { op.Mounts[0].Readonly, op.Mounts[0].Output = true, -1 }), base)
+	runStep(t, env, shell("! (echo x >/f) 2>/dev/null", func(op *pb.ExecOp) { op.Mounts[0].Readonly, op.Mounts[0].Output = true, -1 }), base)
 }
 
 func BenchmarkStep(b *testing.B) {

@@ -93,16 +93,18 @@ func (o *imageOp) CacheMap(ctx context.Context, sink progress.Sink) (*solver.Cac
 	return &solver.CacheMap{Digest: sourceKey(string(key)), NoRecord: true}, nil
 }
 
-// imageKey is BuildKit's key of an image (source/containerimage, mainManifestKey).
-// An image that was built here and never exported has no manifest yet; its
-// configuration, which names its layers by verified diffIDs, stands for it.
+// imageKey is BuildKit's key of an image (source/containerimage,
+// mainManifestKey), of the platform's manifest even where the name stands for
+// an index: what other platforms it lists does not matter. An image that was
+// built here and never exported has no manifest yet; its configuration, which
+// names its layers by verified diffIDs, stands for it.
 func imageKey(img *image.Image, a imageAttrs) (oci.Digest, error) {
 	d := img.ConfigDigest
 	if img.Manifest != nil {
 		d = img.Manifest.Digest
 	}
-	if a.checksum != "" && d != a.checksum {
-		return "", fmt.Errorf("image digest %s does not match expected checksum %s: %w", d, a.checksum, errdefs.ErrFailedPrecondition)
+	if want := a.checksum; want != "" && d != want && (img.Target == nil || img.Target.Digest != want) {
+		return "", fmt.Errorf("image digest %s does not match expected checksum %s: %w", d, want, errdefs.ErrFailedPrecondition)
 	}
 	var limit *int
 	if a.layers >= 0 {
