@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -65,6 +66,9 @@ func (p *placer) dir(dirfd int, e *oci.Entry) error {
 
 // mkdir makes a directory that does not exist.
 func (p *placer) mkdir(dirfd int, name string, e oci.Entry) error {
+	if p.made++; p.made > p.o.MaxEntries {
+		return invalid("more than %d directories", p.o.MaxEntries)
+	}
 	made := e.Mode & 0o777
 	if p.uid != 0 {
 		made |= 0o700
@@ -128,6 +132,9 @@ func (p *placer) dress(fd int, e *oci.Entry) error {
 
 // create makes an empty regular file, open for reading and writing.
 func (p *placer) create(dirfd int, e *oci.Entry) (fd int, err error) {
+	if err := failpoint.Hit("layer.place.create"); err != nil {
+		return -1, err
+	}
 	base := baseOf(e.Path)
 	err = p.making(dirfd, e, func() (err error) {
 		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC

@@ -45,8 +45,11 @@ func newSink(w io.Writer) *sink {
 func (s *sink) space() []byte {
 	if s.buf == nil {
 		if s.made < chunks {
-			s.made++
-			s.buf = make([]byte, 0, chunkSize)
+			size := chunkSize
+			if s.made++; s.made == 1 { // most steps change little
+				size = smallFile
+			}
+			s.buf = make([]byte, 0, size)
 		} else {
 			s.buf = <-s.free
 		}

@@ -51,7 +51,7 @@ func readAhead(ctx context.Context, files iter.Seq2[File, error], fn func(*item)
 	go func() {
 		defer close(done)
 		defer close(full)
-		p := producer{ctx: ctx, full: full, free: free}
+		p := producer{ctx: ctx, full: full, free: free, size: 2 * smallFile} // most steps change little
 		p.run(files)
 	}()
 	err := consume(ctx, full, free, fn)
@@ -97,6 +97,7 @@ type producer struct {
 	full chan<- *batch
 	free <-chan *batch
 	b    *batch
+	size int // of the next new arena
 }
 
 func (p *producer) run(files iter.Seq2[File, error]) {
@@ -112,7 +113,7 @@ func (p *producer) run(files iter.Seq2[File, error]) {
 			p.b.err = err
 			break
 		}
-		if len(p.b.items) == batchFiles || len(p.b.arena) > batchBytes-smallFile-1 {
+		if len(p.b.items) == batchFiles || (p.b.arena != nil && cap(p.b.arena)-len(p.b.arena) <= smallFile) {
 			if !p.send() {
 				return
 			}
@@ -174,7 +175,8 @@ func (p *producer) add(f File) error {
 // asked for, so that a file that grew is noticed without another call.
 func (p *producer) read(it *item, r io.Reader) error {
 	if p.b.arena == nil {
-		p.b.arena = make([]byte, 0, batchBytes)
+		p.b.arena = make([]byte, 0, p.size)
+		p.size = batchBytes
 	}
 	start, size := len(p.b.arena), int(it.Size)
 	buf := p.b.arena[start : start+size+1]

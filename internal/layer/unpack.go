@@ -11,12 +11,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/oci"
 )
 
 // DefaultMaxEntries is the number of entries that a layer may have unless
 // UnpackOptions say otherwise.
-const DefaultMaxEntries = 8 << 20
+const DefaultMaxEntries = 4 << 20
 
 // Unpack makes the tree of a layer tar in dir, an empty directory, in overlay
 // form, and says what the tar was. The caller compares the diffID with the one
@@ -68,10 +69,7 @@ type unpacker struct {
 }
 
 func (u *unpacker) run(ctx context.Context) error {
-	limit := u.o.MaxEntries
-	if limit <= 0 {
-		limit = DefaultMaxEntries
-	}
+	limit := u.p.o.MaxEntries
 	for {
 		e, err := u.r.Next()
 		if err == io.EOF {
@@ -153,6 +151,9 @@ func allZero(b []byte) bool {
 }
 
 func pwriteAll(fd int, b []byte, offset int64) error {
+	if err := failpoint.Hit("layer.place.write"); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
 	for len(b) > 0 {
 		n, err := unix.Pwrite(fd, b, offset)
 		if errors.Is(err, unix.EINTR) {
