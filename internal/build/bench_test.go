@@ -41,7 +41,7 @@ func solveOnce(b *testing.B, root, eng, dir string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	bd := New(Options{Store: st, Images: image.New(st, nil, image.Options{})})
+	bd := New(Options{Store: st, Images: image.New(st, nil, image.Options{}), Runner: chooseRunner(st)})
 	if _, err := bd.Solve(context.Background(), Request{Context: dir, LookupEnv: lookup(nil)}); err != nil {
 		b.Fatal(err)
 	}
@@ -77,6 +77,41 @@ func BenchmarkCopy20000FilesOneChanged(b *testing.B) {
 		if err := os.WriteFile(filepath.Join(dir, "src/7/777"), []byte(fmt.Sprintln("changed", n)), 0o644); err != nil {
 			b.Fatal(err)
 		}
+		solveOnce(b, root, eng, dir)
+	}
+}
+
+// twentySteps is a context whose Dockerfile has twenty RUN steps on a shell.
+func twentySteps(b *testing.B) string {
+	b.Helper()
+	if os.Geteuid() != 0 {
+		b.Skip("needs root: steps run in namespaces of their own")
+	}
+	dir := installShell(b, b.TempDir())
+	text := "FROM scratch\nCOPY rootfs /\n"
+	for i := range 20 {
+		text += fmt.Sprintf("RUN echo %d > /%d\n", i, i)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	return dir
+}
+
+func BenchmarkTwentySteps(b *testing.B) {
+	dir := twentySteps(b)
+	for b.Loop() {
+		b.StopTimer()
+		root, eng := b.TempDir(), b.TempDir()
+		b.StartTimer()
+		solveOnce(b, root, eng, dir)
+	}
+}
+
+func BenchmarkTwentyStepsUnchanged(b *testing.B) {
+	dir, root, eng := twentySteps(b), b.TempDir(), b.TempDir()
+	solveOnce(b, root, eng, dir)
+	for b.Loop() {
 		solveOnce(b, root, eng, dir)
 	}
 }

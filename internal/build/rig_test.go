@@ -109,10 +109,11 @@ func (r *rig) open() *den {
 			t.Error(err)
 		}
 	})
-	return &den{images: images, store: st, Builder: New(Options{Store: st, Images: images, Runner: r.runner(st)})}
+	return &den{images: images, store: st, Builder: New(Options{Store: st, Images: images, Runner: chooseRunner(st)})}
 }
 
-func (r *rig) runner(st *store.Store) func(context.Context) (*Runner, error) {
+// chooseRunner chooses a rung for a store, as package daemon does.
+func chooseRunner(st *store.Store) func(context.Context) (*Runner, error) {
 	return func(ctx context.Context) (*Runner, error) {
 		facts := probe.Gather(ctx, st.Root())
 		choice, err := sandbox.Choose(facts, "")
@@ -173,19 +174,12 @@ func (r *rig) context(files map[string]string) string {
 	return write(r.t, r.t.TempDir(), files)
 }
 
-// shell adds a static shell with the common tools to a context, under bin/.
-func (r *rig) shell(dir string) string {
-	r.t.Helper()
-	base := buildShell(r.t)
-	data, err := os.ReadFile(base)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
-		r.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "bin", "sh"), data, 0o755); err != nil {
-		r.t.Fatal(err)
+// installShell adds a root file system to a context, under rootfs/: a static
+// shell with the common tools.
+func installShell(t testing.TB, dir string) string {
+	t.Helper()
+	if out, err := exec.Command(buildShell(t), "--install", filepath.Join(dir, "rootfs")).CombinedOutput(); err != nil {
+		t.Fatalf("install the shell: %v: %s", err, out)
 	}
 	return dir
 }
@@ -205,7 +199,7 @@ var shellOnce = sync.OnceValues(func() (string, error) {
 	return out, nil
 })
 
-func buildShell(t *testing.T) string {
+func buildShell(t testing.TB) string {
 	t.Helper()
 	path, err := shellOnce()
 	if err != nil {

@@ -1,6 +1,8 @@
 package build
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
+
+	"den/internal/progress"
 )
 
 // kitchen is a rig with a context that holds a shell.
@@ -18,8 +22,8 @@ func kitchen(t *testing.T, dockerfile string, files map[string]string) (*rig, st
 	t.Helper()
 	r := newRig(t)
 	r.needsRunner()
-	dir := r.shell(r.context(files))
-	write(t, dir, map[string]string{"Dockerfile": "FROM scratch AS base\nCOPY bin/sh /bin/sh\n" + dockerfile})
+	dir := installShell(t, r.context(files))
+	write(t, dir, map[string]string{"Dockerfile": "FROM scratch AS base\nCOPY rootfs /\n" + dockerfile})
 	return r, dir
 }
 
@@ -80,19 +84,38 @@ func TestFailingStepSaysWhereAndHow(t *testing.T) {
 
 func TestSecretsReachTheStepAndNothingElse(t *testing.T) {
 	r, dir := kitchen(t, "FROM base\nRUN --mount=type=secret,id=s cat /run/secrets/s > /dev/null && echo used > /used\n"+
-		"RUN --mount=type=secret,id=e,env=TOKEN test \"$TOKEN\" = two\n", nil)
-	req := Request{Context: dir, Tags: []string{"x"}, Secrets: []string{"id=s,env=S", "id=e,env=E"}, LookupEnv: lookup(map[string]string{"S": "one", "E": "two"})}
+		"RUN --mount=type=secret,id=e,env=TOKEN test -n \"$TOKEN\" && echo \"$TOKEN\" | cat > /dev/null\n", nil)
+	req := Request{Context: dir, Tags: []string{"x"}, Secrets: []string{"id=s,env=S", "id=e,env=E"}, LookupEnv: lookup(map[string]string{"S": "hush-one", "E": "hush-two"})}
 	r.solve(req)
 	req.LookupEnv = lookup(map[string]string{"S": "rotated", "E": "rotated"})
 	if _, s := r.solve(req); len(s.executed()) > 0 {
 		t.Errorf("another value executed %q", s.executed())
 	}
-	if c := fmt.Sprintf("%+v", r.config("x")); strings.Contains(c, "two") {
+	if c := fmt.Sprintf("%+v", r.config("x")); strings.Contains(c, "hush") {
 		t.Errorf("the secret is in the configuration: %s", c)
 	}
 	out := r.output(Request{Context: dir, Secrets: req.Secrets, LookupEnv: req.LookupEnv}, "used")
 	if out["used"] != "used" {
 		t.Error(out)
+	}
+}
+
+func TestCancelEndsTheStepAndLeavesNothing(t *testing.T) {
+	r, dir := kitchen(t, "FROM base\nRUN echo started && sleep 600\n", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	d := r.open()
+	_, err := d.Solve(ctx, Request{Context: dir, LookupEnv: lookup(nil), Sink: progress.Func(func(e progress.Event) {
+		if e.Log != nil && strings.Contains(string(e.Log.Data), "started") {
+			cancel()
+		}
+	})})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v", err)
+	}
+	drafts, err := os.ReadDir(filepath.Join(d.store.Root(), "tmp"))
+	if err != nil || len(drafts) > 0 {
+		t.Errorf("drafts are %v, %v", drafts, err)
 	}
 }
 

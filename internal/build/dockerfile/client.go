@@ -96,8 +96,16 @@ func (c *client) Solve(ctx context.Context, r gwclient.SolveRequest) (*gwclient.
 		}
 	}
 	res := gwclient.NewResult()
-	res.SetRef(ref)
+	res.SetRef(&checkedRef{ref, c.dockerfile()})
 	return res, nil
+}
+
+// dockerfile is the name that the frontend reads the Dockerfile by.
+func (c *client) dockerfile() string {
+	if name := c.req.Options["filename"]; name != "" {
+		return name
+	}
+	return "Dockerfile"
 }
 
 // forward runs the frontend that a syntax line or BUILDKIT_SYNTAX names. The

@@ -131,6 +131,7 @@ func collect(res *gwclient.Result) (*Result, error) {
 		if img.Ref == nil {
 			return nil, fmt.Errorf("frontend: no result for %s", p.ID)
 		}
+		img.Ref = unwrap(img.Ref)
 		img.Config = res.Metadata[exptypes.ExporterImageConfigKey+suffix]
 		img.Base = res.Metadata[exptypes.ExporterImageBaseConfigKey+suffix]
 		if v, ok := res.Metadata[commonexptypes.ExporterEpochKey+suffix]; ok {

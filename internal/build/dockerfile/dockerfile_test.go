@@ -242,6 +242,18 @@ func TestOversizedDockerfileIsNotRead(t *testing.T) {
 	}
 }
 
+func TestEndlessDockerfileIsRefusedAtOnce(t *testing.T) {
+	g := file("FROM alpine\n" + strings.Repeat("RUN x\n", maxInstructions))
+	if _, err := compile(t, g); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "5001 instructions") {
+		t.Errorf("error is %v", err)
+	}
+	// Long text in a heredoc is one instruction.
+	g = file("FROM alpine\nCOPY <<EOF /x\n" + strings.Repeat("RUN x\n", 2*maxInstructions) + "EOF\n")
+	if _, err := compile(t, g); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMissingDockerfileIsNamed(t *testing.T) {
 	_, err := compile(t, &fake{})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "failed to read dockerfile: open Dockerfile") {
