@@ -32,7 +32,8 @@ type gitRemote struct {
 	attrs gitAttrs
 }
 
-// A gitSession is one conversation with a server.
+// A gitSession is one conversation with a server. It lives inside the context
+// that opened it, and ends when the server says nothing for too long.
 type gitSession struct {
 	session transport.UploadPackSession
 	adv     *packp.AdvRefs
@@ -135,7 +136,7 @@ func (s *gitSession) references() (refs map[string]string, head string) {
 
 // fetch stores the objects that sha needs. It asks for that commit alone where
 // the server gives it, else for all branches and tags.
-func (s *gitSession) fetch(ctx context.Context, sha plumbing.Hash, to *filesystem.Storage, log io.Writer) error {
+func (s *gitSession) fetch(sha plumbing.Hash, to *filesystem.Storage, log io.Writer) error {
 	req := packp.NewUploadPackRequestFromCapabilities(s.adv.Capabilities)
 	if s.gives(sha) {
 		req.Wants = []plumbing.Hash{sha}
@@ -156,7 +157,7 @@ func (s *gitSession) fetch(ctx context.Context, sha plumbing.Hash, to *filesyste
 			return err
 		}
 	}
-	resp, err := s.session.UploadPack(ctx, req)
+	resp, err := s.session.UploadPack(s.stall.ctx, req)
 	if err != nil {
 		return gitError(err)
 	}

@@ -206,6 +206,9 @@ func (r *gitTestRepo) tag(name, sha string) string {
 func newGit(t *testing.T, env *Env, url string, attrs map[string]string) *gitOp {
 	t.Helper()
 	_, rest, _ := strings.Cut(url, "://")
+	if _, host, ok := strings.Cut(rest, "@"); ok {
+		rest = host // the identifier names no user
+	}
 	full, _, _ := strings.Cut(url, "#")
 	all := map[string]string{"git.fullurl": full}
 	for k, v := range attrs {

@@ -128,7 +128,7 @@ func (c *gitCheckout) fetch(ctx context.Context, r gitRemote, sha string) (*gitR
 	if err != nil {
 		return nil, nil, err
 	}
-	err = s.fetch(ctx, plumbing.NewHash(sha), repo.st, c.log)
+	err = s.fetch(plumbing.NewHash(sha), repo.st, c.log)
 	if err := errors.Join(err, s.close()); err != nil {
 		return nil, nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -184,5 +185,20 @@ func TestTruncatedDownloadIsAnError(t *testing.T) {
 	_, err := newHTTP(t, storeEnv(t, t.TempDir()), srv.URL+"/f", nil).CacheMap(context.Background(), progress.Discard)
 	if err == nil {
 		t.Error("no error")
+	}
+}
+
+func TestSilentServersAreGivenUp(t *testing.T) {
+	ctx, s := newStall(context.Background(), time.Millisecond)
+	defer s.stop()
+	<-ctx.Done()
+	if !errdefs.IsUnavailable(s.cause()) {
+		t.Errorf("cause %v", s.cause())
+	}
+	ctx, s = newStall(context.Background(), time.Hour)
+	s.alive()
+	s.stop()
+	if <-ctx.Done(); errdefs.IsUnavailable(s.cause()) {
+		t.Error("a finished download counts as stalled")
 	}
 }
