@@ -81,18 +81,14 @@ func (e *Env) checkEntitled(op *pb.ExecOp) error {
 }
 
 // countOutputs returns how many results the mounts make: their numbers are
-// 0, 1, 2 and so on, each once.
+// 0, 1, 2 and so on, each once. Mounts of other types than bind and cache make
+// none, whatever number they have.
 func countOutputs(mounts []*pb.Mount) (int, error) {
 	var got []int64
 	for _, m := range mounts {
-		if m.Output == int64(pb.SkipOutput) {
-			continue
-		}
-		switch m.MountType {
-		case pb.MountType_BIND, pb.MountType_CACHE:
+		bindOrCache := m.MountType == pb.MountType_BIND || m.MountType == pb.MountType_CACHE
+		if bindOrCache && m.Output != int64(pb.SkipOutput) {
 			got = append(got, m.Output)
-		default:
-			return 0, fmt.Errorf("mount %s: type %s has no output: %w", m.Dest, m.MountType, errdefs.ErrInvalidArgument)
 		}
 	}
 	slices.Sort(got)

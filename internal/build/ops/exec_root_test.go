@@ -237,7 +237,7 @@ func TestSecretsLeaveNoTrace(t *testing.T) {
 	base := busybox(t, env)
 	before := stepScratch(t)
 	out, _ := runStep(t, env, shell("busybox test -s /run/secrets/s", inputMount(&pb.Mount{
-		Input: -1, Dest: "/run/secrets/s", Output: -1, MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s", Mode: 0o400},
+		Input: -1, Dest: "/run/secrets/s", MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "s", Mode: 0o400},
 	})), base)
 	if got := changes(t, out[0]); got != "" {
 		t.Errorf("changes:\n%s", got)

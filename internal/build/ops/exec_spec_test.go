@@ -208,14 +208,11 @@ func TestEntitlementsAreAskedFor(t *testing.T) {
 
 func TestBrokenExecOperationsAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*pb.ExecOp){
-		"no meta":      func(op *pb.ExecOp) { op.Meta = nil },
-		"no arguments": func(op *pb.ExecOp) { op.Meta.Args = nil },
-		"no root":      func(op *pb.ExecOp) { op.Mounts[0].Dest = "/x" },
-		"output gap":   func(op *pb.ExecOp) { op.Mounts[0].Output = 2 },
-		"output twice": func(op *pb.ExecOp) { op.Mounts = append(op.Mounts, &pb.Mount{Dest: "/y", Output: 0}) },
-		"tmpfs output": func(op *pb.ExecOp) {
-			op.Mounts = append(op.Mounts, &pb.Mount{Dest: "/y", Output: 1, MountType: pb.MountType_TMPFS})
-		},
+		"no meta":       func(op *pb.ExecOp) { op.Meta = nil },
+		"no arguments":  func(op *pb.ExecOp) { op.Meta.Args = nil },
+		"no root":       func(op *pb.ExecOp) { op.Mounts[0].Dest = "/x" },
+		"output gap":    func(op *pb.ExecOp) { op.Mounts[0].Output = 2 },
+		"output twice":  func(op *pb.ExecOp) { op.Mounts = append(op.Mounts, &pb.Mount{Dest: "/y", Output: 0}) },
 		"huge output":   func(op *pb.ExecOp) { op.Mounts[0].Output = 1 << 40 },
 		"a CDI device":  func(op *pb.ExecOp) { op.CdiDevices = []*pb.CDIDevice{{Name: "nvidia.com/gpu"}} },
 		"no such input": nil,
