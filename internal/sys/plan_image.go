@@ -177,20 +177,22 @@ func (p *Plan) Start(name string, files []*os.File) (pid int, err error) {
 		return 0, err
 	}
 	defer f.Close()
-	// ForkExec moves files to their places before it executes, so the memfd
-	// must lie above all of them.
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, len(files)+3)
-	if err != nil {
-		return 0, fmt.Errorf("start %s: %w", name, err)
-	}
-	defer unix.Close(fd)
 	fds := make([]uintptr, len(files))
+	top := len(files)
 	for i, f := range files {
 		fds[i] = ^uintptr(0)
 		if f != nil {
 			fds[i] = f.Fd()
+			top = max(top, int(fds[i]))
 		}
 	}
+	// Before it executes, ForkExec copies each file that stands in another's
+	// place to a number above all of them: the memfd must lie above those, too.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, top+len(files)+3)
+	if err != nil {
+		return 0, fmt.Errorf("start %s: %w", name, err)
+	}
+	defer unix.Close(fd)
 	pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", fd), []string{name}, &syscall.ProcAttr{Files: fds})
 	runtime.KeepAlive(files)
 	if err != nil {
