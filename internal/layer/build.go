@@ -62,14 +62,14 @@ type builder struct {
 }
 
 // add makes one entry and writes it to the tar.
-func (b *builder) add(it *item) error {
-	if err := b.one(it); err != nil {
+func (b *builder) add(ctx context.Context, it *item) error {
+	if err := b.one(ctx, it); err != nil {
 		return fmt.Errorf("%.200s: %w", it.Path, err)
 	}
 	return nil
 }
 
-func (b *builder) one(it *item) error {
+func (b *builder) one(ctx context.Context, it *item) error {
 	if b.p.o.Owner != nil {
 		it.UID, it.GID = b.p.o.Owner.UID, b.p.o.Owner.GID
 	}
@@ -83,7 +83,7 @@ func (b *builder) one(it *item) error {
 				return err
 			}
 		}
-		return b.member(it, nil)
+		return b.member(ctx, it, nil)
 	}
 	dirfd, err := b.p.at(it.Path)
 	if err != nil {
@@ -94,18 +94,18 @@ func (b *builder) one(it *item) error {
 		return err
 	}
 	if it.Size == 0 {
-		err = b.member(it, nil)
+		err = b.member(ctx, it, nil)
 	} else {
-		err = b.content(fd, it)
+		err = b.content(ctx, fd, it)
 	}
 	return b.p.finish(fd, &it.Entry, err)
 }
 
-func (b *builder) member(it *item, body func(*sink) error) error {
+func (b *builder) member(ctx context.Context, it *item, body func(*sink) error) error {
 	if b.tw == nil {
 		return nil
 	}
-	return b.tw.member(it, body)
+	return b.tw.member(ctx, it, body)
 }
 
 // linked gives a hard link the attributes of its file, which is what a walk of
@@ -124,30 +124,30 @@ func (b *builder) linked(e *oci.Entry) error {
 }
 
 // content fills the new file fd and, if wanted, the tar.
-func (b *builder) content(fd int, it *item) error {
+func (b *builder) content(ctx context.Context, fd int, it *item) error {
 	if it.rc == nil {
 		if err := pwriteAll(fd, it.data, 0); err != nil {
 			return err
 		}
-		return b.member(it, nil)
+		return b.member(ctx, it, nil)
 	}
 	if src, ok := it.rc.(interface{ Fd() uintptr }); ok && it.Size >= shareFrom {
-		shared, err := b.clone(fd, int(src.Fd()), it)
+		shared, err := b.clone(ctx, fd, int(src.Fd()), it)
 		if shared || err != nil {
 			return err
 		}
 	}
 	if b.tw == nil {
-		return b.write(fd, it, func() []byte { return b.scratch() }, func(int) {})
+		return b.write(ctx, fd, it, b.scratch, func(int) {})
 	}
-	return b.member(it, func(s *sink) error { return b.write(fd, it, s.space, s.advance) })
+	return b.member(ctx, it, func(s *sink) error { return b.write(ctx, fd, it, s.space, s.advance) })
 }
 
 // write copies it.rc to fd by way of space, whose bytes count after advance.
-func (b *builder) write(fd int, it *item, space func() []byte, advance func(int)) error {
+func (b *builder) write(ctx context.Context, fd int, it *item, space func() []byte, advance func(int)) error {
 	var offset int64
 	var buf []byte
-	return copyExactly(it.rc, it.Size, func() []byte {
+	return copyExactly(ctx, it.rc, it.Size, func() []byte {
 		buf = space()
 		return buf
 	}, func(n int) error {
@@ -170,7 +170,7 @@ func (b *builder) scratch() []byte {
 // clone makes fd share the blocks of src, or copies them inside the kernel if
 // nobody needs to see the bytes. The digest is taken from the clone: the
 // source may change meanwhile.
-func (b *builder) clone(fd, src int, it *item) (bool, error) {
+func (b *builder) clone(ctx context.Context, fd, src int, it *item) (bool, error) {
 	done := false
 	if b.share {
 		err := unix.IoctlFileClone(fd, src)
@@ -179,7 +179,7 @@ func (b *builder) clone(fd, src int, it *item) (bool, error) {
 	}
 	if !done && b.tw == nil && b.inKernel {
 		var err error
-		if done, err = b.copyRange(fd, src, it.Size); err != nil {
+		if done, err = b.copyRange(ctx, fd, src, it.Size); err != nil {
 			return false, err
 		}
 	}
@@ -193,7 +193,9 @@ func (b *builder) clone(fd, src int, it *item) (bool, error) {
 	if st.Size != it.Size {
 		return true, changed(it.Size, st.Size)
 	}
-	return true, b.member(it, func(s *sink) error { return copyExactly(&rawFile{fd: fd, path: it.Path}, it.Size, s.space, advance(s)) })
+	return true, b.member(ctx, it, func(s *sink) error {
+		return copyExactly(ctx, &rawFile{fd: fd, path: it.Path}, it.Size, s.space, advance(s))
+	})
 }
 
 func advance(s *sink) func(int) error {
@@ -204,9 +206,12 @@ func advance(s *sink) func(int) error {
 }
 
 // copyRange reports false when the kernel cannot copy between these files.
-func (b *builder) copyRange(fd, src int, size int64) (bool, error) {
+func (b *builder) copyRange(ctx context.Context, fd, src int, size int64) (bool, error) {
 	for left := size; left > 0; {
-		n, err := unix.CopyFileRange(src, nil, fd, nil, int(min(left, 1<<30)), 0)
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		n, err := unix.CopyFileRange(src, nil, fd, nil, int(min(left, 64<<20)), 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -175,6 +175,26 @@ func (f failing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func TestLargeFilesAreLeftWhenCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	endless := entry("endless", unix.S_IFREG|0o644)
+	endless.Size = 1 << 50
+	endless.Open = func() (io.ReadCloser, error) {
+		return io.NopCloser(io.MultiReader(io.LimitReader(xs{}, 1<<20), cancelling{cancel}, xs{})), nil
+	}
+	if _, err := WriteTar(ctx, io.Discard, all(endless)); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// cancelling cancels when it is reached.
+type cancelling struct{ cancel func() }
+
+func (c cancelling) Read([]byte) (int, error) {
+	c.cancel()
+	return 0, io.EOF
+}
+
 func TestWriterErrorsComeBack(t *testing.T) {
 	if _, err := WriteTar(context.Background(), failing{100}, all(reg("a", "x"))); !errors.Is(err, unix.EPIPE) {
 		t.Error(err)

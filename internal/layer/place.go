@@ -271,7 +271,7 @@ func (p *placer) place(e *oci.Entry) (bool, error) {
 	case e.Whiteout:
 		return true, p.whiteout(dirfd, e)
 	case e.Hardlink:
-		return true, p.hardlink(dirfd, e)
+		return true, p.hardlink(e)
 	case e.Opaque && kind == 0:
 		return true, p.opaque(dirfd, e)
 	case kind == unix.S_IFDIR:

@@ -73,9 +73,8 @@ func (p *placer) setOpaque(dirfd int, path string) error {
 }
 
 // hardlink gives an existing file another name.
-func (p *placer) hardlink(dirfd int, e *oci.Entry) error {
-	// The target's directory is found from the root and by the same rules; p
-	// comes back to dirfd's directory afterwards.
+func (p *placer) hardlink(e *oci.Entry) error {
+	// The target's directory is found from the root and by the same rules.
 	link, err := p.at(e.Link)
 	if err != nil {
 		return fmt.Errorf("hard link: %w", err)
@@ -94,7 +93,8 @@ func (p *placer) hardlink(dirfd int, e *oci.Entry) error {
 		return &os.PathError{Op: "dup", Path: e.Link, Err: err}
 	}
 	defer func() { _ = unix.Close(link) }()
-	if dirfd, err = p.at(e.Path); err != nil {
+	dirfd, err := p.at(e.Path)
+	if err != nil {
 		return err
 	}
 	p.top().dirty = true

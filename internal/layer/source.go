@@ -43,7 +43,7 @@ func (b *batch) close() {
 // readAhead iterates files in a goroutine of its own, opens them and reads the
 // small ones, so that opening and reading the next files overlaps with
 // whatever fn does with the present one. It returns when both have ended.
-func readAhead(ctx context.Context, files iter.Seq2[File, error], fn func(*item) error) error {
+func readAhead(ctx context.Context, files iter.Seq2[File, error], fn func(context.Context, *item) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	full := make(chan *batch, 2)
 	free := make(chan *batch, 4)
@@ -63,7 +63,7 @@ func readAhead(ctx context.Context, files iter.Seq2[File, error], fn func(*item)
 	return err
 }
 
-func consume(ctx context.Context, full <-chan *batch, free chan<- *batch, fn func(*item) error) error {
+func consume(ctx context.Context, full <-chan *batch, free chan<- *batch, fn func(context.Context, *item) error) error {
 	for b := range full {
 		for i := range b.items {
 			it := &b.items[i]
@@ -71,7 +71,7 @@ func consume(ctx context.Context, full <-chan *batch, free chan<- *batch, fn fun
 				b.close()
 				return err
 			}
-			err := fn(it)
+			err := fn(ctx, it)
 			if it.rc != nil {
 				err = errors.Join(err, it.rc.Close())
 				it.rc = nil

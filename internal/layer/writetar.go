@@ -23,7 +23,7 @@ import (
 // A file that is shorter or longer than its entry says is an error.
 func WriteTar(ctx context.Context, w io.Writer, files iter.Seq2[File, error]) (Applied, error) {
 	tw := newTarWriter(w)
-	seq := sequence{emit: func(it *item) error { return tw.member(it, nil) }}
+	seq := sequence{emit: func(ctx context.Context, it *item) error { return tw.member(ctx, it, nil) }}
 	err := readAhead(ctx, files, seq.add)
 	a, err := tw.finish(err)
 	if err != nil {
@@ -59,7 +59,7 @@ func (w *tarWriter) finish(err error) (Applied, error) {
 
 // member writes one entry and, for a directory that is opaque, its marker.
 // body, if not nil, writes the content instead of it.data and it.rc.
-func (w *tarWriter) member(it *item, body func(*sink) error) error {
+func (w *tarWriter) member(ctx context.Context, it *item, body func(*sink) error) error {
 	if it.Path == "." { // the root is never an entry, for Docker and BuildKit neither
 		return w.marker(it)
 	}
@@ -70,7 +70,7 @@ func (w *tarWriter) member(it *item, body func(*sink) error) error {
 	w.header(&h)
 	if h.typeflag == tarRegular && h.size > 0 {
 		if body == nil {
-			body = func(s *sink) error { return it.copyTo(s) }
+			body = func(s *sink) error { return it.copyTo(ctx, s) }
 		}
 		if err := body(w.sink); err != nil {
 			return fmt.Errorf("%s: %w", it.Path, err)
@@ -99,12 +99,12 @@ func (w *tarWriter) header(h *header) {
 }
 
 // copyTo puts an item's content into s, exactly it.Size bytes.
-func (it *item) copyTo(s *sink) error {
+func (it *item) copyTo(ctx context.Context, s *sink) error {
 	if it.rc == nil {
 		_, err := s.Write(it.data)
 		return err
 	}
-	return copyExactly(it.rc, it.Size, s.space, func(n int) error {
+	return copyExactly(ctx, it.rc, it.Size, s.space, func(n int) error {
 		s.advance(n)
 		return nil
 	})
@@ -112,8 +112,11 @@ func (it *item) copyTo(s *sink) error {
 
 // copyExactly reads size bytes of r into what space returns and calls done for
 // each piece. More or fewer bytes are an error.
-func copyExactly(r io.Reader, size int64, space func() []byte, done func(n int) error) error {
+func copyExactly(ctx context.Context, r io.Reader, size int64, space func() []byte, done func(n int) error) error {
 	for left := size; left > 0; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		buf := space()
 		n, err := r.Read(buf[:min(int64(len(buf)), left)])
 		if n > 0 {
@@ -139,7 +142,7 @@ func copyExactly(r io.Reader, size int64, space func() []byte, done func(n int) 
 // sequence checks the order of entries, normalises them and adds what is
 // missing, so that whoever reads the result sees one canonical form.
 type sequence struct {
-	emit func(*item) error
+	emit func(context.Context, *item) error
 
 	started bool
 	last    string // path of the last entry
@@ -155,7 +158,7 @@ type openDir struct {
 	hides bool
 }
 
-func (s *sequence) add(it *item) error {
+func (s *sequence) add(ctx context.Context, it *item) error {
 	if err := s.normalise(&it.Entry); err != nil {
 		return fmt.Errorf("%.200s: %w", it.Path, err)
 	}
@@ -165,13 +168,13 @@ func (s *sequence) add(it *item) error {
 	if s.started && ComparePaths(s.last, it.Path) >= 0 {
 		return invalid("%.200s comes after %.200s", it.Path, s.last)
 	}
-	if err := s.enter(it.Path); err != nil {
+	if err := s.enter(ctx, it.Path); err != nil {
 		return err
 	}
 	if n := len(s.dirs); it.Whiteout && n > 0 && s.dirs[n-1].hides {
 		return nil // removes nothing, but the kernel would list it
 	}
-	if err := s.emit(it); err != nil {
+	if err := s.emit(ctx, it); err != nil {
 		return err
 	}
 	s.reached(it.Path, it.Path == "." || (it.Mode&unix.S_IFMT == unix.S_IFDIR && !it.Whiteout), it.Opaque)
@@ -187,7 +190,7 @@ func (s *sequence) reached(path string, isDir, opaque bool) {
 }
 
 // enter makes sure that path's parents came before it.
-func (s *sequence) enter(path string) error {
+func (s *sequence) enter(ctx context.Context, path string) error {
 	for len(s.dirs) > 0 && !below(path, s.dirs[len(s.dirs)-1].path) {
 		s.dirs = s.dirs[:len(s.dirs)-1]
 	}
@@ -205,7 +208,7 @@ func (s *sequence) enter(path string) error {
 		}
 		parent := path[:have+i]
 		dir := item{File: File{Entry: impliedDir(parent)}}
-		if err := s.emit(&dir); err != nil {
+		if err := s.emit(ctx, &dir); err != nil {
 			return err
 		}
 		s.reached(parent, true, false)

@@ -113,6 +113,9 @@ func scanDir(ctx context.Context, dirfd int, dir string, nodes *[]node) error {
 	slices.Sort(names)
 	for _, name := range names {
 		path := strings.TrimPrefix(dir+"/"+name, "/")
+		if len(path) > unix.PathMax {
+			return fmt.Errorf("path %.40q... is longer than %d bytes", path, unix.PathMax)
+		}
 		var st unix.Stat_t
 		if err := sys.LstatAt(dirfd, name, &st); err != nil {
 			return &os.PathError{Op: "lstat", Path: path, Err: err}
