@@ -149,6 +149,7 @@ func mkfile(p, data string) *pb.FileActionMkFile {
 func lines(s ...string) string { return strings.Join(s, "\n") + "\n" }
 
 func TestActionsOnScratchMakeOneLayer(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	r := runFileOne(t, env, nil,
 		mkdir("/a/b"), mkfile("a/file", "one"), &pb.FileActionSymlink{Oldpath: "..", Newpath: "/a/b/up", Timestamp: 0},
@@ -165,6 +166,7 @@ func TestActionsOnScratchMakeOneLayer(t *testing.T) {
 }
 
 func TestEqualActionsMakeEqualLayersInTwoStores(t *testing.T) {
+	needRoot(t)
 	dir := plant(t, t.TempDir(), "a", "d/b", "link -> a", "hard = a")
 	old(t, dir)
 	var ids []oci.Digest
@@ -180,6 +182,7 @@ func TestEqualActionsMakeEqualLayersInTwoStores(t *testing.T) {
 }
 
 func TestRemovalsHideWhatLiesBelow(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	base := testRef(t, env,
 		testFile{name: "gone/"}, testFile{name: "gone/x", content: "x"}, testFile{name: "keep/"}, testFile{name: "keep/a", content: "a"},
@@ -202,6 +205,7 @@ func TestRemovalsHideWhatLiesBelow(t *testing.T) {
 }
 
 func TestLayerHoldsParentsAsTheyAreBelow(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	base := testRef(t, env, testFile{name: "usr/", mode: 0o711}, testFile{name: "usr/share/", mode: 0o750}, testFile{name: "usr/other", content: "x"})
 	r := runFileOne(t, env, []solver.Result{base}, mkfile("/usr/share/file", "f"))
@@ -226,6 +230,7 @@ func TestLayerHoldsParentsAsTheyAreBelow(t *testing.T) {
 }
 
 func TestFailuresAreBuildKits(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	base := testRef(t, env, testFile{name: "dir/"}, testFile{name: "file", content: "x"})
 	for _, c := range []struct {
@@ -253,6 +258,7 @@ func TestFailuresAreBuildKits(t *testing.T) {
 }
 
 func TestSixteenMebibytesInOneMkfile(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	r := runFileOne(t, env, nil, mkfile("/big", strings.Repeat("x", 16<<20)))
 	if n := r.Layers()[0].SizeBytes; n < 16<<20 {
@@ -261,6 +267,7 @@ func TestSixteenMebibytesInOneMkfile(t *testing.T) {
 }
 
 func TestSeveralOutputsShareWhatTheyHaveInCommon(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	out, err := runFile(t, env, nil, []*pb.FileAction{
 		{Input: -1, SecondaryInput: -1, Output: -1, Action: &pb.FileAction_Mkfile{Mkfile: mkfile("/common", "c")}},
@@ -280,6 +287,7 @@ func TestSeveralOutputsShareWhatTheyHaveInCommon(t *testing.T) {
 }
 
 func TestUncommittedResultIsASource(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	out, err := runFile(t, env, nil, []*pb.FileAction{
 		{Input: -1, SecondaryInput: 1, Output: 0, Action: &pb.FileAction_Copy{Copy: cp("/d", "/e")}},
@@ -331,9 +339,7 @@ func TestActionsThatMakeNoSenseAreRefused(t *testing.T) {
 }
 
 func TestOwnersByNameComeFromTheTree(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: gives files to others")
-	}
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	base := testRef(t, env, testFile{name: "etc/"},
 		testFile{name: "etc/passwd", link: "../lib/passwd"}, testFile{name: "lib/"},
@@ -411,6 +417,7 @@ func zstded(t testing.TB, data []byte) []byte {
 func unpacked(a *pb.FileActionCopy) { a.AttemptUnpackDockerCompatibility = true }
 
 func TestUnpackIsBuildKits(t *testing.T) {
+	needRoot(t)
 	src, base := t.TempDir(), plant(t, t.TempDir(), "exists/old", "exists/dir/keep", "d/l -> over", "d/file", "d/over/x")
 	old(t, base)
 	plain := tarOf(t,
@@ -480,6 +487,7 @@ func TestHostileArchivesStayInside(t *testing.T) {
 }
 
 func TestFailedActionLeavesNothingInTheStore(t *testing.T) {
+	needRoot(t)
 	root := t.TempDir()
 	env := storeEnv(t, root)
 	dir := t.TempDir()

@@ -3,6 +3,7 @@ package ops
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"path"
@@ -64,7 +65,7 @@ func (t *fileTree) doMkfile(a *pb.FileActionMkFile, owner *fileOwner) error {
 	}
 	f := t.newFile(p, unix.S_IFREG|uint32(a.Mode)&0o777)
 	data := a.Data
-	f.Size = int64(len(data))
+	f.Size, f.sum = int64(len(data)), sha256.Sum256(data)
 	f.content = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	f.own(owner, actionTime(a.Timestamp))
 	return t.put("open", p, f)

@@ -202,7 +202,10 @@ func (c *fileCopy) copyFile(s fileCopyStep, e *oci.Entry) error {
 			c.inodes[id] = f
 		}
 		src := s.src
-		f.Size, f.from = e.Size, viewEntry(c.src, src)
+		f.Size = e.Size
+		if f.from = viewEntry(c.src, src); f.from != nil {
+			f.sum = f.from.digest
+		}
 		f.content = func() (io.ReadCloser, error) { return c.src.open(src) }
 	case unix.S_IFLNK:
 		f.Link = e.Link

@@ -18,21 +18,7 @@ import (
 
 // commit makes s a layer on top of its base.
 func (r *fileRun) commit(ctx context.Context, s *fileState) error {
-	draft, err := r.draftOf(ctx, s.place)
-	if err != nil {
-		return err
-	}
-	built, err := layer.Build(ctx, draft.FS(), s.tree.files(), r.env.buildOptions())
-	if err == nil {
-		err = failpoint.Hit("ops.file.built")
-	}
-	if err == nil {
-		err = r.verify(s.tree)
-	}
-	if err != nil {
-		return err
-	}
-	l, err := draft.Publish(ctx, appliedMeta(built))
+	l, err := r.layerOf(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -43,6 +29,14 @@ func (r *fileRun) commit(ctx context.Context, s *fileState) error {
 	r.closers = append(r.closers, ref.Close)
 	s.ref, s.tree, s.base, s.place = ref, nil, nil, nil
 	return nil
+}
+
+// finish is called between the making of a tree and its publication.
+func (r *fileRun) finish(s *fileState) error {
+	if err := failpoint.Hit("ops.file.built"); err != nil {
+		return err
+	}
+	return r.verify(s.tree)
 }
 
 // verify says whether the files of a context that the tree's content came from
@@ -126,7 +120,7 @@ func (w *fileWalk) node(n *fileNode, p string) bool {
 		return w.yield(f, nil)
 	}
 	w.first[n.fileInode] = p
-	if n.Mode&unix.S_IFMT == unix.S_IFREG && n.content != nil {
+	if n.Mode&unix.S_IFMT == unix.S_IFREG && n.content != nil && n.Size > 0 {
 		f.Open = contextPath(n.content, p)
 	}
 	return w.yield(f, nil)

@@ -68,9 +68,11 @@ type fileInode struct {
 	oci.Entry // without a Path
 	// content opens a regular file; nil is no content.
 	content func() (io.ReadCloser, error)
-	// from is the path in the context that content reads, for what is checked
-	// and remembered about it.
+	// from is the file of a context that content reads, which must not change
+	// meanwhile.
 	from *localEntry
+	// sum tells contents apart, where that can be known without reading.
+	sum localSum
 }
 
 func newFileTree(below fileView, now time.Time) *fileTree {

@@ -92,6 +92,7 @@ func TestLocalSourceThatCannotBeRead(t *testing.T) {
 }
 
 func TestFileChangedAfterTheWalkIsAnError(t *testing.T) {
+	needRoot(t)
 	for name, change := range map[string]func(p string) error{
 		"longer":   func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("x", 100)), 0o644) },
 		"shorter":  func(p string) error { return os.Truncate(p, 1) },
@@ -139,6 +140,7 @@ func TestFileChangedWithinOneTickIsAnError(t *testing.T) {
 }
 
 func TestImportMakesOneLayerOnce(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	dir := plant(t, t.TempDir(), "a", "d/b", "d/hard = a", "link -> a")
 	check(t, os.Chtimes(filepath.Join(dir, "a"), time.Unix(1, 0), time.Unix(1, 0)))
@@ -162,6 +164,7 @@ func TestImportMakesOneLayerOnce(t *testing.T) {
 }
 
 func TestHardLinksSurviveAllTheWay(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	dir := plant(t, t.TempDir(), "d/a", "d/sub/b = d/a", "d/c", "other = d/c")
 	one := runFileOne(t, env, []solver.Result{nil, localRef(t, env, dir, nil)}, cp("/d", "/x"))
@@ -173,6 +176,7 @@ func TestHardLinksSurviveAllTheWay(t *testing.T) {
 }
 
 func TestContentOfLayersIsContentOfTheDirectory(t *testing.T) {
+	needRoot(t)
 	env := storeEnv(t, t.TempDir())
 	dir := contentContext(t)
 	local := localRef(t, env, dir, nil)
