@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -431,5 +432,22 @@ func BenchmarkStep(b *testing.B) {
 			b.Fatal(err)
 		}
 		out[0].Close()
+	}
+}
+
+func TestStepsRunOnManyLayers(t *testing.T) {
+	env := rootEnv(t, t.TempDir())
+	r := busybox(t, env)
+	for i := range 120 {
+		next, err := env.merge(context.Background(), []*Ref{r, testRef(t, env, testFile{name: fmt.Sprintf("f%03d", i), content: "x"})}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { next.Close() })
+		r = next
+	}
+	_, log := runStep(t, env, shell("echo f* | busybox wc -w", inputMount(&pb.Mount{Input: 0, Dest: "/m", Output: -1, Readonly: true})), r)
+	if log != "120\n" {
+		t.Errorf("the step sees %q", log)
 	}
 }

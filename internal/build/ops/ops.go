@@ -11,6 +11,6 @@
 //   - What a step changed becomes a layer by its canonical tar's digest; the tar
 //     itself is written nowhere before an export.
 //
-// Cache keys follow BuildKit's recipe field by field (docs/design/build.md), so
-// that they mean the same in every process and, later, in an imported cache.
+// Cache keys follow BuildKit's recipe (solver/llbsolver/ops) field by field, so
+// that they mean the same in every process and in BuildKit's own caches.
 package ops

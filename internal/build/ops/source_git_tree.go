@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
-	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,11 +16,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/go-git/go-billy/v5/osfs"
-	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	gitcache "github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
-	"github.com/go-git/go-git/v5/plumbing/format/index"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/moby/buildkit/util/gitutil"
@@ -181,12 +176,6 @@ func (c *gitCheckout) add(ctx context.Context, repo *gitRepo, commit *object.Com
 	return c.addModules(ctx, tree, links, at)
 }
 
-// A gitLink is a submodule's place and commit.
-type gitLink struct {
-	path string // in the result
-	sha  string
-}
-
 func (c *gitCheckout) addTree(repo *gitRepo, tree *object.Tree, prefix string, links *[]gitLink) error {
 	for _, e := range tree.Entries {
 		p := prefix + e.Name
@@ -271,89 +260,10 @@ func (r *gitRepo) readBlob(h plumbing.Hash, limit int64) ([]byte, error) {
 	return io.ReadAll(&boundedReader{r: b, left: limit, name: h.String()})
 }
 
-// addModules fetches the submodules of one tree.
-func (c *gitCheckout) addModules(ctx context.Context, tree *object.Tree, links []gitLink, at gitPlace) error {
-	modules, err := readModules(tree)
-	if err != nil {
-		return fmt.Errorf("%s.gitmodules: %w", at.prefix, err)
-	}
-	for _, l := range links {
-		if !c.wanted(l.path) {
-			continue
-		}
-		m := modules[strings.TrimPrefix(l.path, at.prefix)]
-		if m == nil {
-			return fmt.Errorf("no url found for submodule path %q in .gitmodules: %w", l.path, errdefs.ErrInvalidArgument)
-		}
-		remote, err := submoduleURL(at.remote, m.URL)
-		if err != nil {
-			return fmt.Errorf("submodule %s: %w", l.path, err)
-		}
-		if c.repos >= maxGitModules {
-			return fmt.Errorf("more than %d submodules: %w", maxGitModules, oci.ErrTooLarge)
-		}
-		repo, commit, err := c.fetch(ctx, gitRemote{url: remote, attrs: c.attrs}, l.sha)
-		if err == nil {
-			err = c.add(ctx, repo, commit, gitPlace{prefix: l.path + "/", remote: remote, depth: at.depth + 1})
-		}
-		if err != nil {
-			return fmt.Errorf("submodule %s (%s): %w", l.path, redact(remote), err)
-		}
-	}
-	return nil
-}
-
 // wanted says whether p or something below it is part of the result.
 func (c *gitCheckout) wanted(p string) bool {
 	sub := c.attrs.subdir
 	return sub == "" || p == sub || strings.HasPrefix(p, sub+"/") || strings.HasPrefix(sub, p+"/")
-}
-
-// readModules reads .gitmodules, by path.
-func readModules(tree *object.Tree) (map[string]*config.Submodule, error) {
-	f, err := tree.File(".gitmodules")
-	if errors.Is(err, object.ErrFileNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if f.Size > maxGitModuleFile {
-		return nil, oci.ErrTooLarge
-	}
-	text, err := f.Contents()
-	if err != nil {
-		return nil, err
-	}
-	parsed := config.NewModules()
-	if err := parsed.Unmarshal([]byte(text)); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	out := map[string]*config.Submodule{}
-	for _, m := range parsed.Submodules {
-		out[path.Clean(m.Path)] = m
-	}
-	return out, nil
-}
-
-// submoduleURL resolves a submodule's URL, which may be relative to that of
-// the repository it is in. Only network protocols are followed.
-func submoduleURL(parent, sub string) (string, error) {
-	if strings.HasPrefix(sub, "./") || strings.HasPrefix(sub, "../") {
-		if u, err := url.Parse(parent); err == nil && u.Host != "" {
-			u.Path = path.Join(u.Path, sub)
-			return u.String(), nil
-		}
-		host, p, ok := strings.Cut(parent, ":")
-		if !ok {
-			return "", fmt.Errorf("relative URL %q: %w", sub, errdefs.ErrInvalidArgument)
-		}
-		return host + ":" + path.Join(p, sub), nil
-	}
-	if !gitutil.IsGitTransport(sub) {
-		return "", fmt.Errorf("URL %.200q: not of a protocol that is followed: %w", redact(sub), errdefs.ErrInvalidArgument)
-	}
-	return sub, nil
 }
 
 // selectSubdir makes a sub-directory the root.
@@ -404,87 +314,4 @@ func (c *gitCheckout) inOrder(mtime time.Time) (iter.Seq2[layer.File, error], er
 			}
 		}
 	}, nil
-}
-
-// addGitDir completes the fetched repository into one that git works with,
-// and adds it as .git.
-func (c *gitCheckout) addGitDir(repo *gitRepo, commit *object.Commit) error {
-	cfg := config.NewConfig()
-	cfg.Remotes["origin"] = &config.RemoteConfig{
-		Name: "origin", URLs: []string{redactUser(c.attrs.remote)},
-		Fetch: []config.RefSpec{"+refs/heads/*:refs/remotes/origin/*"},
-	}
-	if err := repo.st.SetConfig(cfg); err != nil {
-		return err
-	}
-	if err := repo.st.SetReference(plumbing.NewHashReference(plumbing.HEAD, commit.Hash)); err != nil {
-		return err
-	}
-	if strings.HasPrefix(c.pin.ref, "refs/") {
-		ref := plumbing.NewHashReference(plumbing.ReferenceName(c.pin.ref), plumbing.NewHash(c.pin.sha))
-		if err := repo.st.SetReference(ref); err != nil {
-			return err
-		}
-	}
-	idx, err := commitIndex(commit)
-	if err != nil {
-		return err
-	}
-	if err := repo.st.SetIndex(idx); err != nil {
-		return err
-	}
-	return filepath.WalkDir(repo.dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		st, err := d.Info()
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(repo.dir, name)
-		if err != nil {
-			return err
-		}
-		e := gitEntry{path: path.Join(".git", filepath.ToSlash(rel)), mode: syscall.S_IFDIR | 0o755}
-		if !d.IsDir() {
-			e.mode, e.size = syscall.S_IFREG|0o644, st.Size()
-			e.open = func() (io.ReadCloser, error) { return os.Open(name) }
-		}
-		c.entries = append(c.entries, e)
-		return nil
-	})
-}
-
-// commitIndex is the index of a fresh checkout. Times and sizes are left to
-// git's first look at the files.
-func commitIndex(commit *object.Commit) (*index.Index, error) {
-	tree, err := commit.Tree()
-	if err != nil {
-		return nil, err
-	}
-	idx := &index.Index{Version: 2}
-	w := object.NewTreeWalker(tree, true, nil)
-	defer w.Close()
-	for {
-		name, e, err := w.Next()
-		if err == io.EOF {
-			return idx, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if e.Mode != filemode.Dir {
-			idx.Entries = append(idx.Entries, &index.Entry{Name: name, Hash: e.Hash, Mode: e.Mode})
-		}
-	}
-}
-
-// redactUser leaves a URL's password out of what is kept in an image.
-func redactUser(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil || u.User == nil {
-		return raw
-	}
-	u.User = url.User(u.User.Username())
-	return u.String()
 }
