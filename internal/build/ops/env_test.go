@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"iter"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -78,9 +79,18 @@ func testTree(files ...testFile) iter.Seq2[layer.File, error] {
 	}
 }
 
+// needsOwners skips where the files of a layer cannot be given to root.
+func needsOwners(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the files of a layer have owners")
+	}
+}
+
 // testRef is a Ref of one layer with these files.
 func testRef(t testing.TB, env *Env, files ...testFile) *Ref {
 	t.Helper()
+	needsOwners(t)
 	r, err := env.build(context.Background(), testTree(files...), "")
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +158,7 @@ func tarText(t *testing.T, dirs []string) string {
 // execOne runs a source to its result.
 func execOne(t *testing.T, op solver.Op) (*Ref, *solver.CacheMap) {
 	t.Helper()
+	needsOwners(t)
 	m, err := op.CacheMap(context.Background(), progress.Discard)
 	if err != nil {
 		t.Fatal(err)

@@ -164,7 +164,7 @@ func TestStepsBecomeLayersOfTheirChanges(t *testing.T) {
 	if n := len(out[0].Layers()); n != 2 {
 		t.Errorf("%d layers", n)
 	}
-	next, _ := runStep(t, env, shell("busybox cat a/b/l; busybox test ! -e old/file; echo y >>a/b/f", nil), out[0])
+	next, _ := runStep(t, env, shell("busybox cat a/b/l; busybox test ! -e old/file; echo y >>a/b/f; busybox chmod 4755 a/b/f", nil), out[0])
 	if diff := cmp.Diff("a/ drwxr-xr-x\na/b/ drwxr-xr-x\na/b/f urwxr-xr-x x\ny\n", changes(t, next[0])); diff != "" {
 		t.Error(diff)
 	}
