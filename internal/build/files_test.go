@@ -362,3 +362,24 @@ func TestGitContext(t *testing.T) {
 		t.Errorf("executed %q", s.executed())
 	}
 }
+
+func TestImageBuiltHereIsABase(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": copyAll, "a": "one", "b": "two"})
+	r.solve(Request{Context: dir, Tags: []string{"mine"}})
+	child := r.context(map[string]string{"Dockerfile": "FROM mine\nCOPY c /c\n", "c": "three"})
+	out := t.TempDir()
+	r.solve(Request{Context: child, Outputs: []string{out}})
+	if got, err := os.ReadFile(filepath.Join(out, "x/a")); err != nil || string(got) != "one" {
+		t.Errorf("file is %q, %v", got, err)
+	}
+	if _, s := r.solve(Request{Context: child}); len(s.executed()) > 0 {
+		t.Errorf("executed %q", s.executed())
+	}
+	write(t, dir, map[string]string{"a": "changed"})
+	r.solve(Request{Context: dir, Tags: []string{"mine"}})
+	r.solve(Request{Context: child, Outputs: []string{out}})
+	if got, err := os.ReadFile(filepath.Join(out, "x/a")); err != nil || string(got) != "changed" {
+		t.Errorf("the new base's file is %q, %v", got, err)
+	}
+}
