@@ -532,8 +532,9 @@ func TestKeyOfACopyIsItsContent(t *testing.T) {
 	}
 }
 
-// TestDefinitionKeysDoNotDrift has keys by the recipe of BuildKit v0.33.1. They
-// may only change on purpose: everybody's cache is lost with them.
+// TestDefinitionKeysDoNotDrift has the keys that solver/llbsolver/ops of
+// BuildKit v0.33.1 computes. They may only change on purpose: everybody's cache
+// is lost with them.
 func TestDefinitionKeysDoNotDrift(t *testing.T) {
 	owner := &pb.ChownOpt{User: &pb.UserOpt{User: &pb.UserOpt_ByName{ByName: &pb.NamedUserOpt{Name: "web", Input: 0}}}}
 	withOwner := cp("a/b/c.txt", "/x")
