@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -347,71 +345,5 @@ func (c *fileCopy) setTime(f *fileInode, e *oci.Entry) {
 	f.ModTime = e.ModTime
 	if c.utime != nil {
 		f.ModTime = *c.utime
-	}
-}
-
-// goMode is a mode of stat(2) as package os has it.
-func goMode(m uint32) os.FileMode {
-	out := os.FileMode(m & 0o777)
-	if m&unix.S_ISUID != 0 {
-		out |= os.ModeSetuid
-	}
-	if m&unix.S_ISGID != 0 {
-		out |= os.ModeSetgid
-	}
-	if m&unix.S_ISVTX != 0 {
-		out |= os.ModeSticky
-	}
-	if m&unix.S_IFMT == unix.S_IFDIR {
-		out |= os.ModeDir // "X" depends on it
-	}
-	return out
-}
-
-func unixPerm(m os.FileMode) uint32 {
-	out := uint32(m.Perm())
-	if m&os.ModeSetuid != 0 {
-		out |= unix.S_ISUID
-	}
-	if m&os.ModeSetgid != 0 {
-		out |= unix.S_ISGID
-	}
-	if m&os.ModeSticky != 0 {
-		out |= unix.S_ISVTX
-	}
-	return out
-}
-
-// mkdirAll makes p, which has no symbolic links, with its parents.
-func (t *fileTree) mkdirAll(p string, perm uint32, owner *fileOwner, utime *time.Time) error {
-	e, err := t.lstat(p)
-	if err == nil {
-		if !isDir(e) {
-			return pathError("mkdir", p, syscall.ENOTDIR)
-		}
-		return nil
-	}
-	if p == "/" {
-		return err
-	}
-	if err := t.mkdirAll(path.Dir(p), perm, owner, utime); err != nil {
-		return err
-	}
-	f, err := t.mkdir(p, perm&0o777)
-	if err != nil {
-		return err
-	}
-	f.Mode &^= unix.S_ISGID // chmod follows the mkdir
-	f.own(owner, utime)
-	return nil
-}
-
-// own gives f an owner and a time, where they are asked for.
-func (f *fileInode) own(owner *fileOwner, utime *time.Time) {
-	if owner != nil {
-		f.UID, f.GID = owner.uid, owner.gid
-	}
-	if utime != nil {
-		f.ModTime = *utime
 	}
 }

@@ -3,6 +3,9 @@ package ops
 import (
 	"io"
 	"path"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
 	"den/internal/tree"
@@ -96,3 +99,28 @@ func viewEntry(v fileView, p string) *localEntry {
 	}
 	return nil
 }
+
+// emptyView is the tree without anything.
+type emptyView struct{}
+
+func (emptyView) lstat(p string) (*oci.Entry, error) {
+	if p == "/" {
+		return &oci.Entry{Path: ".", Mode: unix.S_IFDIR | 0o755}, nil
+	}
+	return nil, pathError("lstat", p, syscall.ENOENT)
+}
+
+func (emptyView) readDir(p string) ([]fileNamed, error) {
+	if p == "/" {
+		return nil, nil
+	}
+	return nil, pathError("open", p, syscall.ENOENT)
+}
+
+func (emptyView) open(p string) (io.ReadCloser, error) {
+	return nil, pathError("open", p, syscall.ENOENT)
+}
+
+func (emptyView) inode(string, *oci.Entry) any { return nil }
+func (emptyView) visit(string) error           { return nil }
+func (emptyView) leave()                       {}
