@@ -1,13 +1,24 @@
 package ops
 
 import (
+	"archive/tar"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/solver/pb"
 
 	"den/internal/build/llb"
 	"den/internal/build/solver"
+	"den/internal/oci"
 	"den/internal/progress"
+	"den/internal/tree"
 )
 
 // chain makes actions that each take the one before; the copies read input 1.
