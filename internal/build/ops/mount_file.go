@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,12 +16,16 @@ import (
 
 	"den/internal/oci"
 	"den/internal/progress"
+	"den/internal/sys"
 )
 
 // A madeOwner is who a file made for a step belongs to.
 type madeOwner struct {
 	uid, gid, mode uint32
 }
+
+// scratchPrefix begins the names of scratch directories in memory.
+const scratchPrefix = "den-step-"
 
 // scratch is a private directory for files that the step's sandbox mounts. It
 // is in memory where the machine allows it, since secrets go there, and its
@@ -30,9 +35,9 @@ func (s *step) scratch(ctx context.Context) (string, error) {
 		return s.scratchDir, nil
 	}
 	if base := memoryDir(s.env); base != "" {
-		dir, err := os.MkdirTemp(base, "den-step-")
+		dir, remove, err := newScratch(base)
 		if err == nil {
-			s.started = append(s.started, func() error { return os.RemoveAll(dir) })
+			s.started = append(s.started, remove)
 			s.scratchDir = dir
 			return dir, nil
 		}
@@ -46,6 +51,50 @@ func (s *step) scratch(ctx context.Context) (string, error) {
 	return s.scratchDir, nil
 }
 
+// newScratch makes a directory that is locked for as long as this process uses
+// it, so that others can tell what a dead one left.
+func newScratch(base string) (dir string, remove func() error, err error) {
+	if dir, err = os.MkdirTemp(base, scratchPrefix); err != nil {
+		return "", nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.Remove(dir))
+	}
+	if _, err := sys.TryFlock(f, unix.LOCK_EX); err != nil {
+		return "", nil, errors.Join(err, f.Close(), os.Remove(dir))
+	}
+	return dir, func() error { return errors.Join(os.RemoveAll(dir), f.Close()) }, nil
+}
+
+// orphanAge is how old an unlocked scratch directory has to be to be a dead
+// process's, and not one that is about to be locked.
+const orphanAge = time.Minute
+
+// sweepScratch removes what processes left that were killed. What cannot be
+// removed is somebody else's.
+func sweepScratch(base string, now time.Time) {
+	names, err := os.ReadDir(base)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		st, err := n.Info()
+		if err != nil || !n.IsDir() || !strings.HasPrefix(n.Name(), scratchPrefix) || now.Sub(st.ModTime()) < orphanAge {
+			continue
+		}
+		dir := filepath.Join(base, n.Name())
+		f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		if free, err := sys.TryFlock(f, unix.LOCK_EX); err == nil && free {
+			_ = os.RemoveAll(dir)
+		}
+		f.Close()
+	}
+}
+
 // memoryDir is a writable directory in memory, or "".
 func memoryDir(e *Env) string {
 	dir, _ := memoise(e, "memory directory", func() (string, error) {
@@ -55,6 +104,7 @@ func memoryDir(e *Env) string {
 				continue
 			}
 			if unix.Access(dir, unix.W_OK|unix.X_OK) == nil {
+				sweepScratch(dir, time.Now())
 				return dir, nil
 			}
 		}
