@@ -417,6 +417,20 @@ func TestNetworkNoneHasNoNetwork(t *testing.T) {
 	}
 }
 
+func TestInsecureStepsHaveNoFilter(t *testing.T) {
+	env := rootEnv(t, t.TempDir())
+	env.Entitlements = []string{"security.insecure"}
+	base := busybox(t, env)
+	const script = "busybox awk '/^Seccomp:/{print $2}' /proc/self/status"
+	if _, log := runStep(t, env, shell(script, nil), base); log != "2\n" {
+		t.Errorf("plain: seccomp mode %q", log)
+	}
+	insecure := func(op *pb.ExecOp) { op.Security = pb.SecurityMode_INSECURE }
+	if _, log := runStep(t, env, shell(script, insecure), base); log != "0\n" {
+		t.Errorf("insecure: seccomp mode %q", log)
+	}
+}
+
 func TestReadOnlyRootCannotBeWritten(t *testing.T) {
 	env := rootEnv(t, t.TempDir())
 	base := busybox(t, env)

@@ -38,3 +38,13 @@ func (e *Env) publish(ctx context.Context, below *Ref, d *store.Draft, applied l
 	top := image.Layer{DiffID: applied.DiffID, SizeBytes: applied.SizeBytes, Created: &now}
 	return e.push(ctx, below, top, tree, vertex)
 }
+
+// madeAt is the time of files that an op makes itself: now, or the build's
+// SOURCE_DATE_EPOCH if that is earlier.
+func (e *Env) madeAt() time.Time {
+	now := time.Now()
+	if epoch := e.SourceDateEpoch; epoch != nil && epoch.Before(now) {
+		return *epoch
+	}
+	return now
+}

@@ -81,7 +81,7 @@ func (c *gitCheckout) files(ctx context.Context) (iter.Seq2[layer.File, error], 
 	if err := c.selectSubdir(); err != nil {
 		return nil, err
 	}
-	mtime := time.Now()
+	mtime := c.env.madeAt()
 	if c.attrs.commitTime {
 		mtime = commit.Committer.When
 	}
