@@ -1,0 +1,235 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A den is den with a store of its own, run by root or by a plain user.
+type den struct {
+	t    *testing.T
+	home string
+	env  []string
+	cred *syscall.Credential
+}
+
+// newDen is den as the user who runs the tests.
+func newDen(t *testing.T) *den {
+	t.Helper()
+	home, err := os.MkdirTemp(env.dir, "job-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &den{t: t, home: home}
+	d.setEnv()
+	t.Cleanup(func() {
+		if !t.Failed() { // what failed stays to be looked at until the run ends
+			if err := clean(home); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return d
+}
+
+// plainUser is a user with a range of ids, which `make test` creates.
+const plainUser = "dentest"
+
+// newPlainDen is den as a plain user on rung userns.
+func newPlainDen(t *testing.T) *den {
+	t.Helper()
+	needRoot(t)
+	need(t, "newuidmap")
+	u, err := user.Lookup(plainUser)
+	if err != nil {
+		t.Skipf("needs the user %s with a range in /etc/subuid", plainUser)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	d := newDen(t)
+	d.cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	if err := os.Chown(d.home, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// bothRungs runs a test as who runs the tests and as the plain user.
+func bothRungs(t *testing.T, test func(t *testing.T, d *den)) {
+	t.Run("caller", func(t *testing.T) { t.Parallel(); test(t, newDen(t)) })
+	t.Run("plain user", func(t *testing.T) { t.Parallel(); test(t, newPlainDen(t)) })
+}
+
+func (d *den) setEnv() {
+	for _, e := range os.Environ() {
+		name, _, _ := strings.Cut(e, "=")
+		switch name {
+		case "HOME", "TMPDIR", "SOURCE_DATE_EPOCH", "DOCKER_CONFIG", "SSH_AUTH_SOCK", "USER", "LOGNAME":
+			continue
+		}
+		if !strings.HasPrefix(name, "DEN_") && !strings.HasPrefix(name, "XDG_") {
+			d.env = append(d.env, e)
+		}
+	}
+	d.env = append(d.env, "HOME="+d.home, "TMPDIR="+d.home, "DEN_STORE="+d.store(), "XDG_DATA_HOME="+filepath.Join(d.home, "data"))
+}
+
+// with is the same den with more environment.
+func (d *den) with(vars ...string) *den {
+	c := *d
+	c.env = append(append([]string{}, d.env...), vars...)
+	return &c
+}
+
+func (d *den) store() string { return filepath.Join(d.home, "store") }
+
+// A result is what a run of den left.
+type result struct {
+	out, err string
+	code     int
+	took     time.Duration
+	rusage   *syscall.Rusage
+}
+
+// maxRSS is the largest resident size of the process and of the children it waited for.
+func (r result) maxRSS() int64 { return r.rusage.Maxrss << 10 }
+
+// command is a den process, not yet started.
+func (d *den) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, env.den, args...)
+	cmd.Env, cmd.Dir = d.env, d.home
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.cred}
+	return cmd
+}
+
+// timeout is far beyond what any one den process of these tests takes.
+const timeout = 5 * time.Minute
+
+// try runs den with stdin and returns whatever happened.
+func (d *den) try(stdin io.Reader, args ...string) result {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), timeout)
+	defer cancel()
+	cmd := d.command(ctx, args...)
+	cmd.Stdin = stdin
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	start := time.Now()
+	err := cmd.Run()
+	r := result{out: out.String(), err: errs.String(), took: time.Since(start)}
+	if ctx.Err() != nil {
+		d.t.Fatalf("den %s: does not end\n%s%s", strings.Join(args, " "), r.out, r.err)
+	}
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit):
+		r.code = exit.ExitCode()
+	default:
+		d.t.Fatalf("den %v: %v", args, err)
+	}
+	r.rusage, _ = cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	return r
+}
+
+// run is try for what must succeed; it returns standard output.
+func (d *den) run(args ...string) string {
+	d.t.Helper()
+	return d.feed(nil, args...)
+}
+
+// feed is run with standard input.
+func (d *den) feed(stdin io.Reader, args ...string) string {
+	d.t.Helper()
+	r := d.try(stdin, args...)
+	if r.code != 0 {
+		d.t.Fatalf("den %s: exit %d\n%s%s", strings.Join(args, " "), r.code, r.out, r.err)
+	}
+	return r.out
+}
+
+// fails is run for what must not succeed: it checks that each word is in what
+// den says, and returns that.
+func (d *den) fails(args []string, words ...string) string {
+	d.t.Helper()
+	r := d.try(nil, args...)
+	if r.code == 0 {
+		d.t.Errorf("den %s: succeeds, want an error with %q\n%s%s", strings.Join(args, " "), words, r.out, r.err)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.err, w) {
+			d.t.Errorf("den %s: the error does not say %q:\n%s", strings.Join(args, " "), w, r.err)
+		}
+	}
+	return r.err
+}
+
+// files are a directory's, by name; a name that ends in "/" is a directory.
+type files map[string]string
+
+// dir makes a directory of the test's own, owned by den's user. In a
+// Dockerfile, @NAME is the reference of a base image.
+func (d *den) dir(f files) string {
+	d.t.Helper()
+	dir, err := os.MkdirTemp(d.home, "ctx-")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		d.t.Fatal(err)
+	}
+	d.fill(dir, f)
+	return dir
+}
+
+// fill writes files into dir.
+func (d *den) fill(dir string, f files) {
+	d.t.Helper()
+	for name, text := range f {
+		p := filepath.Join(dir, name)
+		if strings.HasSuffix(name, "/") {
+			if err := os.MkdirAll(p, 0o755); err != nil {
+				d.t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			d.t.Fatal(err)
+		}
+		if strings.Contains(name, "Dockerfile") {
+			text = expand(d.t, text)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	d.own(dir)
+}
+
+// own gives a tree to den's user.
+func (d *den) own(path string) {
+	d.t.Helper()
+	if d.cred == nil {
+		return
+	}
+	err := filepath.WalkDir(path, func(p string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, int(d.cred.Uid), int(d.cred.Gid))
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
