@@ -34,8 +34,8 @@ func Gather(ctx context.Context, dir string) Facts {
 	f.Reflink = tryReflink(dir)
 	f.Cgroup, f.CgroupErr = cgroups()
 	f.tryNamespaces(ctx, dir)
+	f.IDs = idRange(f.UID, f.CapEff, f.NoNewPrivs)
 	if f.Mount != 0 {
-		f.IDs = idRange(f.UID, f.CapEff, f.NoNewPrivs)
 		f.Settings = settings()
 	}
 	return f

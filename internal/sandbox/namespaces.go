@@ -128,9 +128,13 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		return err
 	}
 	defer pipes.closeChild()
-	files := append(s.streams.child[:], pipes.progress, pipes.sync, pipes.tty, nil, pipes.control, pipes.status)
-	if r.Init {
-		files[fdInit] = pipes.status
+	files := append(s.streams.child[:], pipes.progress, pipes.sync, pipes.tty, pipes.status, pipes.control, pipes.status)
+	for i, f := range files {
+		// No gaps: the holder's pidfd would fall into one and be closed with
+		// the payload's descriptors.
+		if f == nil || i == fdInit && !r.Init {
+			files[i] = pipes.sync
+		}
 	}
 	if s.holder, err = p.Start("den-holder", append(files, leases...)); err != nil {
 		pipes.closeOwn()

@@ -211,6 +211,7 @@ func (p *program) init() {
 	p.Do(unix.SYS_CLONE, sys.Int(int(unix.SIGCHLD)), sys.Int(0), sys.Int(0), sys.Int(0), sys.Int(0)).To(pid).Zero(payload).Note("start init")
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdProgress), sys.Int(fdTTY), sys.Int(0)).MayFail()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str("den-init")).MayFail()
+	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_CHILD_SUBREAPER), sys.Int(1)).MayFail() // where it is not process 1
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()
 	const sigchld = uint64(1) << (unix.SIGCHLD - 1)
 	flags := sys.Int(unix.SFD_NONBLOCK | unix.SFD_CLOEXEC)

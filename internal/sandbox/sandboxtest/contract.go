@@ -3,6 +3,7 @@ package sandboxtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -56,6 +57,7 @@ func Contract(t *testing.T, e sandbox.Executor) {
 		{"LeaseOutlivesThePayloadOnly", lease},
 		{"Insecure", insecure},
 		{"BindRoot", bindRoot},
+		{"LimitsOrAWarning", limits},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(New(t, e)) })
 	}
@@ -113,6 +115,26 @@ func files(b *Bench) {
 	b.want(string(got), "direct\n")
 }
 
+// limits is not part of the contract where no cgroup can be made.
+func limits(b *Bench) {
+	limit := int64(16 << 20)
+	r := b.RequestFor(sandbox.SpecOptions{
+		Args:      []string{"sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; echo $?"},
+		Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}},
+	})
+	var warnings []string
+	r.Warn = func(s string) { warnings = append(warnings, s) }
+	out, exit := b.Run(r)
+	if len(warnings) > 0 {
+		b.want(out, "0\n")
+		b.Skip("needs a cgroup: ", warnings)
+	}
+	b.want(out, "137\n")
+	if !exit.OOMKilled {
+		b.Error("OOMKilled is not set")
+	}
+}
+
 func signals(b *Bench) {
 	out, exit := b.Run(b.Request("sh -c 'kill -9 $$' 2>/dev/null; echo $?"))
 	b.want(out, "137\n")
@@ -151,13 +173,18 @@ func inherited(b *Bench) {
 	defer secret.Close()
 	_, err = unix.FcntlInt(secret.Fd(), unix.F_SETFD, 0) // not even one that is not close-on-exec
 	b.must(err)
-	r := b.Request("ls /proc/self/fd | wc -l; cat /proc/1/environ | tr '\\0' '\\n' | grep -c DEN_")
+	r := b.Request("ls /proc/self/fd | wc -l; cat /proc/self/environ | tr '\\0' '\\n' | grep -c DEN_")
 	r.Hold = []*os.File{secret}
 	out, _ := b.Run(r)
 	if lines := strings.Fields(out); len(lines) != 2 || lines[0] != "4" || // with the one that ls reads
 		lines[1] != "0" {
 		b.Errorf("descriptors and variables of den: %q", out)
 	}
+	if !sharesPids(b.Exec) {
+		return
+	}
+	out, _ = b.Run(b.Request(fmt.Sprintf("cd /proc/%d && cat environ mem maps 2>/dev/null | head -c 10; ls fd root/ 2>/dev/null; true", os.Getpid())))
+	b.want(out, "")
 }
 
 func user(b *Bench) {
