@@ -42,6 +42,11 @@ func TestContract(t *testing.T) {
 	sandboxtest.Contract(t, executor(t, sandbox.Options{}))
 }
 
+// TestContractWithOverlaysOfOldKernels mounts as kernels before 6.5 need it.
+func TestContractWithOverlaysOfOldKernels(t *testing.T) {
+	sandboxtest.Contract(t, executor(t, sandbox.Options{OldOverlay: true}))
+}
+
 func BenchmarkTrue(b *testing.B) {
 	bench := sandboxtest.New(b, executor(b, sandbox.Options{}))
 	r := bench.RequestFor(sandbox.SpecOptions{Args: []string{"/bin/true"}})
