@@ -7,6 +7,7 @@ import (
 	stdio "io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 
 	"den/internal/daemon"
 	"den/internal/image"
+	"den/internal/progress/display"
 )
 
 func newSave(g *globals, io streams) *cobra.Command {
@@ -38,47 +40,61 @@ func newSave(g *globals, io streams) *cobra.Command {
 
 // toOutput writes to a file that appears only when it is complete, or to
 // standard output unless that is a terminal.
-func toOutput(file string, io streams, write func(stdio.Writer) error) (err error) {
+func toOutput(file string, io streams, write func(stdio.Writer) error) error {
 	if file == "" {
 		if term.IsTerminal(int(io.out.Fd())) {
 			return errors.New("cowardly refusing to save to a terminal; use the -o flag or redirect")
 		}
 		return write(io.out)
 	}
-	if fi, err := os.Stat(file); err == nil && !fi.Mode().IsRegular() {
+	fi, err := os.Stat(file)
+	switch {
+	case err == nil && fi.IsDir():
+		return fmt.Errorf("output %s: it is a directory; name a file in it", file)
+	case err == nil && !fi.Mode().IsRegular():
 		f, err := os.OpenFile(file, os.O_WRONLY, 0) // a device or a pipe is written to as it is
 		if err != nil {
 			return err
 		}
 		return errors.Join(write(f), f.Close())
 	}
-	tmp := file + ".den-tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	// Mode 0600, as docker save has it.
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".den-*")
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(tmp))
+	err = errors.Join(write(f), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), file)
 	}
-	return os.Rename(tmp, file)
+	if err != nil {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
 }
 
 func newLoad(g *globals, io streams) *cobra.Command {
-	var input string
+	var input, platform string
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "load [OPTIONS]",
 		Short: "Load images from a tar archive or STDIN",
 		Args:  exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := parsePlatform(platform)
+			if err != nil {
+				return err
+			}
 			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
 				in, err := openInput(input, io)
 				if err != nil {
 					return err
 				}
 				defer in.Close()
-				loaded, err := d.Images.Load(cmd.Context(), in, image.LoadOptions{})
-				if err != nil {
+				show := display.NewTransfer(io.err, quiet)
+				defer show.Close()
+				loaded, err := d.Images.Load(cmd.Context(), in, image.LoadOptions{Platform: p, Sink: show})
+				if err := errors.Join(err, show.Close()); err != nil {
 					return err
 				}
 				for _, l := range loaded {
@@ -90,6 +106,7 @@ func newLoad(g *globals, io streams) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&input, "input", "i", "", "Read from tar archive file, instead of STDIN")
+	f.StringVar(&platform, "platform", "", "Unpack one platform's image of several; all are kept")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress the load output")
 	return cmd
 }
@@ -138,7 +155,7 @@ func runImport(ctx context.Context, g *globals, o *importOptions, io streams, ar
 			return err
 		}
 		defer in.Close()
-		opts := image.ImportOptions{Changes: o.changes, Message: o.message, Platform: platform}
+		opts := image.ImportOptions{Changes: o.changes, Message: o.message, Platform: platform, From: args[0]}
 		if len(args) == 2 {
 			opts.Name = args[1]
 		}
@@ -164,8 +181,7 @@ func importSource(ctx context.Context, source string, io streams) (stdio.ReadClo
 		return nil, err
 	}
 	if res.StatusCode != http.StatusOK {
-		res.Body.Close()
-		return nil, fmt.Errorf("import %s: %s", source, res.Status)
+		return nil, errors.Join(fmt.Errorf("import %s: %s", source, res.Status), res.Body.Close())
 	}
 	return res.Body, nil
 }

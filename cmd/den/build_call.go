@@ -28,7 +28,7 @@ func (c buildCall) request() build.Request {
 		Network: o.network, AddHosts: o.addHosts, ShmSize: o.shmSize, Ulimits: o.ulimits, CgroupParent: o.cgroupParent,
 		Secrets: o.secrets, SSH: o.ssh, Allow: o.allow,
 		Outputs: o.outputs, Push: o.push, Load: o.load, IIDFile: o.iidFile, MetadataFile: o.metadataFile,
-		Call: o.call,
+		Call: o.call, LookupEnv: c.globals.lookupEnv,
 	}
 	if o.check {
 		r.Call = "check"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,91 +18,85 @@ import (
 // containers opens den for a command that looks after containers: it needs no
 // executor, so it works whatever the rung.
 func containers(ctx context.Context, g *globals, io streams, fn func(*engine.Engine) error) error {
-	return withDen(ctx, g, io, func(d *daemon.Den) error {
-		return fn(engine.New(engine.Options{Store: d.Store, Images: d.Images}))
-	})
+	return withNames(ctx, g, io, func(d *daemon.Den) error { return fn(d.Containers()) })
 }
 
-func newPs(g *globals, io streams) *cobra.Command {
-	var all, noTrunc bool
-	t := table{
-		columns: []column{{"ID", "CONTAINER ID"}, {"Image", "IMAGE"}, {"Command", "COMMAND"}, {"CreatedAt", "CREATED"}, {"Status", "STATUS"}, {"Names", "NAMES"}},
-		headers: map[string]string{"State": "STATE", "Labels": "LABELS"}, id: "ID",
-	}
+type logsOptions struct {
+	follow     bool
+	tail       string
+	since      string
+	until      string
+	timestamps bool
+}
+
+func newLogs(g *globals, io streams) *cobra.Command {
+	o := &logsOptions{}
 	cmd := &cobra.Command{
-		Use: "ps [OPTIONS]", Short: "List this engine's containers", Args: exactArgs(0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "logs [OPTIONS] CONTAINER", Short: "Print what a detached container has written", Args: exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts, err := o.parse(time.Now())
+			if err != nil {
+				return err
+			}
 			return containers(cmd.Context(), g, io, func(e *engine.Engine) error {
-				list, err := e.List()
-				if err != nil {
-					return err
-				}
-				var rows []map[string]any
-				for _, c := range list {
-					if all || c.Status == "running" {
-						rows = append(rows, containerRow(c, noTrunc))
-					}
-				}
-				return t.print(io.out, rows)
+				return e.Logs(cmd.Context(), args[0], opts, io.out, io.err)
 			})
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&all, "all", "a", false, "Show all containers (default shows just running)")
-	f.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
-	f.BoolVarP(&t.quiet, "quiet", "q", false, "Only display container IDs")
-	f.StringVar(&t.format, "format", "", "Format output with a Go template, or json")
+	f.BoolVarP(&o.follow, "follow", "f", false, "Follow log output")
+	f.StringVarP(&o.tail, "tail", "n", "all", "Number of lines to show from the end of the logs")
+	f.StringVar(&o.since, "since", "", `Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)
+	f.StringVar(&o.until, "until", "", "Show logs before a timestamp or relative")
+	f.BoolVarP(&o.timestamps, "timestamps", "t", false, "Show timestamps")
 	return cmd
 }
 
-func containerRow(c engine.Summary, noTrunc bool) map[string]any {
-	id, command := c.ID, strings.Join(c.Command, " ")
-	if !noTrunc {
-		id = id[:12]
-		if len(command) > 20 {
-			command = command[:19] + "…"
+func (o *logsOptions) parse(now time.Time) (l engine.LogOptions, err error) {
+	l = engine.LogOptions{Follow: o.follow, Tail: -1, Timestamps: o.timestamps}
+	if o.tail != "" && o.tail != "all" {
+		if l.Tail, err = strconv.Atoi(o.tail); err != nil {
+			return l, &usageError{fmt.Sprintf("tail %q: want a number or all", o.tail)}
 		}
 	}
-	labels := make([]string, 0, len(c.Labels))
-	for k, v := range c.Labels {
-		labels = append(labels, k+"="+v)
+	if l.Since, err = parseTime("since", o.since, now); err != nil {
+		return l, err
 	}
-	return map[string]any{
-		"ID": id, "Image": c.Image, "Command": fmt.Sprintf("%q", command), "Names": c.Name, "State": c.Status,
-		"CreatedAt": ago(c.Created), "Status": containerStatus(c), "Labels": strings.Join(labels, ","),
-	}
+	l.Until, err = parseTime("until", o.until, now)
+	return l, err
 }
 
-func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
-
-func containerStatus(c engine.Summary) string {
-	switch c.Status {
-	case "running":
-		return "Up " + units.HumanDuration(time.Since(c.Started))
-	case "exited":
-		return fmt.Sprintf("Exited (%d) %s", c.ExitCode, ago(c.Finished))
+// parseTime reads what docker takes as a time: a duration before now, seconds
+// since 1970, or a date.
+func parseTime(flag, s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
 	}
-	return strings.ToUpper(c.Status[:1]) + c.Status[1:]
-}
-
-func newLogs(g *globals, io streams) *cobra.Command {
-	return &cobra.Command{
-		Use: "logs CONTAINER", Short: "Print what a detached container has written", Args: exactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return containers(cmd.Context(), g, io, func(e *engine.Engine) error {
-				return e.Logs(args[0], io.out, io.err)
-			})
-		},
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
 	}
+	if f, err := strconv.ParseFloat(s, 64); err == nil {
+		return time.UnixMicro(int64(f * 1e6)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, &usageError{fmt.Sprintf("%s %q: want a duration such as 10m or a time such as 2006-01-02T15:04:05Z", flag, s)}
 }
 
 func newStop(g *globals, io streams) *cobra.Command {
 	var seconds int
+	var signal string
 	cmd := eachContainer(g, io, "stop [OPTIONS] CONTAINER [CONTAINER...]", "Stop running containers",
 		func(ctx context.Context, e *engine.Engine, name string) error {
-			return e.Stop(ctx, name, time.Duration(seconds)*time.Second)
+			return e.Stop(ctx, name, signal, time.Duration(seconds)*time.Second)
 		})
-	cmd.Flags().IntVarP(&seconds, "time", "t", 10, "Seconds to wait before killing the container")
+	cmd.Flags().IntVarP(&seconds, "timeout", "t", -1, "Seconds to wait before killing the container (default 10, or the container's --stop-timeout)")
+	cmd.Flags().IntVar(&seconds, "time", -1, "Seconds to wait before killing the container")
+	hide(cmd.Flags(), "time")
+	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal to send to the container")
 	return cmd
 }
 
@@ -121,9 +116,18 @@ func newKill(g *globals, io streams) *cobra.Command {
 
 func newRm(g *globals, io streams) *cobra.Command {
 	var force bool
-	cmd := eachContainer(g, io, "rm [OPTIONS] CONTAINER [CONTAINER...]", "Remove containers and their anonymous volumes",
-		func(ctx context.Context, e *engine.Engine, name string) error { return e.Remove(ctx, name, force) })
+	cmd := &cobra.Command{
+		Use: "rm [OPTIONS] CONTAINER [CONTAINER...]", Short: "Remove containers and their anonymous volumes", Args: rangeArgs(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			// Removing deletes trees, which a plain user can only in the namespace.
+			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+				return each(io, args, func(name string) error { return d.Containers().Remove(cmd.Context(), name, force) })
+			})
+		},
+	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Kill a running container first")
+	cmd.Flags().BoolP("volumes", "v", false, "Accepted: anonymous volumes go with their container")
+	hide(cmd.Flags(), "volumes")
 	return cmd
 }
 
@@ -132,14 +136,16 @@ func newWait(g *globals, io streams) *cobra.Command {
 		Use: "wait CONTAINER [CONTAINER...]", Short: "Wait until containers stop, then print their exit codes", Args: rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return containers(cmd.Context(), g, io, func(e *engine.Engine) error {
+				var errs []error
 				for _, name := range args {
 					code, err := e.Wait(cmd.Context(), name)
 					if err != nil {
-						return err
+						errs = append(errs, err)
+						continue
 					}
 					fmt.Fprintln(io.out, code)
 				}
-				return nil
+				return errors.Join(errs...)
 			})
 		},
 	}
@@ -152,16 +158,32 @@ func eachContainer(g *globals, io streams, use, short string, do func(context.Co
 		Use: use, Short: short, Args: rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return containers(cmd.Context(), g, io, func(e *engine.Engine) error {
-				var errs []error
-				for _, name := range args {
-					if err := do(cmd.Context(), e, name); err != nil {
-						errs = append(errs, err)
-						continue
-					}
-					fmt.Fprintln(io.out, name)
-				}
-				return errors.Join(errs...)
+				return each(io, args, func(name string) error { return do(cmd.Context(), e, name) })
 			})
 		},
 	}
+}
+
+func each(io streams, names []string, do func(name string) error) error {
+	var errs []error
+	for _, name := range names {
+		if err := do(name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fmt.Fprintln(io.out, name)
+	}
+	return errors.Join(errs...)
+}
+
+func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
+
+func containerStatus(c *engine.Summary) string {
+	switch c.Status {
+	case "running":
+		return "Up " + units.HumanDuration(time.Since(c.Started))
+	case "exited":
+		return fmt.Sprintf("Exited (%d) %s", c.ExitCode, ago(c.Finished))
+	}
+	return strings.ToUpper(c.Status[:1]) + c.Status[1:]
 }

@@ -1,13 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	stdio "io"
+	"io/fs"
 	"os"
 	"os/exec"
-	"strings"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -16,12 +18,15 @@ import (
 )
 
 // detachedEnv marks the den that stays behind for a detached container. Its
-// descriptor 3 takes one line to the den that the user called: the container's
-// ID, or "error " and why there is none.
+// descriptor 3 takes one line to the den that the user called, the container's
+// ID, and is closed without one when there is no container.
 const (
 	detachedEnv = "_DEN_DETACHED"
 	detachedFD  = 3
 )
+
+// maxReport bounds the line that the detached den sends.
+const maxReport = 256
 
 // detach runs the container in a den of its own, in a session of its own, and
 // returns when the container runs.
@@ -34,67 +39,105 @@ func (call runCall) detach(ctx context.Context, d *daemon.Den, req engine.RunReq
 		return err
 	}
 	defer r.Close()
+	// What the user's shell left open is none of the detached den's business:
+	// whoever reads such a pipe to its end would wait for the container.
+	if err := closeOnExec(); err != nil {
+		return errors.Join(err, w.Close())
+	}
 	child := exec.Command("/proc/self/exe", os.Args[1:]...)
 	child.Args[0] = os.Args[0]
 	child.Env = append(os.Environ(), detachedEnv+"=1")
 	child.ExtraFiles = []*os.File{w}
-	child.Stderr = call.streams.err // a pull's progress; closed by the child when the container runs
+	child.Stderr = call.streams.err // a pull's progress and errors, until the container runs
 	child.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	err = child.Start()
-	w.Close()
+	if err := errors.Join(child.Start(), w.Close()); err != nil {
+		return fmt.Errorf("detach: %w", err)
+	}
+	// The child is no longer in the terminal's process group.
+	defer context.AfterFunc(ctx, func() { _ = child.Process.Signal(unix.SIGTERM) })()
+	id, err := bufio.NewReader(stdio.LimitReader(r, maxReport)).ReadString('\n')
 	if err != nil {
-		return err
+		return call.detachFailed(ctx, child)
 	}
-	line, err := io.ReadAll(io.LimitReader(r, 64<<10))
-	if err != nil {
-		return err
-	}
-	id := strings.TrimSuffix(string(line), "\n")
-	if text, failed := strings.CutPrefix(id, "error "); failed || id == "" {
-		var exit *exec.ExitError
-		if err := child.Wait(); errors.As(err, &exit) {
-			if text != "" {
-				fmt.Fprintln(call.streams.err, "den:", text)
-			}
-			return &exitError{exit.ExitCode()}
-		}
-		return errors.New("the detached den ended without a word")
-	}
-	fmt.Fprintln(call.streams.out, id)
+	fmt.Fprint(call.streams.out, id)
 	return child.Process.Release()
+}
+
+// detachFailed waits for a detached den that has no container, and ends as it
+// did: it has said why.
+func (call runCall) detachFailed(ctx context.Context, child *exec.Cmd) error {
+	err := child.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return &exitError{exit.ExitCode()}
+	}
+	return fmt.Errorf("the detached den ended without a container: %w", errors.Join(err, stdio.ErrUnexpectedEOF))
+}
+
+// closeOnExec keeps every descriptor but the standard ones from programs that
+// den starts, unless it hands them over.
+func closeOnExec() error {
+	err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil || !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	// Linux before 5.11.
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // supervise is the den that stays: it reports, lets go of the user's terminal
 // and lives as long as the container.
 func (call runCall) supervise(ctx context.Context, d *daemon.Den, req engine.RunRequest) error {
-	report := os.NewFile(detachedFD, "report")
-	if report == nil {
-		return errors.New("detached: no descriptor to report on")
+	if err := os.Unsetenv(detachedEnv); err != nil { // not for credential helpers
+		return err
 	}
-	defer report.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	report, err := reportFile()
 	if err != nil {
 		return err
 	}
-	defer null.Close()
-	reported := false
-	inner := call
-	inner.streams = streams{in: null, out: null, err: call.streams.err}
+	defer report.Close()
 	req.Log, req.OpenStdin = true, false
 	started := func(id string) {
-		reported = true
-		fmt.Fprintln(report, id)
+		// Whoever called may be gone; the container is there all the same.
+		_, _ = fmt.Fprintln(report, id)
 		report.Close()
-		// Nothing of the user's stays open behind their back.
-		for fd := range 3 {
-			_ = unix.Dup3(int(null.Fd()), fd, 0)
-		}
+		letGo()
 	}
-	err = inner.follow(ctx, d, req, started)
-	var exit *exitError
-	if err != nil && !errors.As(err, &exit) && !reported {
-		fmt.Fprintf(report, "error %v\n", err)
-		return &exitError{exitCode(err)}
+	return call.follow(ctx, d, req, started)
+}
+
+// reportFile is the pipe to the den that the user called.
+func reportFile() (*os.File, error) {
+	unix.CloseOnExec(detachedFD)
+	f := os.NewFile(detachedFD, "report")
+	if fi, err := f.Stat(); err != nil || fi.Mode()&fs.ModeNamedPipe == 0 {
+		return nil, fmt.Errorf("%s is den's own and must not be set", detachedEnv)
 	}
-	return err
+	return f, nil
+}
+
+// letGo leaves nothing of the user's open behind their back: neither the
+// standard streams nor the directory that den was called in.
+func letGo() {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	for fd := range 3 {
+		_ = unix.Dup3(null, fd, 0)
+	}
+	_ = unix.Close(null)
+	_ = os.Chdir("/")
 }

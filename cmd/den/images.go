@@ -59,7 +59,7 @@ func runImages(ctx context.Context, g *globals, o *imagesOptions, io streams, ar
 	if o.digests {
 		t.columns = slices.Insert(t.columns, 2, column{"Digest", "DIGEST"})
 	}
-	return withDen(ctx, g, io, func(d *daemon.Den) error {
+	return withNames(ctx, g, io, func(d *daemon.Den) error {
 		list, err := d.Images.List(ctx, filters)
 		if err != nil {
 			return err

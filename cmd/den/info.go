@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"den/internal/daemon"
+	"den/internal/probe"
 )
 
 // info is what den info prints.
@@ -22,6 +23,8 @@ type info struct {
 	RungWhy       string
 	Driver        string
 	DriverWhy     string
+	Containers    int
+	Running       int
 	Images        int
 	Layers, Blobs int
 	CacheRecords  int
@@ -42,7 +45,7 @@ func newInfo(g *globals, io streams) *cobra.Command {
 		Short: "Show what den found around it and chose",
 		Args:  exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+			return withNames(cmd.Context(), g, io, func(d *daemon.Den) error {
 				x, err := gatherInfo(cmd.Context(), d)
 				if err != nil {
 					return err
@@ -77,18 +80,37 @@ func gatherInfo(ctx context.Context, d *daemon.Den) (*info, error) {
 	for _, part := range []int64{u.Layers.Bytes, u.Blobs.Bytes, u.Records.Bytes, u.CacheMounts.Bytes, u.Volumes.Bytes, u.Containers.Bytes} {
 		x.UsedBytes += part
 	}
-	r, err := d.Runner(ctx)
+	containers, err := d.Containers().List()
 	if err != nil {
-		x.Rung, x.RungWhy = "none", err.Error()
-		return x, nil
+		return nil, err
 	}
-	x.Rung, x.RungWhy = string(r.Choice.Rung), r.Choice.Why
-	x.Driver, x.DriverWhy = r.Driver.Name(), r.DriverWhy
-	x.FileSystem, x.KernelVersion, x.CgroupVersion = r.Facts.FSType, r.Facts.Kernel, r.Facts.Cgroup
-	if r.Facts.CgroupErr != "" {
-		x.Warnings = append(x.Warnings, "limits (--memory, --cpus, --pids-limit) are not enforced: "+r.Facts.CgroupErr)
+	x.Containers = len(containers)
+	for i := range containers {
+		if containers[i].Running() {
+			x.Running++
+		}
 	}
+	x.surroundings(ctx, d)
 	return x, nil
+}
+
+// surroundings is what the outer container allows and what den makes of it.
+func (x *info) surroundings(ctx context.Context, d *daemon.Den) {
+	var facts probe.Facts
+	r, err := d.Runner(ctx)
+	if err == nil {
+		facts = r.Facts
+		x.Rung, x.RungWhy = string(r.Choice.Rung), r.Choice.Why
+		x.Driver, x.DriverWhy = r.Driver.Name(), r.DriverWhy
+	} else {
+		facts = d.Facts(ctx)
+		x.Rung, x.RungWhy = "none", err.Error()
+		x.Driver, x.DriverWhy = "none", "no rung"
+	}
+	x.FileSystem, x.KernelVersion, x.CgroupVersion = facts.FSType, facts.Kernel, facts.Cgroup
+	if facts.CgroupErr != "" {
+		x.Warnings = append(x.Warnings, "limits (--memory, --cpus, --pids-limit) are not enforced: "+facts.CgroupErr)
+	}
 }
 
 func printInfo(io streams, x *info) {
@@ -99,6 +121,7 @@ func printInfo(io streams, x *info) {
 	line("Owners on disk", x.Class)
 	line("Rung", fmt.Sprintf("%s (%s)", x.Rung, x.RungWhy))
 	line("Storage driver", fmt.Sprintf("%s (%s)", x.Driver, x.DriverWhy))
+	line("Containers", fmt.Sprintf("%d (%d running)", x.Containers, x.Running))
 	line("Images", x.Images)
 	line("Layers", x.Layers)
 	line("Blobs", x.Blobs)

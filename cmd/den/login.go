@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"den/internal/daemon"
 	"den/internal/registry"
 )
 
@@ -38,14 +39,8 @@ func newLogin(g *globals, io streams) *cobra.Command {
 	return cmd
 }
 
-// client is a registry client for commands that need no store.
-func (g *globals) client(io streams) (*registry.Client, error) {
-	o := g.daemonOptions(io)
-	return registry.New(registry.Options{Mirrors: o.Mirrors, Insecure: o.Insecure, UserAgent: "den/" + o.Version, Notice: o.Notice})
-}
-
 func runLogin(ctx context.Context, g *globals, o *loginOptions, io streams, server string) error {
-	reg, err := g.client(io)
+	reg, err := daemon.Registry(g.daemonOptions(io))
 	if err != nil {
 		return err
 	}
@@ -78,14 +73,16 @@ func (o *loginOptions) credential(io streams) (registry.Credential, error) {
 			return c, &usageError{"give --username with --password-stdin"}
 		}
 		b, err := stdio.ReadAll(stdio.LimitReader(io.in, maxPassword))
-		c.Password = strings.TrimRight(string(b), "\r\n")
+		if c.Password = strings.TrimRight(string(b), "\r\n"); err == nil && c.Password == "" {
+			err = errors.New("password is empty")
+		}
 		return c, err
 	}
 	if c.Password != "" {
 		fmt.Fprintln(io.err, "WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
 	}
 	if (c.Username == "" || c.Password == "") && !interactive {
-		return c, errors.New("cannot ask for a login without a terminal: give --username and --password-stdin")
+		return c, errors.New("cannot perform an interactive login from a non TTY device: give --username and --password-stdin")
 	}
 	if c.Username == "" {
 		fmt.Fprint(io.err, "Username: ")
@@ -114,7 +111,7 @@ func newLogout(g *globals, io streams) *cobra.Command {
 		Args:  rangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server := strings.Join(args, "")
-			reg, err := g.client(io)
+			reg, err := daemon.Registry(g.daemonOptions(io))
 			if err != nil {
 				return err
 			}

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 )
 
 // streams are the standard streams of a command. stdout is data, stderr is talk.
@@ -39,23 +37,37 @@ const (
 	memoryLimitSoft = 160 << 20
 )
 
+// tuneMemory leaves alone what the user has set.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimitSoft)
+	}
+}
+
 func run(argv []string, io streams) int {
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimitSoft)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	tuneMemory()
+	ctx, stop := interruptible(context.Background())
 	defer stop()
 	cmd := newRoot(io)
 	cmd.SetArgs(argv[1:])
 	err := cmd.ExecuteContext(ctx)
 	var exit *exitError
+	var interrupted *interruptError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &exit):
 		return exit.code
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		fmt.Fprintln(io.err, "den: canceled")
-		return 130
+	case errors.As(context.Cause(ctx), &interrupted):
+		// What else the end of the work has to say is no news.
+		if !errors.Is(err, context.Canceled) && !errors.As(err, &interrupted) {
+			report(io.err, err)
+		}
+		fmt.Fprintln(io.err, "den:", interrupted)
+		return 128 + int(interrupted.signal)
 	}
 	report(io.err, err)
 	var usage *usageError

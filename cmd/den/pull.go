@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -16,6 +17,7 @@ import (
 
 type pullOptions struct {
 	all      bool
+	allTags  bool
 	platform string
 	quiet    bool
 }
@@ -31,26 +33,33 @@ func newPull(g *globals, io streams) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVarP(&o.allTags, "all-tags", "a", false, "Refused: name each tag")
+	hide(f, "all-tags")
 	f.BoolVar(&o.all, "all-platforms", false, "Download the image for every platform it has")
 	f.StringVar(&o.platform, "platform", "", "Set platform if the image has several")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image's name only")
+	f.Bool("disable-content-trust", true, "Accepted: signatures are not checked")
+	hide(f, "disable-content-trust")
 	return cmd
 }
 
 func runPull(ctx context.Context, g *globals, o *pullOptions, io streams, name string) error {
+	if o.allTags {
+		return &usageError{"den pulls one tag at a time; name each"}
+	}
 	platform, err := parsePlatform(o.platform)
 	if err != nil {
 		return err
 	}
 	return withDen(ctx, g, io, func(d *daemon.Den) error {
 		show := display.NewTransfer(io.err, o.quiet)
+		defer show.Close()
 		pulled, err := d.Images.Pull(ctx, name, image.PullOptions{Platform: platform, AllPlatforms: o.all, Sink: show})
-		show.Close()
-		if err != nil {
+		if err := errors.Join(err, show.Close()); err != nil {
 			return err
 		}
 		if !o.quiet {
-			fmt.Fprintf(io.err, "Digest: %s\nStatus: %s\n", pulled.Digest, pulled.Status())
+			fmt.Fprintf(io.out, "Digest: %s\nStatus: %s\n", pulled.Digest, pulled.Status())
 		}
 		fmt.Fprintln(io.out, pulled.Name)
 		return nil

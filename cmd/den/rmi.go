@@ -17,7 +17,7 @@ func newRmi(g *globals, io streams) *cobra.Command {
 		Short: "Remove images",
 		Args:  rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+			return withNames(cmd.Context(), g, io, func(d *daemon.Den) error {
 				var errs []error
 				for _, name := range args {
 					removed, err := d.Images.Remove(cmd.Context(), name, image.RemoveOptions{Force: force})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strings"
 
@@ -23,7 +24,15 @@ type globals struct {
 	isolation string
 	mirrors   []string
 	insecure  []string
+	certs     []string
+	daemon    string
+	config    string
 	debug     bool
+}
+
+// listEnv reads a variable that holds a list, separated by commas.
+func listEnv(name string) []string {
+	return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' })
 }
 
 func newRoot(io streams) *cobra.Command {
@@ -43,13 +52,17 @@ func newRoot(io streams) *cobra.Command {
 	root.SetVersionTemplate("den version {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&g.store, "store", "", "Directory of the shared store (default $DEN_STORE, else one per user)")
-	f.StringVar(&g.dataRoot, "data-root", "", "Directory of this engine's own names and containers")
+	f.StringVar(&g.dataRoot, "data-root", os.Getenv("DEN_DATA_ROOT"), "Directory that says which engine this is: the owner of names and containers (also $DEN_DATA_ROOT)")
 	f.StringVar(&g.isolation, "isolation", "", "Rung of isolation: auto, privileged, userns (default $DEN_ISOLATION, else auto)")
 	f.StringSliceVar(&g.mirrors, "registry-mirror", nil, "Registry mirror for docker.io, or HOST=URL for another (also $DEN_MIRROR)")
-	f.StringSliceVar(&g.insecure, "insecure-registry", nil, "Registry (host or CIDR) to speak plain HTTP or unverified TLS with")
+	f.StringSliceVar(&g.insecure, "insecure-registry", listEnv("DEN_INSECURE_REGISTRY"), "Registry (host or CIDR) to speak plain HTTP or unverified TLS with (also $DEN_INSECURE_REGISTRY)")
+	f.StringSliceVar(&g.certs, "registry-certs", listEnv("DEN_REGISTRY_CERTS"), "Directory of registries' certificates, or HOST=FILE (also $DEN_REGISTRY_CERTS)")
+	f.StringVar(&g.daemon, "config-file", os.Getenv("DEN_CONFIG_FILE"), "File like dockerd's daemon.json, for mirrors and insecure registries (default /etc/docker/daemon.json; also $DEN_CONFIG_FILE)")
+	f.StringVar(&g.config, "config", "", "Directory of docker's config.json (default $DOCKER_CONFIG, else ~/.docker)")
 	f.BoolVarP(&g.debug, "debug", "D", false, "Print what den does")
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(commands(g, io)...)
+	root.AddCommand(groups(g, io)...)
 	return root
 }
 

@@ -7,6 +7,7 @@ import (
 // runOptions are the flags of den run, spelt as docker run spells them.
 type runOptions struct {
 	addHosts    []string
+	attach      []string
 	capAdd      []string
 	capDrop     []string
 	cidFile     string
@@ -15,6 +16,8 @@ type runOptions struct {
 	cpusetCPUs  string
 	detach      bool
 	dns         []string
+	dnsOptions  []string
+	dnsSearch   []string
 	entrypoint  string
 	env         []string
 	envFiles    []string
@@ -23,6 +26,7 @@ type runOptions struct {
 	init        bool
 	interactive bool
 	labels      []string
+	labelFiles  []string
 	memory      string
 	memorySwap  string
 	mounts      []string
@@ -36,7 +40,9 @@ type runOptions struct {
 	remove      bool
 	securityOpt []string
 	shmSize     string
+	sigProxy    bool
 	stopSignal  string
+	stopTimeout int
 	sysctls     []string
 	tmpfs       []string
 	tty         bool
@@ -53,18 +59,22 @@ func newRun(g *globals, io streams) *cobra.Command {
 		Short: "Create and run a container from an image",
 		Long: `Create and run a container from an image.
 
+Signals go to the command, also from another den (den stop, den kill). The
+container's network is that of the container around den, unless --network=none.
+
 Exit codes: the command's own; 125 if den could not run it, 126 if the command
 cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 		Args: rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			call := runCall{globals: g, options: o, streams: io, image: args[0], args: args[1:]}
-			call.entrypointSet = cmd.Flags().Changed("entrypoint")
+			call.set = cmd.Flags().Changed
 			return runRun(cmd.Context(), call)
 		},
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (`host:ip`)")
+	f.StringArrayVarP(&o.attach, "attach", "a", nil, "Attach to STDIN, STDOUT or STDERR")
 	f.StringArrayVar(&o.capAdd, "cap-add", nil, "Add Linux capabilities")
 	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "Drop Linux capabilities")
 	f.StringVar(&o.cidFile, "cidfile", "", "Write the container ID to the file")
@@ -73,6 +83,8 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.StringVar(&o.cpusetCPUs, "cpuset-cpus", "", "CPUs in which to allow execution (0-3, 0,1)")
 	f.BoolVarP(&o.detach, "detach", "d", false, "Run the container in the background and print its ID")
 	f.StringArrayVar(&o.dns, "dns", nil, "Set DNS servers")
+	f.StringArrayVar(&o.dnsOptions, "dns-option", nil, "Set DNS options")
+	f.StringArrayVar(&o.dnsSearch, "dns-search", nil, "Set DNS search domains")
 	f.StringVar(&o.entrypoint, "entrypoint", "", "Overwrite the default ENTRYPOINT of the image")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "Set environment variables")
 	f.StringArrayVar(&o.envFiles, "env-file", nil, "Read in a file of environment variables")
@@ -81,6 +93,7 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.BoolVar(&o.init, "init", false, "Run an init inside the container that forwards signals and reaps processes")
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "Keep STDIN open")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "Set metadata on the container")
+	f.StringArrayVar(&o.labelFiles, "label-file", nil, "Read in a line delimited file of labels")
 	f.StringVarP(&o.memory, "memory", "m", "", "Memory limit")
 	f.StringVar(&o.memorySwap, "memory-swap", "", "Swap limit equal to memory plus swap: -1 to enable unlimited swap")
 	f.StringArrayVar(&o.mounts, "mount", nil, "Attach a file system mount to the container")
@@ -96,7 +109,9 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.BoolVar(&o.remove, "rm", false, "Remove the container and its anonymous volumes when it exits")
 	f.StringArrayVar(&o.securityOpt, "security-opt", nil, "Security options (no-new-privileges, seccomp=unconfined)")
 	f.StringVar(&o.shmSize, "shm-size", "", "Size of /dev/shm")
+	f.BoolVar(&o.sigProxy, "sig-proxy", true, "Forward signals to the command")
 	f.StringVar(&o.stopSignal, "stop-signal", "", "Signal to stop the container")
+	f.IntVar(&o.stopTimeout, "stop-timeout", 0, "Seconds that den stop waits before it kills (default 10)")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "Sysctl options")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "Mount a tmpfs directory")
 	f.BoolVarP(&o.tty, "tty", "t", false, "Allocate a pseudo-TTY")
@@ -106,5 +121,6 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.StringVarP(&o.workdir, "workdir", "w", "", "Working directory inside the container")
 	f.Bool("help", false, "Print usage") // -h is the host name, as in docker run
 	refusedRunFlags(f)
+	acceptedRunFlags(f, io)
 	return cmd
 }

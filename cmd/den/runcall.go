@@ -1,19 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	stdio "io"
 	"os"
-	"os/signal"
-	"strings"
 
-	"github.com/containerd/console"
-	"github.com/containerd/platforms"
-	"github.com/docker/go-units"
-	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"den/internal/daemon"
@@ -25,11 +18,12 @@ import (
 // A runCall is one den run as it was typed.
 type runCall struct {
 	*globals
-	options       *runOptions
-	streams       streams
-	image         string
-	args          []string
-	entrypointSet bool
+	options *runOptions
+	streams streams
+	image   string
+	args    []string
+	// set says whether a flag was given.
+	set func(flag string) bool
 }
 
 // runErrorCode is for an error of den's own, before or beside the program: exit code 125.
@@ -40,14 +34,24 @@ func runRun(ctx context.Context, call runCall) error {
 	if err != nil {
 		return err
 	}
+	if req.TTY && !call.options.detach {
+		if err := checkTerminal(call.streams.in, req.OpenStdin); err != nil {
+			return call.fail(ctx, err)
+		}
+	}
 	err = withDen(ctx, call.globals, call.streams, func(d *daemon.Den) error {
 		if call.options.detach {
 			return call.detach(ctx, d, req)
 		}
 		return call.follow(ctx, d, req, func(string) {})
 	})
+	return call.fail(ctx, err)
+}
+
+// fail says what went wrong and makes docker's exit code of it.
+func (call runCall) fail(ctx context.Context, err error) error {
 	var exit *exitError
-	if err == nil || errors.As(err, &exit) {
+	if err == nil || errors.As(err, &exit) || ctx.Err() != nil {
 		return err
 	}
 	report(call.streams.err, err)
@@ -70,28 +74,36 @@ func (call runCall) follow(ctx context.Context, d *daemon.Den, req engine.RunReq
 		return err
 	}
 	pulling := display.NewTransfer(call.streams.err, call.options.quiet)
-	signals, stopSignals := forwardedSignals()
-	defer stopSignals()
+	defer pulling.Close()
 	s := engine.Streams{
-		Stdin: call.streams.in, Stdout: call.streams.out, Stderr: call.streams.err,
-		Signals: signals, Sink: pulling,
+		Stdin: call.streams.in, Stdout: call.output(call.streams.out, "stdout"), Stderr: call.output(call.streams.err, "stderr"),
+		Sink: pulling,
 		Warn: func(text string) { fmt.Fprintln(call.streams.err, "WARNING:", text) },
 	}
-	restore := func() {}
+	if call.options.sigProxy {
+		signals, stop := forwardedSignals()
+		defer stop()
+		s.Signals = signals
+	}
+	s.Started = started
+	if req.TTY && !req.Log {
+		t := watchTerminal(call.streams)
+		defer t.close()
+		s.Resizes, req.Console = t.sizes, t.size()
+		s.Started = func(id string) {
+			if req.OpenStdin {
+				// What cannot be made raw is a terminal that echoes twice.
+				_ = t.raw()
+			}
+			started(id)
+		}
+	}
+	inner := s.Started
 	s.Started = func(id string) {
 		pulling.Close()
-		started(id)
+		inner(id)
 	}
-	if req.TTY {
-		raw, sizes, err := call.terminal()
-		if err != nil {
-			return err
-		}
-		s.Resizes, restore = sizes, raw
-	}
-	defer func() { restore() }()
-	// A first interrupt is the program's to handle, so ctx must not end it.
-	exit, err := eng.Run(context.WithoutCancel(ctx), req, s)
+	exit, err := eng.Run(ctx, req, s)
 	if err != nil {
 		return err
 	}
@@ -101,265 +113,28 @@ func (call runCall) follow(ctx context.Context, d *daemon.Den, req engine.RunReq
 	return nil
 }
 
-// forwardedSignals delivers what a terminal or a supervisor sends.
-func forwardedSignals() (<-chan unix.Signal, func()) {
-	in := make(chan os.Signal, 16)
-	out := make(chan unix.Signal, 16)
-	signal.Notify(in, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case s := <-in:
-				if sig, ok := s.(unix.Signal); ok {
-					out <- sig
-				}
-			case <-done:
-				return
-			}
-		}
-	}()
-	return out, func() { signal.Stop(in); close(done) }
-}
-
-// terminal puts den's terminal into raw mode and reports its size and changes.
-func (call runCall) terminal() (restore func(), sizes <-chan engine.Size, err error) {
-	if call.options.interactive && !term.IsTerminal(int(call.streams.in.Fd())) {
-		return nil, nil, errors.New("the input device is not a TTY; leave out -t, or run den in a terminal")
-	}
-	out := make(chan engine.Size, 1)
-	if !term.IsTerminal(int(call.streams.out.Fd())) {
-		return func() {}, out, nil
-	}
-	tty, err := console.ConsoleFromFile(call.streams.out)
-	if err != nil {
-		return nil, nil, fmt.Errorf("terminal: %w", err)
-	}
-	undo := func() {}
-	if call.options.interactive {
-		if err := tty.SetRaw(); err != nil {
-			return nil, nil, fmt.Errorf("terminal: %w", err)
-		}
-		undo = func() { _ = tty.Reset() }
-	}
-	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, unix.SIGWINCH)
-	changed <- unix.SIGWINCH
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case <-changed:
-				if size, err := tty.Size(); err == nil {
-					out <- engine.Size{Rows: size.Height, Cols: size.Width}
-				}
-			case <-done:
-				return
-			}
-		}
-	}()
-	return func() { signal.Stop(changed); close(done); undo() }, out, nil
-}
-
-func (call runCall) request() (engine.RunRequest, error) {
-	o := call.options
-	req := engine.RunRequest{
-		Image: call.image, Pull: o.pull, Name: o.name, Args: call.args, WorkingDir: o.workdir,
-		User: o.user, GroupAdd: o.groupAdd, Hostname: o.hostname, AddHosts: o.addHosts, DNS: o.dns,
-		Network: o.network, CapAdd: o.capAdd, CapDrop: o.capDrop, Security: o.securityOpt,
-		ReadOnly: o.readOnly, Init: o.init, StopSignal: o.stopSignal, Remove: o.remove,
-		TTY: o.tty, OpenStdin: o.interactive, CIDFile: o.cidFile,
-	}
-	if call.entrypointSet {
-		req.Entrypoint = []string{o.entrypoint}
-	}
-	if o.platform != "" {
-		p, err := platforms.Parse(o.platform)
-		if err != nil {
-			return req, &usageError{fmt.Sprintf("platform %q: %v", o.platform, err)}
-		}
-		req.Platform = &p
-	}
-	var err error
-	if req.Env, err = call.environment(); err != nil {
-		return req, err
-	}
-	req.Labels = keyValues(o.labels)
-	req.Sysctls = keyValues(o.sysctls)
-	if req.Mounts, err = call.mounts(); err != nil {
-		return req, err
-	}
-	if req.ShmBytes, err = byteSize("shm-size", o.shmSize); err != nil {
-		return req, err
-	}
-	if req.Limits, err = call.limits(); err != nil {
-		return req, err
-	}
-	for _, u := range o.ulimits {
-		l, err := units.ParseUlimit(u)
-		if err != nil {
-			return req, &usageError{fmt.Sprintf("ulimit %q: %v", u, err)}
-		}
-		req.Ulimits = append(req.Ulimits, engine.Ulimit{Name: l.Name, Soft: uint64(l.Soft), Hard: uint64(l.Hard)})
-	}
-	return req, nil
-}
-
-func (call runCall) limits() (l engine.Limits, err error) {
-	o := call.options
-	l = engine.Limits{Pids: o.pidsLimit, CPUShares: o.cpuShares, CpusetCPUs: o.cpusetCPUs}
-	if l.MemoryBytes, err = byteSize("memory", o.memory); err != nil {
-		return l, err
-	}
-	switch o.memorySwap {
-	case "-1":
-		l.MemorySwapBytes = -1
-	default:
-		if l.MemorySwapBytes, err = byteSize("memory-swap", o.memorySwap); err != nil {
-			return l, err
-		}
-	}
-	if o.cpus != "" {
-		if _, err := fmt.Sscanf(o.cpus, "%g", &l.CPUs); err != nil || l.CPUs <= 0 {
-			return l, &usageError{fmt.Sprintf("cpus %q: want a number such as 1.5", o.cpus)}
-		}
-	}
-	return l, nil
-}
-
-func byteSize(flag, s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	n, err := units.RAMInBytes(s)
-	if err != nil {
-		return 0, &usageError{fmt.Sprintf("%s %q: want a size such as 512m or 2g", flag, s)}
-	}
-	return n, nil
-}
-
-func (call runCall) mounts() ([]engine.Mount, error) {
-	var out []engine.Mount
-	for _, group := range []struct {
-		specs []string
-		parse func(string) (engine.Mount, error)
-	}{{call.options.volumes, parseVolume}, {call.options.mounts, parseMount}, {call.options.tmpfs, parseTmpfs}} {
-		for _, s := range group.specs {
-			m, err := group.parse(s)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, m)
-		}
-	}
-	return out, nil
-}
-
-// environment reads --env-file and --env; a name alone takes den's own value.
-func (call runCall) environment() ([]string, error) {
-	var out []string
-	add := func(entry string) {
-		if !strings.Contains(entry, "=") {
-			value, ok := os.LookupEnv(entry)
-			if !ok {
-				return
-			}
-			entry += "=" + value
-		}
-		out = append(out, entry)
-	}
-	for _, file := range call.options.envFiles {
-		lines, err := envFile(file)
-		if err != nil {
-			return nil, err
-		}
-		for _, line := range lines {
-			add(line)
-		}
-	}
-	for _, e := range call.options.env {
-		add(e)
-	}
-	return out, nil
-}
-
-func envFile(file string) ([]string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, &usageError{fmt.Sprintf("env file: %v", err)}
-	}
-	defer f.Close()
-	var out []string
-	scan := bufio.NewScanner(f)
-	for n := 1; scan.Scan(); n++ {
-		line := strings.TrimLeft(scan.Text(), " \t\ufeff")
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		if name, _, _ := strings.Cut(line, "="); name == "" || strings.ContainsAny(name, " \t") {
-			return nil, &usageError{fmt.Sprintf("%s:%d: %q is not a variable's name", file, n, name)}
-		}
-		out = append(out, line)
-	}
-	return out, scan.Err()
-}
-
-// keyValues reads KEY[=VALUE] entries; nil for none.
-func keyValues(entries []string) map[string]string {
-	if len(entries) == 0 {
+// output is where the program's stdout or stderr goes. A file is handed to the
+// program as it is; den's terminal is not, because who has a terminal can read
+// from it and control it.
+func (call runCall) output(f *os.File, name string) stdio.Writer {
+	switch {
+	case !call.options.attached(name):
 		return nil
+	case term.IsTerminal(int(f.Fd())):
+		return struct{ stdio.Writer }{f}
 	}
-	m := make(map[string]string, len(entries))
-	for _, e := range entries {
-		k, v, _ := strings.Cut(e, "=")
-		m[k] = v
-	}
-	return m
+	return f
 }
 
-func expandHome(p string) string {
-	if p == "~" || strings.HasPrefix(p, "~/") {
-		if home, err := os.UserHomeDir(); err == nil {
-			return home + p[1:]
+// attached says whether a stream of the program's is den's.
+func (o *runOptions) attached(name string) bool {
+	if len(o.attach) == 0 {
+		return true
+	}
+	for _, a := range o.attach {
+		if a == name {
+			return true
 		}
 	}
-	return p
+	return false
 }
-
-// refusedRunFlags are docker run's that den cannot honour: a sentence is better
-// than a container that is not what was asked for.
-func refusedRunFlags(f *pflag.FlagSet) {
-	for name, why := range map[string]string{
-		"privileged": "den runs no truly privileged containers; name the capabilities with --cap-add",
-		"gpus":       "den has no GPU support",
-		"device":     "den passes no devices through",
-		"publish":    "published ports need den serve; --network=host shares the network of the container around den",
-		"restart":    "restart policies need den serve",
-		"pid":        "a container of den has its own processes only",
-		"ipc":        "a container of den has its own IPC namespace",
-		"link":       "links need den serve",
-	} {
-		shorthand := ""
-		if name == "publish" {
-			shorthand = "p"
-		}
-		f.VarP(&refusedFlag{name, why}, name, shorthand, "Refused: "+why)
-		hide(f, name)
-	}
-	f.Lookup("privileged").NoOptDefVal = "true"
-}
-
-type refusedFlag struct{ name, why string }
-
-// Set refuses any value but the one that asks for nothing.
-func (r *refusedFlag) Set(value string) error {
-	if value == "false" || value == "no" {
-		return nil
-	}
-	return errors.New(r.why)
-}
-
-func (r *refusedFlag) String() string { return "" }
-
-// Type is what help shows for the value.
-func (r *refusedFlag) Type() string { return "string" }

@@ -12,7 +12,7 @@ func newTag(g *globals, io streams) *cobra.Command {
 		Short: "Create a tag that refers to an image",
 		Args:  exactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+			return withNames(cmd.Context(), g, io, func(d *daemon.Den) error {
 				return d.Images.Tag(cmd.Context(), args[0], args[1])
 			})
 		},

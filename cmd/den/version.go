@@ -16,10 +16,12 @@ func newVersion(io streams) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			b := version()
 			if format != "" {
-				return printFormatted(io.out, format, map[string]any{"Client": map[string]string{
+				one := map[string]string{
 					"Version": b.Version, "GitCommit": b.GitCommit, "GoVersion": b.GoVersion,
 					"BuildTime": b.BuiltAt, "Os": runtime.GOOS, "Arch": runtime.GOARCH,
-				}})
+				}
+				// There is no server apart, but scripts ask docker's for its version.
+				return printFormatted(io.out, format, map[string]any{"Client": one, "Server": one})
 			}
 			_, err := fmt.Fprintf(io.out, "Client: den\n Version:    %s\n Go version: %s\n Git commit: %s\n Built:      %s\n OS/Arch:    %s/%s\n",
 				b.Version, b.GoVersion, b.GitCommit, b.BuiltAt, runtime.GOOS, runtime.GOARCH)

@@ -34,13 +34,27 @@ type Options struct {
 	DataRoot string
 	// Isolation forces a rung; empty or "auto" lets den choose.
 	Isolation string
-	// Mirrors and Insecure are registry.Options'.
-	Mirrors, Insecure []string
+	// Mirrors, Insecure, Certs (CACertDirs) and DaemonJSON are
+	// registry.Options'; ConfigDir is docker's directory of config.json.
+	Mirrors, Insecure, Certs []string
+	DaemonJSON, ConfigDir    string
 	// Version of den, for records and user agents.
 	Version string
-	// Notice takes lines for the user; nil drops them.
-	Notice func(string)
+	// Notice takes lines for the user, Debug those about what den chose and
+	// why; nil drops them.
+	Notice, Debug func(string)
 }
+
+// registry are the options that concern registries.
+func (o Options) registry() registry.Options {
+	return registry.Options{
+		ConfigDir: o.ConfigDir, Mirrors: o.Mirrors, Insecure: o.Insecure, CACertDirs: o.Certs,
+		DaemonJSON: o.DaemonJSON, UserAgent: "den/" + o.Version, Notice: o.Notice,
+	}
+}
+
+// Registry is a client for commands that need no store.
+func Registry(o Options) (*registry.Client, error) { return registry.New(o.registry()) }
 
 // Den is an opened engine room.
 type Den struct {
@@ -56,12 +70,11 @@ type Den struct {
 
 // A Runner is what RUN steps and containers need beyond the store.
 type Runner struct {
-	Facts      probe.Facts
-	Choice     sandbox.Choice
-	Exec       sandbox.Executor
-	Driver     snapshot.Driver
-	DriverWhy  string
-	StoreNotes []string
+	Facts     probe.Facts
+	Choice    sandbox.Choice
+	Exec      sandbox.Executor
+	Driver    snapshot.Driver
+	DriverWhy string
 }
 
 // Enter moves the process into a user namespace if it needs one to touch trees:
@@ -88,21 +101,29 @@ func Enter(ctx context.Context, o Options) error {
 
 // Open opens the store. Close it.
 func Open(ctx context.Context, o Options) (*Den, error) {
-	if o.Notice == nil {
-		o.Notice = func(string) {}
-	}
+	o = withDefaults(o)
 	st, err := store.Open(ctx, storeRoot(o), store.Options{EngineDir: o.DataRoot, Notice: o.Notice})
 	if err != nil {
 		return nil, err
 	}
-	reg, err := registry.New(registry.Options{
-		Mirrors: o.Mirrors, Insecure: o.Insecure, UserAgent: "den/" + o.Version, Notice: o.Notice,
-	})
+	o.Debug(fmt.Sprintf("store %s, engine %s, owners %s", st.Root(), st.EngineID(), st.Class()))
+	reg, err := Registry(o)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	images := image.New(st, reg, image.Options{InUserns: sandbox.InUserns(), Version: o.Version})
-	return &Den{Store: st, Images: images, Registry: reg, options: o}, nil
+	d := &Den{Store: st, Registry: reg, options: o}
+	d.Images = image.New(st, reg, image.Options{InUserns: sandbox.InUserns(), InUse: d.users, Version: o.Version})
+	return d, nil
+}
+
+func withDefaults(o Options) Options {
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	if o.Debug == nil {
+		o.Debug = func(string) {}
+	}
+	return o
 }
 
 // Runner chooses, once, the rung and the snapshot driver. The error says what
@@ -116,7 +137,7 @@ func (d *Den) Runner(ctx context.Context) (*Runner, error) {
 }
 
 func (d *Den) choose(ctx context.Context) error {
-	facts := probe.Gather(ctx, d.Store.Root())
+	facts := d.Facts(ctx)
 	choice, err := sandbox.Choose(facts, isolation(d.options))
 	if err != nil {
 		return err
@@ -133,13 +154,21 @@ func (d *Den) choose(ctx context.Context) error {
 		OverlayErr: errText(facts.Overlay),
 		OnOverlay:  facts.FSType == "overlay",
 		Reflink:    facts.Reflink == 0,
-		InUserns:   sandbox.InUserns(),
 		Scratch: func(ctx context.Context) (snapshot.Draft, error) {
 			return d.Store.NewDraft(ctx)
 		},
 	})
+	if facts.Overlay != 0 && facts.FSType == "overlay" {
+		d.options.Notice("storage driver " + why) // it ends with the option that helps
+	}
+	d.options.Debug(fmt.Sprintf("rung %s: %s; storage driver %s", choice.Rung, choice.Why, why))
 	d.runner = Runner{Facts: facts, Choice: choice, Exec: exec, Driver: driver, DriverWhy: why}
 	return nil
+}
+
+// Facts says what the outer container allows, whatever den makes of it.
+func (d *Den) Facts(ctx context.Context) probe.Facts {
+	return probe.Gather(ctx, d.Store.Root())
 }
 
 // Close closes the store; nobody waits for the disk.

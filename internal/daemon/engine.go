@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"den/internal/engine"
+	"den/internal/oci"
+	"den/internal/sandbox"
 )
 
 // Engine runs containers on the chosen rung.
@@ -12,5 +14,23 @@ func (d *Den) Engine(ctx context.Context) (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return engine.New(engine.Options{Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver}), nil
+	return engine.New(engine.Options{
+		Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver, InUserns: sandbox.InUserns(),
+	}), nil
+}
+
+// Containers looks after containers that exist. It needs no executor, so it
+// works whatever the rung.
+func (d *Den) Containers() *engine.Engine {
+	return engine.New(engine.Options{Store: d.Store, Images: d.Images, InUserns: sandbox.InUserns()})
+}
+
+// users names the containers that use an image. What cannot be read is no
+// reason to hold on to an image: containers keep their layers by themselves.
+func (d *Den) users(config oci.Digest) []string {
+	users, err := d.Containers().Users(config)
+	if err != nil {
+		d.options.Notice(err.Error())
+	}
+	return users
 }

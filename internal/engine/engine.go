@@ -14,6 +14,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -33,6 +36,8 @@ type Options struct {
 	Images *image.Images
 	Exec   sandbox.Executor
 	Driver snapshot.Driver
+	// InUserns says that device nodes cannot be made.
+	InUserns bool
 }
 
 // Engine runs containers. It is safe for concurrent use.
@@ -51,8 +56,9 @@ type Exit struct {
 }
 
 // Run creates a container, runs it to its end and, with Remove, deletes it.
-// The error is den's own; a program that fails is an Exit. A program that cannot
-// be executed is a *sandbox.ExecError.
+// Cancelling ctx ends what comes before the program; once that runs, it ends by
+// its own will or by s.Signals. The error is den's own; a program that fails is an
+// Exit. A program that cannot be executed is a *sandbox.ExecError.
 func (e *Engine) Run(ctx context.Context, req RunRequest, s Streams) (exit Exit, err error) {
 	if s.Warn == nil {
 		s.Warn = func(string) {}
@@ -60,14 +66,28 @@ func (e *Engine) Run(ctx context.Context, req RunRequest, s Streams) (exit Exit,
 	if s.Sink == nil {
 		s.Sink = progress.Discard
 	}
+	if err := req.check(); err != nil {
+		return Exit{}, err
+	}
+	cid, err := newCIDFile(req.CIDFile)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer func() {
+		// It names a container that there is, or is not there.
+		err = errors.Join(err, cid.close(err != nil && req.Remove))
+	}()
 	c, err := e.create(ctx, &req, s)
 	if err != nil {
 		return Exit{}, err
 	}
 	defer func() {
 		// Undo runs also when the caller gave up.
-		err = errors.Join(err, c.finish(context.WithoutCancel(ctx), req.Remove))
+		err = errors.Join(err, c.finish(req.Remove))
 	}()
+	if err := cid.write(c.record.ID); err != nil {
+		return Exit{}, err
+	}
 	return c.run(ctx, s)
 }
 
@@ -94,10 +114,11 @@ func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (c *con
 	if err != nil {
 		return nil, err
 	}
+	warnPlatform(img, req, s)
 	c = &container{engine: e, request: req, image: img, config: config}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.finish(context.WithoutCancel(ctx), true))
+			err = errors.Join(err, c.finish(true))
 		}
 	}()
 	if c.trees, err = e.Images.Trees(ctx, img.Layers, image.TreeOptions{Sink: s.Sink}); err != nil {
@@ -134,6 +155,17 @@ func (e *Engine) resolve(ctx context.Context, req *RunRequest, s Streams) (*imag
 	return e.Images.Resolve(ctx, req.Image, o)
 }
 
+// warnPlatform says, as docker does, that an image came along that this machine
+// may not be able to run.
+func warnPlatform(img *image.Image, req *RunRequest, s Streams) {
+	p := img.Platform
+	if req.Platform != nil || p.Architecture == "" || p.Architecture == runtime.GOARCH {
+		return
+	}
+	s.Warn(fmt.Sprintf("The requested image's platform (%s/%s) does not match the detected host platform (%s/%s) and no specific platform was requested",
+		p.OS, p.Architecture, runtime.GOOS, runtime.GOARCH))
+}
+
 // register gives the container its directory, its roots and its name.
 func (c *container) register(ctx context.Context) error {
 	id, err := newID()
@@ -143,18 +175,20 @@ func (c *container) register(ctx context.Context) error {
 	if c.dir, err = c.engine.Store.NewContainer(ctx, id); err != nil {
 		return err
 	}
-	roots := store.Record{Layers: c.image.DiffIDs()}
-	if err := c.dir.SetRoots(roots); err != nil {
+	if err := c.dir.SetRoots(store.Record{Layers: c.image.DiffIDs()}); err != nil {
 		return err
 	}
-	name := c.request.Name
-	if name == "" {
-		name = id[:12]
-	}
-	if err := c.engine.Store.NameContainer(name, id); err != nil {
-		if errdefs.IsAlreadyExists(err) {
-			return fmt.Errorf("conflict: the container name %q is already in use; remove that container (den rm) or choose another name: %w", name, err)
+	d := draft{c.dir.Path()}
+	for _, dir := range []string{d.FS(), d.Work()} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("container %s: %w", id, err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(c.dir.Path(), exitFile), nil, 0o600); err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	name, err := c.engine.nameContainer(c.request.Name, id)
+	if err != nil {
 		return err
 	}
 	c.record = newRecord(c, id, name)
@@ -172,7 +206,7 @@ func (c *container) dirs() []string {
 
 // finish closes what create opened and, with remove, deletes the container and
 // its anonymous volumes.
-func (c *container) finish(ctx context.Context, remove bool) error {
+func (c *container) finish(remove bool) error {
 	var errs []error
 	if c.active != nil {
 		errs = append(errs, c.active.Close())

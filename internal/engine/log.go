@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +40,11 @@ func openLog(dir string) (*logWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container log: %w", err)
 	}
-	return &logWriter{dir: dir, file: f}, nil
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("container log: %w", err), f.Close())
+	}
+	return &logWriter{dir: dir, file: f, size: fi.Size()}, nil
 }
 
 // stream returns the writer of one stream ("stdout" or "stderr"), and a
@@ -127,55 +130,4 @@ func (l *logWriter) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.file.Close()
-}
-
-// Logs copies what a container has written so far.
-func (e *Engine) Logs(nameOrID string, stdout, stderr io.Writer) error {
-	cid, err := e.Store.ContainerByName(nameOrID)
-	if err != nil {
-		return err
-	}
-	dir, err := e.Store.OpenContainer(cid)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	for _, name := range []string{oldLogFile, logFile} {
-		if err := copyLog(filepath.Join(dir.Path(), name), stdout, stderr); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func copyLog(file string, stdout, stderr io.Writer) error {
-	f, err := os.Open(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("container log: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewReader(f)
-	for {
-		b, err := lines.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			return nil // a line without an end is still being written
-		}
-		if err != nil {
-			return fmt.Errorf("container log: %w", err)
-		}
-		var line logLine
-		if json.Unmarshal(b, &line) != nil {
-			continue // torn by a crash
-		}
-		w := stdout
-		if line.Stream == "stderr" {
-			w = stderr
-		}
-		if _, err := io.WriteString(w, line.Log); err != nil {
-			return err
-		}
-	}
 }

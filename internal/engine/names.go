@@ -2,50 +2,65 @@ package engine
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
-	"slices"
+	"path/filepath"
 	"strings"
-
-	"github.com/containerd/errdefs"
 
 	"den/internal/oci"
 	"den/internal/sandbox"
 )
+
+// nameFiles writes the container's hostname, hosts and resolv.conf.
+func (c *container) nameFiles() ([]oci.Mount, error) {
+	hosts, err := c.hosts()
+	if err != nil {
+		return nil, err
+	}
+	resolv, err := c.resolvConf()
+	if err != nil {
+		return nil, err
+	}
+	var out []oci.Mount
+	for _, f := range []struct {
+		name string
+		text []byte
+	}{
+		{"hostname", []byte(c.hostname() + "\n")}, {"hosts", hosts}, {"resolv.conf", resolv},
+	} {
+		file := filepath.Join(c.dir.Path(), f.name)
+		if err := os.WriteFile(file, f.text, 0o644); err != nil {
+			return nil, fmt.Errorf("container %s: %w", c.record.ID, err)
+		}
+		if err := os.Chmod(file, 0o644); err != nil { // whatever the umask
+			return nil, fmt.Errorf("container %s: %w", c.record.ID, err)
+		}
+		out = append(out, oci.Mount{Type: "bind", Source: file, Target: "/etc/" + f.name, Options: []string{"bind", "rw"}})
+	}
+	return out, nil
+}
 
 // hosts is /etc/hosts of the container: that of the surroundings where it shares
 // their network, loopback alone where it has none.
 func (c *container) hosts() ([]byte, error) {
 	var b bytes.Buffer
 	if c.network() == sandbox.NetworkHost {
-		outer, err := os.ReadFile("/etc/hosts")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		outer, err := readOuter("/etc/hosts")
+		if err != nil {
 			return nil, err
 		}
 		b.Write(outer)
-		if b.Len() > 0 && !bytes.HasSuffix(b.Bytes(), []byte("\n")) {
-			b.WriteByte('\n')
-		}
 	}
 	if b.Len() == 0 {
 		b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	}
 	for _, h := range c.request.AddHosts {
-		name, addr, ok := strings.Cut(h, ":")
-		if !ok {
-			name, addr, ok = strings.Cut(h, "=")
-		}
-		ip, err := netip.ParseAddr(strings.Trim(addr, "[]"))
-		if addr == "host-gateway" {
-			// The network is shared, so the host is this machine itself.
-			ip, err = netip.MustParseAddr("127.0.0.1"), nil
-		}
-		if !ok || err != nil {
-			return nil, fmt.Errorf("host %q: want NAME:ADDRESS: %w", h, errdefs.ErrInvalidArgument)
+		name, ip, err := parseHost(h)
+		if err != nil {
+			return nil, err
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", ip, name)
 	}
@@ -53,32 +68,79 @@ func (c *container) hosts() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// resolvConf is the surroundings' resolver configuration, or the one asked for.
+// parseHost reads NAME:ADDRESS or NAME=ADDRESS.
+func parseHost(h string) (name string, ip netip.Addr, err error) {
+	name, addr, ok := strings.Cut(h, "=")
+	if !ok {
+		name, addr, ok = strings.Cut(h, ":")
+	}
+	if addr == "host-gateway" {
+		// The network is shared, so the host is this machine itself.
+		addr = "127.0.0.1"
+	}
+	if ip, err = netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")); err != nil {
+		ok = false
+	}
+	if !ok || name == "" || strings.ContainsAny(name, " \t\n") {
+		return "", ip, invalid("invalid IP address in add-host: %q; want NAME:ADDRESS", h)
+	}
+	return name, ip, nil
+}
+
+// resolvConf is the surroundings' resolver configuration, with what was asked
+// for in the place of theirs.
 func (c *container) resolvConf() ([]byte, error) {
-	if len(c.request.DNS) == 0 {
-		b, err := os.ReadFile("/etc/resolv.conf")
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return b, err
+	outer, err := readOuter("/etc/resolv.conf")
+	if err != nil {
+		return nil, err
+	}
+	req := c.request
+	if len(req.DNS)+len(req.DNSSearch)+len(req.DNSOptions) == 0 {
+		return outer, nil
 	}
 	var b bytes.Buffer
-	for _, d := range c.request.DNS {
-		ip, err := netip.ParseAddr(d)
-		if err != nil {
-			return nil, fmt.Errorf("dns %q: want an address: %w", d, errdefs.ErrInvalidArgument)
+	for line := range bytes.Lines(outer) {
+		key, _, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+		switch {
+		case key == "nameserver" && len(req.DNS) > 0:
+		case (key == "search" || key == "domain") && len(req.DNSSearch) > 0:
+		case key == "options" && len(req.DNSOptions) > 0:
+		default:
+			b.Write(line)
 		}
-		fmt.Fprintf(&b, "nameserver %s\n", ip)
+	}
+	for _, d := range req.DNS {
+		fmt.Fprintf(&b, "nameserver %s\n", d)
+	}
+	if search := strings.Join(req.DNSSearch, " "); search != "" && search != "." {
+		fmt.Fprintf(&b, "search %s\n", search)
+	}
+	if len(req.DNSOptions) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(req.DNSOptions, " "))
 	}
 	return b.Bytes(), nil
 }
 
-func (c *container) network() string { return first(c.request.Network, sandbox.NetworkHost) }
+// maxNameFile bounds what is taken over from the surroundings' /etc.
+const maxNameFile = 4 << 20
 
-// sortByDepth puts a mount before those that lie below it and keeps the order
-// of others.
-func sortByDepth(mounts []oci.Mount) {
-	slices.SortStableFunc(mounts, func(a, b oci.Mount) int {
-		return cmp.Compare(strings.Count(a.Target, "/"), strings.Count(b.Target, "/"))
-	})
+// readOuter reads a file of the surroundings; a missing one is empty. It ends
+// in a line's end.
+func readOuter(name string) ([]byte, error) {
+	b, err := readBounded(name, maxNameFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if len(b) > 0 && !bytes.HasSuffix(b, []byte("\n")) {
+		b = append(b, '\n')
+	}
+	return b, nil
+}
+
+// network is the sandbox's name for the request's.
+func (c *container) network() string {
+	if c.request.Network == sandbox.NetworkNone {
+		return sandbox.NetworkNone
+	}
+	return sandbox.NetworkHost
 }

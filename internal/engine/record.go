@@ -2,12 +2,18 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"den/internal/durable"
 	"den/internal/oci"
+	"den/internal/sandbox"
+	"den/internal/store"
 )
 
 // A record is what the disk knows of a container: container.json in its
@@ -21,13 +27,20 @@ type record struct {
 	Command      []string          `json:"command"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	Remove       bool              `json:"remove,omitempty"`
-	Volumes      []string          `json:"anonymousVolumes,omitempty"`
-	Created      time.Time         `json:"created"`
-	Started      time.Time         `json:"started,omitzero"`
-	Finished     time.Time         `json:"finished,omitzero"`
-	State        state             `json:"state"`
-	ExitCode     int               `json:"exitCode"`
-	OOMKilled    bool              `json:"oomKilled,omitempty"`
+	TTY          bool              `json:"tty,omitempty"`
+	// StopSeconds is how long den stop waits; nil is docker's ten.
+	StopSeconds *int `json:"stopSeconds,omitempty"`
+	// Volumes are the anonymous ones, which go with the container; Named stay.
+	Volumes   []string  `json:"anonymousVolumes,omitempty"`
+	Named     []string  `json:"namedVolumes,omitempty"`
+	Created   time.Time `json:"created"`
+	Started   time.Time `json:"started,omitzero"`
+	Finished  time.Time `json:"finished,omitzero"`
+	State     state     `json:"state"`
+	ExitCode  int       `json:"exitCode"`
+	OOMKilled bool      `json:"oomKilled,omitempty"`
+	// Error is why the program could not be started.
+	Error string `json:"error,omitempty"`
 }
 
 // state is where a container is in its life. A running one whose directory is
@@ -38,15 +51,27 @@ const (
 	stateCreated state = "created"
 	stateRunning state = "running"
 	stateExited  state = "exited"
+	// stateDead is never written: it is what a reader makes of a running
+	// container that nobody runs.
+	stateDead state = "dead"
 )
 
-const recordFile = "container.json"
+// recordFile is the record. exitFile gets the exit code, in place: who opened it
+// before learns the code even of a container that has removed itself meanwhile.
+const (
+	recordFile = "container.json"
+	exitFile   = "exit-code"
+)
+
+// maxRecordBytes bounds what is read of a record.
+const maxRecordBytes = 16 << 20
 
 func newRecord(c *container, id, name string) record {
+	req := c.request
 	return record{
-		V: 1, ID: id, Name: name, Image: c.request.Image, ConfigDigest: c.image.ConfigDigest,
-		Command: command(c.request, c.config), Labels: c.request.Labels, Remove: c.request.Remove,
-		Created: time.Now().UTC(), State: stateCreated,
+		V: 1, ID: id, Name: name, Image: req.Image, ConfigDigest: c.image.ConfigDigest,
+		Command: command(req, c.config), Labels: req.Labels, Remove: req.Remove, TTY: req.TTY,
+		StopSeconds: req.StopSeconds, Created: time.Now().UTC(), State: stateCreated,
 	}
 }
 
@@ -61,14 +86,66 @@ func (r *record) write(dir string) error {
 	return nil
 }
 
-// started and exited are the transitions of a container's life.
+func readRecord(dir *store.ContainerDir) (*record, error) {
+	b, err := readBounded(filepath.Join(dir.Path(), recordFile), maxRecordBytes)
+	if err != nil {
+		return nil, err
+	}
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("container %s: record: %w", dir.ID(), err)
+	}
+	if r.ID != dir.ID() {
+		return nil, fmt.Errorf("container %s: record: it is that of %.80q", dir.ID(), r.ID)
+	}
+	return &r, nil
+}
+
+// started, failed and exited are the transitions of a container's life.
 func (c *container) started() error {
 	c.record.State, c.record.Started = stateRunning, time.Now().UTC()
 	return c.record.write(c.dir.Path())
 }
 
+// failed keeps why the program could not be started; the container stays as it
+// was created, as docker's does.
+func (c *container) failed(cause error) error {
+	c.record.Error, c.record.ExitCode = cause.Error(), 125
+	var exec *sandbox.ExecError
+	if errors.As(cause, &exec) {
+		c.record.ExitCode = exec.Code
+	}
+	return errors.Join(c.writeExit(), c.record.write(c.dir.Path()))
+}
+
 func (c *container) exited(e Exit) error {
 	c.record.State, c.record.Finished = stateExited, time.Now().UTC()
 	c.record.ExitCode, c.record.OOMKilled = e.Code, e.OOMKilled
-	return c.record.write(c.dir.Path())
+	return errors.Join(c.writeExit(), c.record.write(c.dir.Path()))
+}
+
+func (c *container) writeExit() error {
+	f, err := os.OpenFile(filepath.Join(c.dir.Path(), exitFile), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("container %s: exit code: %w", c.record.ID, err)
+	}
+	_, err = fmt.Fprintf(f, "%d\n", c.record.ExitCode)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("container %s: exit code: %w", c.record.ID, err)
+	}
+	return nil
+}
+
+// killedCode is the exit code of a container whose den was killed, which kills it, too.
+const killedCode = 137
+
+// readExit reads what writeExit wrote.
+func readExit(f *os.File) int {
+	var b [16]byte
+	n, _ := f.ReadAt(b[:], 0) // io.EOF, or nothing to tell
+	code, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil {
+		return killedCode
+	}
+	return code
 }

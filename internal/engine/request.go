@@ -29,6 +29,8 @@ type Mount struct {
 	ReadOnly bool
 	// NoCopy leaves a fresh volume empty instead of filling it from the image.
 	NoCopy bool
+	// Shallow binds the directory without what is mounted below it.
+	Shallow bool
 	// CreateSource makes a missing bind source a directory, as -v does and --mount does not.
 	CreateSource bool
 	// Options are further options of mount(8), such as a tmpfs's size.
@@ -61,7 +63,8 @@ type RunRequest struct {
 	// Args replace the image's command; Entrypoint, when not nil, its entrypoint.
 	Args       []string
 	Entrypoint []string
-	// Env entries are NAME=VALUE; they win over the image's.
+	// Env entries are NAME=VALUE and win over the image's; NAME alone takes
+	// the variable away.
 	Env        []string
 	Labels     map[string]string
 	WorkingDir string
@@ -70,7 +73,9 @@ type RunRequest struct {
 	Hostname   string
 	AddHosts   []string // NAME:IP
 	DNS        []string
-	// Network is "host" or "none".
+	DNSSearch  []string
+	DNSOptions []string
+	// Network is "host", which is also the default, or "none".
 	Network  string
 	Mounts   []Mount
 	ShmBytes int64
@@ -78,15 +83,20 @@ type RunRequest struct {
 	Ulimits  []Ulimit
 	CapAdd   []string
 	CapDrop  []string
-	// Security holds docker's --security-opt values: no-new-privileges, seccomp=unconfined.
+	// Security holds docker's --security-opt values: no-new-privileges,
+	// seccomp=unconfined, systempaths=unconfined.
 	Security   []string
 	Sysctls    map[string]string
 	ReadOnly   bool
 	Init       bool
 	StopSignal string
+	// StopSeconds is how long den stop waits before it kills; nil is ten.
+	StopSeconds *int
 	// Remove deletes the container, with its anonymous volumes, when it ends.
 	Remove bool
 	TTY    bool
+	// Console is the terminal's size when the program starts, if it is known.
+	Console Size
 	// OpenStdin connects standard input.
 	OpenStdin bool
 	// Log keeps the output in the container's log instead of Streams.

@@ -3,65 +3,43 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"den/internal/oci"
 	"den/internal/sandbox"
 )
 
 // run starts the container's process and stays with it to its end.
 func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
-	if n := c.network(); n != sandbox.NetworkHost && n != sandbox.NetworkNone {
-		return Exit{}, fmt.Errorf("network %q: %w: den run has host and none", n, errdefs.ErrInvalidArgument)
+	r, closeLog, err := c.sandboxRequest(s)
+	if err != nil {
+		return Exit{}, errors.Join(err, c.failed(err))
 	}
-	spec, err := c.spec()
+	defer func() { err = errors.Join(err, closeLog()) }()
+	control, err := c.listen()
 	if err != nil {
 		return Exit{}, err
 	}
-	mounts, err := c.mounts()
-	if err != nil {
+	defer control.Close()
+	if err := context.Cause(ctx); err != nil {
 		return Exit{}, err
 	}
-	var hold []*os.File
-	for _, t := range c.trees {
-		hold = append(hold, t.Hold()...)
-	}
-	r := &sandbox.Request{
-		ID: c.record.ID, Spec: spec, Root: c.root(), Mounts: mounts, Hold: append(hold, c.dir.Hold()),
-		Stdout: s.Stdout, Stderr: s.Stderr, Network: c.network(), Init: c.request.Init, Warn: s.Warn,
-	}
-	if c.request.OpenStdin {
-		r.Stdin = s.Stdin
-	}
-	if c.request.Log {
-		closeLog, err := c.log(r)
-		if err != nil {
-			return Exit{}, err
-		}
-		defer func() { err = errors.Join(err, closeLog()) }()
-	}
-	if err := writeCIDFile(c.request.CIDFile, c.record.ID); err != nil {
-		return Exit{}, err
-	}
+	// From here on the program is the one to end: signals go to it.
+	ctx = context.WithoutCancel(ctx)
 	sb, err := c.engine.Exec.Start(ctx, r)
 	if err != nil {
-		return Exit{}, err
+		return Exit{}, errors.Join(err, c.failed(err))
 	}
 	if err := c.started(); err != nil {
 		return Exit{}, errors.Join(err, kill(ctx, sb))
 	}
+	stop := c.forward(sb, control, s)
 	if s.Started != nil {
 		s.Started(c.record.ID)
-	}
-	stop, err := c.forward(sb, s)
-	if err != nil {
-		return Exit{}, errors.Join(err, kill(ctx, sb))
 	}
 	e, err := sb.Wait(ctx)
 	stop()
@@ -69,12 +47,37 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	return exit, errors.Join(err, c.exited(exit))
 }
 
-// root is the driver's mount; ReadOnly is the spec's to enforce.
-func (c *container) root() oci.Mount { return c.active.Root }
+// sandboxRequest says what to run and in what. The function closes the log.
+func (c *container) sandboxRequest(s Streams) (*sandbox.Request, func() error, error) {
+	spec, err := c.spec()
+	if err != nil {
+		return nil, nil, err
+	}
+	mounts, err := c.mounts()
+	if err != nil {
+		return nil, nil, err
+	}
+	var hold []*os.File
+	for _, t := range c.trees {
+		hold = append(hold, t.Hold()...)
+	}
+	r := &sandbox.Request{
+		ID: c.record.ID, Spec: spec, Root: c.active.Root, Mounts: mounts, Hold: append(hold, c.dir.Hold()),
+		Stdout: s.Stdout, Stderr: s.Stderr, Network: c.network(), Init: c.request.Init, Warn: s.Warn,
+	}
+	if c.request.OpenStdin {
+		r.Stdin = s.Stdin
+	}
+	if !c.request.Log {
+		return r, func() error { return nil }, nil
+	}
+	closeLog, err := c.log(r)
+	return r, closeLog, err
+}
 
 func kill(ctx context.Context, sb sandbox.Sandbox) error {
 	err := sb.Signal(unix.SIGKILL)
-	_, werr := sb.Wait(context.WithoutCancel(ctx))
+	_, werr := sb.Wait(ctx)
 	return errors.Join(err, werr)
 }
 
@@ -92,48 +95,33 @@ func (c *container) log(r *sandbox.Request) (func() error, error) {
 
 // forward passes signals, those of other den processes too, and terminal sizes
 // to sb until the returned function is called, which waits for it to end.
-func (c *container) forward(sb sandbox.Sandbox, s Streams) (func(), error) {
-	// The process may be gone already when a signal arrives, which is no news.
-	stopControl, err := c.control(func(sig unix.Signal) { _ = sb.Signal(c.translate(sig)) })
-	if err != nil {
-		return nil, err
-	}
+func (c *container) forward(sb sandbox.Sandbox, control *os.File, s Streams) func() {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
+	// The process may be gone already when a signal arrives, which is no news.
+	wg.Go(func() { c.serve(control, func(sig unix.Signal) { _ = sb.Signal(sig) }) })
 	wg.Go(func() {
 		for {
 			select {
 			case <-done:
 				return
 			case sig := <-s.Signals:
-				_ = sb.Signal(c.translate(sig))
+				_ = sb.Signal(sig)
 			case size := <-s.Resizes:
 				_ = sb.Resize(size.Rows, size.Cols)
 			}
 		}
 	})
 	return func() {
-		stopControl()
+		control.Close()
 		close(done)
 		wg.Wait()
-	}, nil
-}
-
-// translate makes den's own SIGTERM the container's stop signal.
-func (c *container) translate(sig unix.Signal) unix.Signal {
-	if sig != unix.SIGTERM {
-		return sig
 	}
-	if stop, err := ParseSignal(first(c.request.StopSignal, c.config.Config.StopSignal, "SIGTERM")); err == nil {
-		return stop
-	}
-	return sig
 }
 
 // ParseSignal reads "SIGTERM", "term" or "15".
 func ParseSignal(s string) (unix.Signal, error) {
-	var n int
-	if _, err := fmt.Sscanf(s, "%d", &n); err == nil && n > 0 && n <= 64 {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
 		return unix.Signal(n), nil
 	}
 	name := strings.ToUpper(s)
@@ -146,31 +134,24 @@ func ParseSignal(s string) (unix.Signal, error) {
 	if base, offset, ok := realtime(name); ok {
 		return unix.Signal(base + offset), nil
 	}
-	return 0, fmt.Errorf("signal %q: %w: want a name such as SIGTERM or a number", s, errdefs.ErrInvalidArgument)
+	return 0, invalid("invalid signal: %s; want a name such as SIGTERM or a number", s)
 }
 
 // realtime reads SIGRTMIN+n and SIGRTMAX-n as glibc counts them, which is what
 // systemd's images mean by SIGRTMIN+3.
 func realtime(name string) (base, offset int, ok bool) {
 	const minimum, maximum = 34, 64
-	if _, err := fmt.Sscanf(name, "SIGRTMIN+%d", &offset); err == nil && offset >= 0 && minimum+offset <= maximum {
-		return minimum, offset, true
-	}
-	if _, err := fmt.Sscanf(name, "SIGRTMAX-%d", &offset); err == nil && offset >= 0 && maximum-offset >= minimum {
-		return maximum, -offset, true
+	for _, end := range []struct {
+		name      string
+		base, dir int
+	}{{"SIGRTMIN", minimum, 1}, {"SIGRTMAX", maximum, -1}} {
+		rest, ok := strings.CutPrefix(name, end.name)
+		if !ok {
+			continue
+		}
+		offset, err := strconv.Atoi("0" + strings.TrimLeft(rest, "+-"))
+		n := end.base + end.dir*offset
+		return end.base, end.dir * offset, err == nil && n >= minimum && n <= maximum
 	}
 	return 0, 0, false
-}
-
-// writeCIDFile refuses a file that exists, as docker does.
-func writeCIDFile(file, id string) error {
-	if file == "" {
-		return nil
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return fmt.Errorf("container ID file: %w", err)
-	}
-	_, err = f.WriteString(id)
-	return errors.Join(err, f.Close())
 }

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -45,21 +43,28 @@ func trimEmpty(entrypoint []string) []string {
 func (c *container) spec() (*specs.Spec, error) {
 	req, cfg := c.request, c.config.Config
 	args := command(req, c.config)
-	if len(args) == 0 {
-		return nil, fmt.Errorf("no command specified: give one, or an image with CMD or ENTRYPOINT: %w", errdefs.ErrInvalidArgument)
+	if len(args) == 0 || args[0] == "" {
+		return nil, invalid("no command specified: give one, or an image with CMD or ENTRYPOINT")
 	}
 	who, err := c.lookupUser(first(req.User, cfg.User))
 	if err != nil {
 		return nil, err
+	}
+	sec := securityOptions{}
+	for _, s := range req.Security {
+		if err := security(s, &sec); err != nil {
+			return nil, err
+		}
 	}
 	o := sandbox.SpecOptions{
 		Args: args, Env: c.environment(who.Home), Cwd: first(req.WorkingDir, cfg.WorkingDir, "/"),
 		Hostname: c.hostname(), UID: uint32(who.Uid), GID: uint32(who.Gid),
 		CapAdd: req.CapAdd, CapDrop: req.CapDrop, Terminal: req.TTY, ReadOnlyRoot: req.ReadOnly,
 		ShmSizeBytes: req.ShmBytes, Resources: resources(req.Limits),
+		NoNewPrivileges: sec.noNewPrivileges, NoSeccomp: sec.noSeccomp,
 	}
 	if !path.IsAbs(o.Cwd) {
-		return nil, fmt.Errorf("working directory %q: want an absolute path: %w", o.Cwd, errdefs.ErrInvalidArgument)
+		return nil, invalid("the working directory %q is invalid, it needs to be an absolute path", o.Cwd)
 	}
 	for _, gid := range who.Sgids {
 		o.Groups = append(o.Groups, uint32(gid))
@@ -67,32 +72,56 @@ func (c *container) spec() (*specs.Spec, error) {
 	for _, u := range req.Ulimits {
 		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: u.Soft, Hard: u.Hard})
 	}
-	if err := security(req.Security, &o); err != nil {
-		return nil, err
-	}
 	spec, err := sandbox.DefaultSpec(o)
 	if err != nil {
 		return nil, err
 	}
-	if len(req.Sysctls) > 0 && spec.Linux != nil {
-		spec.Linux.Sysctl = req.Sysctls
-	}
+	c.refine(spec, sec)
 	return spec, nil
 }
 
-func security(options []string, o *sandbox.SpecOptions) error {
-	for _, s := range options {
-		key, value, _ := strings.Cut(strings.Replace(s, ":", "=", 1), "=")
-		switch {
-		case key == "no-new-privileges":
-			o.NoNewPrivileges = value == "" || value == "true"
-		case key == "seccomp" && value == "unconfined":
-			o.NoSeccomp = true
-		case key == "apparmor", key == "label", key == "systempaths" && value == "":
-			// den loads no profile: the outer container's label stays.
-		default:
-			return fmt.Errorf("security option %q: %w: den knows no-new-privileges and seccomp=unconfined", s, errdefs.ErrInvalidArgument)
-		}
+// refine applies what DefaultSpec has no option for.
+func (c *container) refine(spec *specs.Spec, sec securityOptions) {
+	req := c.request
+	if len(req.Sysctls) > 0 {
+		spec.Linux.Sysctl = req.Sysctls
+	}
+	if sec.systemPaths {
+		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = nil, nil
+	}
+	if req.TTY && req.Console != (Size{}) {
+		spec.Process.ConsoleSize = &specs.Box{Height: uint(req.Console.Rows), Width: uint(req.Console.Cols)}
+	}
+	// What the user mounts takes the place of the default, and of all defaults below /dev.
+	taken := map[string]bool{}
+	for _, m := range req.Mounts {
+		taken[path.Clean(m.Target)] = true
+	}
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
+		return taken[m.Destination] || taken["/dev"] && strings.HasPrefix(m.Destination, "/dev/")
+	})
+}
+
+// securityOptions are what --security-opt asks for.
+type securityOptions struct {
+	noNewPrivileges, noSeccomp, systemPaths bool
+}
+
+// security reads one of docker's --security-opt values into o.
+func security(s string, o *securityOptions) error {
+	key, value, _ := strings.Cut(strings.Replace(s, ":", "=", 1), "=")
+	switch {
+	case key == "no-new-privileges":
+		o.noNewPrivileges = value == "" || value == "true"
+	case key == "seccomp" && value == "unconfined":
+		o.noSeccomp = true
+	case key == "seccomp" && value == "builtin":
+	case key == "systempaths" && value == "unconfined":
+		o.systemPaths = true
+	case key == "apparmor", key == "label":
+		// den loads no profile: the outer container's label stays.
+	default:
+		return invalid("security option %q: den knows no-new-privileges, seccomp=unconfined and systempaths=unconfined", s)
 	}
 	return nil
 }
@@ -120,7 +149,11 @@ func (c *container) environment(home string) []string {
 	var out []string
 	for _, e := range env {
 		name, _, ok := strings.Cut(e, "=")
-		if !ok {
+		if !ok { // NAME alone takes it away
+			if i, seen := index[name]; seen {
+				out[i] = ""
+				delete(index, name)
+			}
 			continue
 		}
 		if i, seen := index[name]; seen {
@@ -133,7 +166,7 @@ func (c *container) environment(home string) []string {
 	if _, ok := index["HOME"]; !ok {
 		out = append(out, "HOME="+home)
 	}
-	return out
+	return slices.DeleteFunc(out, func(e string) bool { return e == "" })
 }
 
 func resources(l Limits) *specs.LinuxResources {
@@ -146,9 +179,10 @@ func resources(l Limits) *specs.LinuxResources {
 		if l.MemoryBytes > 0 {
 			r.Memory.Limit = &l.MemoryBytes
 		}
-		if l.MemorySwapBytes != 0 {
-			r.Memory.Swap = &l.MemorySwapBytes
+		if l.MemorySwapBytes == 0 { // as docker has it: as much swap as memory
+			l.MemorySwapBytes = 2 * l.MemoryBytes
 		}
+		r.Memory.Swap = &l.MemorySwapBytes
 	}
 	if l.CPUs > 0 || l.CPUShares > 0 || l.CpusetCPUs != "" {
 		r.CPU = &specs.LinuxCPU{Cpus: l.CpusetCPUs}
@@ -182,12 +216,12 @@ func (c *container) lookupUser(spec string) (*user.ExecUser, error) {
 	}
 	who, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
 	if err != nil {
-		return nil, fmt.Errorf("user %q: %w: %w", spec, err, errdefs.ErrInvalidArgument)
+		return nil, invalid("%v", err) // docker's text: unable to find user ...
 	}
 	if len(c.request.GroupAdd) > 0 {
 		more, err := user.GetAdditionalGroups(c.request.GroupAdd, bytes.NewReader(group))
 		if err != nil {
-			return nil, fmt.Errorf("group: %w: %w", err, errdefs.ErrInvalidArgument)
+			return nil, invalid("%v", err)
 		}
 		who.Sgids = append(who.Sgids, more...)
 	}
@@ -214,82 +248,4 @@ func (c *container) readFile(name string) ([]byte, error) {
 
 func opener(fs tree.FS, p string) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return fs.Open(p) }
-}
-
-// mounts are the container's own: names, then binds, tmpfs and volumes in the
-// order in which one may lie in another.
-func (c *container) mounts() ([]oci.Mount, error) {
-	files, err := c.nameFiles()
-	if err != nil {
-		return nil, err
-	}
-	out := files
-	for _, m := range c.request.Mounts {
-		mode := "rw"
-		if m.ReadOnly {
-			mode = "ro"
-		}
-		switch m.Kind {
-		case MountBind:
-			if err := bindSource(m); err != nil {
-				return nil, err
-			}
-			out = append(out, oci.Mount{Type: "bind", Source: m.Source, Target: m.Target, Options: append([]string{"rbind", mode}, m.Options...)})
-		case MountTmpfs:
-			options := append([]string{"nosuid", "nodev", "noexec", mode}, m.Options...)
-			out = append(out, oci.Mount{Type: "tmpfs", Source: "tmpfs", Target: m.Target, Options: options})
-		}
-	}
-	for _, v := range c.volumes {
-		mode := "rw"
-		if v.mount.ReadOnly {
-			mode = "ro"
-		}
-		out = append(out, oci.Mount{Type: "bind", Source: v.dir, Target: v.mount.Target, Options: []string{"rbind", mode}, Hold: []*os.File{v.hold}})
-	}
-	sortByDepth(out[len(files):])
-	return out, nil
-}
-
-func bindSource(m Mount) error {
-	_, err := os.Stat(m.Source)
-	if err == nil {
-		return nil
-	}
-	if os.IsNotExist(err) && m.CreateSource {
-		if err := os.MkdirAll(m.Source, 0o755); err != nil {
-			return fmt.Errorf("bind %s: %w", m.Source, err)
-		}
-		return nil
-	}
-	return fmt.Errorf("bind source %s: %w: %w", m.Source, err, errdefs.ErrInvalidArgument)
-}
-
-// nameFiles writes the container's hostname, hosts and resolv.conf.
-func (c *container) nameFiles() ([]oci.Mount, error) {
-	hosts, err := c.hosts()
-	if err != nil {
-		return nil, err
-	}
-	resolv, err := c.resolvConf()
-	if err != nil {
-		return nil, err
-	}
-	var out []oci.Mount
-	for _, f := range []struct {
-		name string
-		text []byte
-	}{
-		{"hostname", []byte(c.hostname() + "\n")}, {"hosts", hosts}, {"resolv.conf", resolv},
-	} {
-		file := filepath.Join(c.dir.Path(), f.name)
-		if err := os.WriteFile(file, f.text, 0o644); err != nil {
-			return nil, fmt.Errorf("container %s: %w", c.record.ID, err)
-		}
-		if err := os.Chmod(file, 0o644); err != nil { // whatever the umask
-			return nil, fmt.Errorf("container %s: %w", c.record.ID, err)
-		}
-		out = append(out, oci.Mount{Type: "bind", Source: file, Target: "/etc/" + f.name, Options: []string{"bind", "rw"}})
-	}
-	return out, nil
 }
