@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -133,19 +132,16 @@ func (u inputUse) selectorKey() string {
 	return string(digest.FromString(strings.Join(u.paths, "\x00")))
 }
 
-// selectors are the paths to digest, without those below another; none for
-// the whole input.
+// selectors are the paths to digest, none for the whole input. All of several
+// are there, in the order of the mounts: the key does not say which of them
+// goes to which target, so that the digests must.
 func (u inputUse) selectors() []Selector {
-	paths := slices.Compact(slices.Sorted(slices.Values(u.paths)))
-	var out []Selector
-	for _, p := range paths {
-		if p == pb.RootMount {
-			return nil
-		}
-		below := func(q string) bool { return q != p && strings.HasPrefix(p, q+"/") }
-		if !slices.ContainsFunc(paths, below) {
-			out = append(out, Selector{Path: p, FollowLinks: true})
-		}
+	if len(u.paths) == 1 && u.paths[0] == pb.RootMount {
+		return nil
+	}
+	out := make([]Selector, len(u.paths))
+	for i, p := range u.paths {
+		out[i] = Selector{Path: p, FollowLinks: true}
 	}
 	return out
 }

@@ -1,12 +1,10 @@
 package ops
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -120,9 +118,9 @@ func actionOwner(a *pb.FileAction) *pb.ChownOpt {
 	return nil
 }
 
-// CacheMap follows BuildKit's recipe (solver/llbsolver/ops/file.go): a source
-// counts by the content that is selected from it and by its base name, what is
-// changed by its identity.
+// CacheMap follows BuildKit's recipe (solver/llbsolver/ops/file.go) but for
+// what inputKey says: a source counts by the content that is selected from it
+// and by its base name, what is changed by its identity.
 func (f *fileOp) CacheMap(context.Context, progress.Sink) (*solver.CacheMap, error) {
 	selectors := make([][]Selector, f.inputs)
 	changed := make([]bool, f.inputs)
@@ -191,14 +189,15 @@ func (f *fileOp) actionKey(a *pb.FileAction, selectors [][]Selector) ([]byte, er
 	return nil, fmt.Errorf("file: action %T: %w", a.Action, errdefs.ErrNotImplemented)
 }
 
+// inputKey keeps the selected paths as they are and in the order of the
+// actions, whose keys only have the base names: sorted, or without those below
+// others as BuildKit's are, two copies that change places would be one to the
+// cache, and so would be a file and another one behind a link.
 func (f *fileOp) inputKey(sel []Selector) solver.InputKey {
 	paths := make([]string, len(sel))
 	for i, s := range sel {
 		paths[i] = s.Path
 	}
-	slices.Sort(paths)
-	slices.Reverse(paths) // BuildKit's order
-	sel = dedupeSelectors(sel)
 	return solver.InputKey{
 		Selector: string(digest.FromString(strings.Join(paths, "\x00"))),
 		Content: func(ctx context.Context, r solver.Result) (oci.Digest, error) {
@@ -209,49 +208,6 @@ func (f *fileOp) inputKey(sel []Selector) solver.InputKey {
 			return contentHash(ctx, f.env, ref, sel)
 		},
 	}
-}
-
-// dedupeSelectors drops paths that lie below other selected paths.
-func dedupeSelectors(sel []Selector) []Selector {
-	var plain, follow []string
-	var out []Selector
-	for _, s := range sel {
-		switch {
-		case s.filters():
-			out = append(out, s)
-		case s.FollowLinks:
-			follow = append(follow, s.Path)
-		default:
-			plain = append(plain, s.Path)
-		}
-	}
-	var paths []Selector
-	for _, p := range dedupePaths(plain) {
-		paths = append(paths, Selector{Path: p})
-	}
-	for _, p := range dedupePaths(follow) {
-		paths = append(paths, Selector{Path: p, FollowLinks: true})
-	}
-	out = append(paths, out...)
-	slices.SortStableFunc(out, func(a, b Selector) int { return cmp.Compare(a.Path, b.Path) })
-	return out
-}
-
-// dedupePaths cleans paths and drops those below others.
-func dedupePaths(in []string) []string {
-	paths := make([]string, 0, len(in))
-	for _, p := range in {
-		paths = append(paths, path.Join("/", p))
-	}
-	slices.Sort(paths)
-	var out []string
-	for _, p := range paths {
-		if n := len(out); n > 0 && (p == out[n-1] || strings.HasPrefix(p, strings.TrimSuffix(out[n-1], "/")+"/")) {
-			continue
-		}
-		out = append(out, p)
-	}
-	return out
 }
 
 // isDefaultIndexes recognises a plain chain of actions, which BuildKit's older

@@ -420,6 +420,43 @@ func TestKeyOfACopyIsItsContent(t *testing.T) {
 	}
 }
 
+// Each of these pairs differs only in which path is copied when; the digests of
+// the same directory have to tell them apart.
+func TestCopiesThatChangePlacesAreNotOne(t *testing.T) {
+	env := storeEnv(t, t.TempDir())
+	dir := plant(t, t.TempDir(), "a/f", "b/f", "c/a/f", "c/b/f", "z/f", "c/link -> ../z")
+	ctx := localRef(t, env, dir, nil)
+	type key struct {
+		op, content oci.Digest
+		selector    string
+	}
+	keyOf := func(actions ...any) key {
+		t.Helper()
+		cm, err := fileOpOf(t, env, 2, chain(2, actions...)).CacheMap(t.Context(), progress.Discard)
+		check(t, err)
+		sum, err := cm.Inputs[1].Content(t.Context(), ctx)
+		check(t, err)
+		return key{cm.Digest, sum, cm.Inputs[1].Selector}
+	}
+	for _, pair := range [][2][]string{
+		{{"/a/f", "/b/f"}, {"/b/f", "/a/f"}},
+		{{"/c", "/c/a/f"}, {"/c", "/c/b/f"}},
+		{{"/c/a/f", "/c"}, {"/c", "/c/a/f"}},
+	} {
+		one := keyOf(cp(pair[0][0], "/x/"), cp(pair[0][1], "/x/"))
+		two := keyOf(cp(pair[1][0], "/x/"), cp(pair[1][1], "/x/"))
+		if one.op == two.op && (one.content == two.content || one.selector == two.selector) {
+			t.Errorf("%q and %q have the same keys", pair[0], pair[1])
+		}
+	}
+	before := keyOf(cp("/c", "/x/"), cp("/c/link/f", "/y/"))
+	check(t, os.WriteFile(filepath.Join(dir, "z/f"), []byte("changed"), 0o644))
+	ctx = localRef(t, env, dir, nil)
+	if keyOf(cp("/c", "/x/"), cp("/c/link/f", "/y/")) == before {
+		t.Error("a file behind a link below another copied path changed nothing")
+	}
+}
+
 // TestDefinitionKeysDoNotDrift has the keys that solver/llbsolver/ops of
 // BuildKit v0.33.1 computes. They may only change on purpose: everybody's cache
 // is lost with them.
