@@ -65,14 +65,15 @@ func TestNamedContextsOfEveryKind(t *testing.T) {
 	t.Parallel()
 	d := newDen(t)
 	gitURL, _ := gitServer(t, d)
-	url := fileServer(t, map[string][]byte{"ctx.tar": tarBytes(t, files{"in": "http\n"})})
+	archive := tarBytes(t, files{"in": "http\n"})
+	url := fileServer(t, map[string][]byte{"ctx.tar": archive}) // stays a file, called context
 	layout := filepath.Join(d.home, "layout")
 	d.run("build", "-o", "type=oci,tar=false,dest="+layout, "-t", "x:1", d.dir(files{"Dockerfile": "FROM scratch\nCOPY <<x /from-layout\nlayout\nx\n"}))
 	m := readIndex(t, layout)
 	ctx := d.dir(files{"Dockerfile": `FROM replaced AS stage
 COPY --from=dir in /dir
 COPY --from=git version /git
-COPY --from=http in /http
+COPY --from=http context /http.tar
 COPY --from=layout from-layout /layout
 COPY --from=image /etc/passwd /image
 RUN --mount=from=dir,target=/mnt cat /mnt/in > /mounted
@@ -80,7 +81,7 @@ RUN --mount=from=dir,target=/mnt cat /mnt/in > /mounted
 	got := d.tree("--build-context", "dir="+d.dir(files{"in": "dir\n"}), "--build-context", "git="+gitURL, "--build-context", "http="+url+"/ctx.tar",
 		"--build-context", "layout=oci-layout://"+layout+"@"+m.Manifests[0].Digest, "--build-context", "image=docker-image://"+smallImage(t),
 		"--build-context", "replaced=docker-image://"+smallImage(t), ctx)
-	for name, text := range map[string]string{"dir": "dir\n", "git": "two\n", "http": "http\n", "layout": "layout\n", "mounted": "dir\n"} {
+	for name, text := range map[string]string{"dir": "dir\n", "git": "two\n", "http.tar": string(archive), "layout": "layout\n", "mounted": "dir\n"} {
 		got.holds(t, name, text)
 	}
 	if got["image"].Sum != got["etc/passwd"].Sum {

@@ -193,7 +193,7 @@ func TestIDAndMetadataFilesNameTheImage(t *testing.T) {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	manifest, digest := fetchManifest(t, name)
-	if m["containerimage.digest"] != digest || m["containerimage.config.digest"] != manifest.Config.Digest || m["image.name"] != name {
+	if m["containerimage.digest"] != digest || m["containerimage.config.digest"] != manifest.Config.Digest || m["image.name"] != name+":latest" {
 		t.Errorf("metadata are %s\nthe manifest is %s, its configuration %s", b, digest, manifest.Config.Digest)
 	}
 	id, err := os.ReadFile(iid)

@@ -132,7 +132,7 @@ func signals([]string) error {
 	return nil
 }
 
-// agent SOCKET prints the comments of the identities that an SSH agent offers.
+// agent SOCKET prints kind and comment of the identities that an SSH agent offers.
 func agent(a []string) error {
 	if len(a) != 1 {
 		return errors.New("want SOCKET")
@@ -157,15 +157,18 @@ func agent(a []string) error {
 		return fmt.Errorf("answer %x", b)
 	}
 	n, rest := binary.BigEndian.Uint32(b[1:]), b[5:]
-	text := func() string {
-		k := binary.BigEndian.Uint32(rest)
-		s := string(rest[4 : 4+k])
-		rest = rest[4+k:]
-		return s
-	}
 	for range n {
-		text() // the key
-		fmt.Println(text())
+		var key, comment string
+		key, rest = field(rest)
+		comment, rest = field(rest)
+		kind, _ := field([]byte(key))
+		fmt.Println(kind, comment)
 	}
 	return nil
+}
+
+// field takes one string off b: four bytes of length, then the text.
+func field(b []byte) (string, []byte) {
+	n := 4 + binary.BigEndian.Uint32(b)
+	return string(b[4:n]), b[n:]
 }
