@@ -33,7 +33,7 @@ func (r *fileRun) commit(ctx context.Context, s *fileState) error {
 
 // finish is called between the making of a tree and its publication.
 func (r *fileRun) finish(s *fileState) error {
-	if err := failpoint.Hit("ops.file.built"); err != nil {
+	if err := failpoint.Hit("ops.file.publish"); err != nil {
 		return err
 	}
 	return r.verify(s.tree)
