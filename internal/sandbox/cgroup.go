@@ -61,7 +61,12 @@ func newCgroup(r *Request, version int) *cgroup {
 		return nil
 	}
 	c := &cgroup{r: r, rs: rs, v: version}
-	config := &cgroups.Cgroup{Name: "den-" + r.ID, Resources: rs}
+	// A path of the specification is taken below den's own cgroup, never above.
+	name := strings.TrimPrefix(inside(r.Spec.Linux.CgroupsPath), "/")
+	if name == "" {
+		name = "den-" + r.ID
+	}
+	config := &cgroups.Cgroup{Name: name, Resources: rs}
 	var err error
 	switch version {
 	case 2:

@@ -91,7 +91,7 @@ func here(f probe.Facts) (Choice, bool) {
 // enter is the choice to go into a user namespace first.
 func enter(f probe.Facts) (Choice, bool) {
 	tried := f.Userns != unix.ECANCELED
-	if InUserns() || f.IDs.Missing != "" || tried && (f.Userns != 0 || f.UsernsMount != 0) {
+	if Entered() || f.IDs.Missing != "" || tried && (f.Userns != 0 || f.UsernsMount != 0) {
 		return Choice{}, false
 	}
 	how := "newuidmap"
@@ -112,7 +112,7 @@ func privilegedWhy(f probe.Facts) string {
 func usernsWhy(f probe.Facts) string {
 	var why string
 	switch {
-	case InUserns():
+	case Entered():
 		why = fmt.Sprintf("inside the user namespace, mount: %v", f.Mount)
 	case f.Userns == unix.ECANCELED:
 		why = "not tried"

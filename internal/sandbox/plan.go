@@ -36,7 +36,8 @@ const (
 // ask for the target of that mount.
 const (
 	askCwd       = 1 << 16
-	sayNotInPath = 1<<16 + 1
+	askHome      = 1<<16 + 1
+	sayNotInPath = 1<<16 + 2
 )
 
 // A target is a mount point that den may have to make.
@@ -63,6 +64,7 @@ type program struct {
 	targets []target
 	exec    map[*sys.Op]execStage
 	null    *sys.Cell // the sandbox's /dev/null
+	home    sys.Arg   // "HOME=..." as den answered; the zero Arg if the request has one
 	o       programOptions
 }
 

@@ -24,6 +24,7 @@ func (p *program) process() error {
 		return err
 	}
 	p.cwd()
+	p.askForHome()
 	if uid := p.spec.Process.User.UID; uid != 0 {
 		// A pipe that den made belongs to den's user, and /dev/stdout opens it anew.
 		for i, own := range p.o.ownStdio {
@@ -131,6 +132,25 @@ func (p *program) cwd() {
 	p.Mark(have)
 	p.Do(unix.SYS_FCHDIR, fd.Value()).Note(note)
 	p.Close(fd)
+}
+
+// maxHome bounds the path of a home directory.
+const maxHome = 4000
+
+// askForHome sets HOME from the sandbox's own /etc/passwd where the request does not, as
+// runc does; without it many a build tool has nowhere to put its cache.
+func (p *program) askForHome() {
+	if slices.ContainsFunc(p.spec.Process.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") && e != "HOME=" }) {
+		return
+	}
+	const name = "HOME="
+	gone, ok := p.Label(), p.Label()
+	p.home = p.Bytes(append([]byte(name), make([]byte, maxHome+1)...))
+	p.Do(unix.SYS_WRITE, sys.Int(fdProgress), p.Words(sys.Int(0), sys.Int(askHome)), sys.Int(recordLength))
+	p.Do(unix.SYS_READ, sys.Int(fdSync), p.home.Plus(len(name)), sys.Int(maxHome)).Pos(ok).Err(gone)
+	p.Mark(gone)
+	p.Exit(125)
+	p.Mark(ok)
 }
 
 // seccomp loads the filter, if there is one.
@@ -252,7 +272,16 @@ func (p *program) init() {
 // is a file and executable. A name with a slash is taken as it is.
 func (p *program) execute() {
 	name := p.spec.Process.Args[0]
-	argv, envp := p.Strs(p.spec.Process.Args), p.Strs(p.spec.Process.Env)
+	env := make([]sys.Arg, 0, len(p.spec.Process.Env)+2)
+	for _, e := range p.spec.Process.Env {
+		if e != "HOME=" {
+			env = append(env, p.Str(e))
+		}
+	}
+	if p.home != (sys.Arg{}) {
+		env = append(env, p.home)
+	}
+	argv, envp := p.Strs(p.spec.Process.Args), p.Words(append(env, sys.Int(0))...)
 	at := sys.Int(unix.AT_FDCWD)
 	try := func(file string, next sys.Label) {
 		path := p.Str(file)

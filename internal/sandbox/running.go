@@ -108,7 +108,7 @@ func (s *running) follow(r *Request) error {
 	s.pid = int(value)
 	if s.cgroup != nil {
 		s.cgroup.enter(s.pid)
-		if err := s.answer(); err != nil {
+		if err := s.answer([]byte{0}); err != nil {
 			return err
 		}
 	}
@@ -124,18 +124,24 @@ func (s *running) follow(r *Request) error {
 		case value == sayNotInPath:
 			return &ExecError{Program: s.program.spec.Process.Args[0], Code: 127, Err: ErrNotInPath}
 		}
-		if err := s.makeTarget(value); err != nil {
+		reply := []byte{0}
+		if value == askHome {
+			reply, err = s.home()
+		} else {
+			err = s.makeTarget(value)
+		}
+		if err != nil {
 			return fmt.Errorf("sandbox %s: %w", s.id, err)
 		}
-		if err := s.answer(); err != nil {
+		if err := s.answer(reply); err != nil {
 			return err
 		}
 	}
 }
 
 // answer lets the payload go on. That it is gone shows elsewhere.
-func (s *running) answer() error {
-	if _, err := s.pipes.toPayload.Write([]byte{0}); err != nil && !errors.Is(err, unix.EPIPE) {
+func (s *running) answer(reply []byte) error {
+	if _, err := s.pipes.toPayload.Write(reply); err != nil && !errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("sandbox %s: %w", s.id, err)
 	}
 	return nil

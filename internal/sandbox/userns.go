@@ -20,8 +20,18 @@ import (
 // enteredEnv marks the process that EnterUserns made, so that it never tries again.
 const enteredEnv = "_DEN_USERNS=1"
 
-// InUserns reports whether EnterUserns made this process.
-func InUserns() bool { return slices.Contains(os.Environ(), enteredEnv) }
+// Entered reports whether EnterUserns made this process.
+func Entered() bool { return slices.Contains(os.Environ(), enteredEnv) }
+
+// InUserns reports whether this process is in a user namespace, its own or the
+// outer container's: device nodes cannot be made there.
+func InUserns() bool {
+	if Entered() {
+		return true
+	}
+	m, err := sys.SelfIDMap("uid")
+	return err == nil && !sys.IsInitial(m)
+}
 
 // EnterUserns replaces the calling process by the same program, with argv and
 // env, inside a new user and mount namespace mapped as f.IDs says. The process

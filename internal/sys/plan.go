@@ -105,6 +105,11 @@ func (c *Cell) Addr() Arg {
 // Part is the cell at offset bytes into a buffer made by Bytes or Buffer.
 func (a Arg) Part(offset int) *Cell { return &Cell{int(a.v) + offset} }
 
+// Plus is the address n bytes further on.
+func (a Arg) Plus(n int) Arg {
+	return Arg{kind: a.kind, v: a.v + uint64(n), text: fmt.Sprintf("%s+%d", a, n)}
+}
+
 // Str is the address of a copy of s that ends with a zero byte.
 func (p *Plan) Str(s string) Arg {
 	at := len(p.data)

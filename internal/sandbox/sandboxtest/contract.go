@@ -47,6 +47,7 @@ func Contract(t *testing.T, e sandbox.Executor) {
 		{"MountsNest", nested},
 		{"ReadOnlyRoot", readOnlyRoot},
 		{"Hostname", hostname},
+		{"HomeComesFromPasswd", home},
 		{"NetworkNone", networkNone},
 		{"Terminal", terminal},
 		{"Init", reaper},
@@ -383,6 +384,27 @@ func hostname(b *Bench) {
 	after, err := os.Hostname()
 	b.must(err)
 	b.want(after, before)
+}
+
+func home(b *Bench) {
+	b.Put("etc/passwd", "root:x:0:0::/root:/bin/sh\nbroken\nu:x:7:7::/home/u:/bin/sh\n", 0o644)
+	for _, c := range []struct {
+		uid  uint32
+		env  []string
+		want string
+	}{
+		{0, nil, "/root\n"},
+		{7, []string{"HOME=", "PATH=/bin"}, "/home/u\n"},
+		{8, nil, "/\n"},
+		{0, []string{"HOME=/x", "PATH=/bin"}, "/x\n"},
+	} {
+		out, _ := b.Run(b.RequestFor(sandbox.SpecOptions{Args: []string{"sh", "-c", "echo $HOME"}, UID: c.uid, Env: c.env}))
+		b.want(out, c.want)
+	}
+	b.must(os.Remove(filepath.Join(b.Lower, "etc/passwd")))
+	b.must(unix.Mkfifo(filepath.Join(b.Lower, "etc/passwd"), 0o644))
+	out, _ := b.Run(b.Request("echo $HOME"))
+	b.want(out, "/\n")
 }
 
 func networkNone(b *Bench) {
