@@ -19,6 +19,8 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -198,7 +200,18 @@ func (b *Builder) env(p *plan, in *inputs) *ops.Env {
 		Platform: b.o.Platform, Entitlements: p.allow, HostGateway: b.hostGateway(),
 		CgroupParent: b.o.CgroupParent, ResolvConf: b.o.ResolvConf,
 		Transport: b.o.Transport, InUserns: b.o.InUserns,
+		SourceDateEpoch: epochOf(p.opts),
 	}
+}
+
+// epochOf is SOURCE_DATE_EPOCH; the frontend complains of one that is no number.
+func epochOf(opts map[string]string) *time.Time {
+	seconds, err := strconv.ParseInt(opts["build-arg:"+epochArg], 10, 64)
+	if err != nil {
+		return nil
+	}
+	t := time.Unix(seconds, 0).UTC()
+	return &t
 }
 
 // evaluate makes the result of every platform, side by side. A nil one is the
