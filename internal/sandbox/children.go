@@ -6,7 +6,39 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
+
+// killDescendants kills what a payload without a pid namespace has left behind. New
+// ones can appear while it looks, so it looks until there are none.
+func killDescendants(holder int) {
+	for {
+		kids := children(holder)
+		if len(kids) == 0 {
+			return
+		}
+		var wg sync.WaitGroup
+		for _, pid := range kids {
+			// A pidfd pins the process while it is checked that it is still the holder's.
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			if parent(pid) == holder {
+				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+				wg.Go(func() {
+					_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
+					unix.Close(fd)
+				})
+				continue
+			}
+			unix.Close(fd)
+		}
+		wg.Wait()
+	}
+}
 
 // children lists the direct children of pid. What lives deeper becomes a child
 // of the holder, the nearest subreaper, when its parent is killed.

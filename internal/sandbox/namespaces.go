@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/sys"
 )
 
@@ -95,11 +96,13 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
 	}
 	streams.closeChild()
-	if err := s.follow(r); err != nil {
-		return nil, errors.Join(err, s.abandon(ctx))
+	err = s.follow(r)
+	if err == nil {
+		err = errors.Join(ctx.Err(), failpoint.Hit("sandbox.start.after-exec"))
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, errors.Join(err, s.abandon(ctx))
+	if err != nil {
+		s.abandon()
+		return nil, err
 	}
 	s.run()
 	return s, nil

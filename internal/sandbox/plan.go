@@ -215,6 +215,8 @@ func (p *program) payload() error {
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_PDEATHSIG), sys.Int(int(unix.SIGKILL)))
 	p.resetSignals()
 	p.Do(unix.SYS_SETSID)
+	// Keys of den's session are not the payload's.
+	p.Do(unix.SYS_KEYCTL, sys.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), sys.Int(0)).MayFail()
 	if p.o.cgroup {
 		p.await()
 	}

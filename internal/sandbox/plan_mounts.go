@@ -3,9 +3,6 @@ package sandbox
 import (
 	"fmt"
 	"os"
-	"path"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,7 +19,7 @@ type mount struct {
 	fd *sys.Cell
 	// optional mounts are left out where the kernel refuses them.
 	optional bool
-	// clonedProc says that proc is the outer one.
+	// cloned says that proc is the outer one.
 	cloned bool
 	// dir says that the source is a directory, and so must the target be.
 	dir bool
@@ -296,99 +293,6 @@ func (p *program) attach(i int, devices []deviceSource) {
 	p.Close(m.fd)
 }
 
-// nulls returns clones of /dev/null to mask files with, one for each masked
-// path. Where the sandbox's own /dev has one, that is cloned as it is needed.
-func (p *program) nulls() []*sys.Cell {
-	cells := make([]*sys.Cell, len(p.spec.Linux.MaskedPaths))
-	if slices.ContainsFunc(p.mounts, mount.isDev) {
-		return cells
-	}
-	for i := range cells {
-		cells[i] = p.Cell(0)
-		p.CloneTree(sys.Int(unix.AT_FDCWD), "/dev/null", cells[i], false).Note("clone /dev/null")
-	}
-	return cells
-}
-
-// protect hides masked paths and makes others read-only.
-func (p *program) protect(nulls []*sys.Cell) {
-	at, fd := p.Cell(0), p.Cell(0)
-	for _, path := range p.spec.Linux.ReadonlyPaths {
-		next := p.Label()
-		note := "make read-only " + path
-		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(path), unix.O_PATH, at).Err(next)
-		p.CloneTree(at.Value(), "", fd, true).Note(note)
-		p.SetMountAttr(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, true).Note(note)
-		p.MoveMount(fd.Value(), at.Value()).Note(note)
-		p.Close(fd)
-		p.Close(at)
-		p.Mark(next)
-	}
-	for i, path := range p.spec.Linux.MaskedPaths {
-		next, file := p.Label(), p.Label()
-		fs := p.Cell(0)
-		note := "mask " + path
-		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(path), unix.O_PATH|unix.O_DIRECTORY, at).Err(file)
-		p.FSOpen("tmpfs", fs).Note(note)
-		p.FSCreate(fs).Note(note)
-		p.FSMount(fs, fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC).Note(note)
-		p.MoveMount(fd.Value(), at.Value()).Note(note)
-		p.Close(fs)
-		p.Close(fd)
-		p.Close(at)
-		p.Goto(next)
-		p.Mark(file)
-		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(path), unix.O_PATH, at).Err(next)
-		if nulls[i] != nil {
-			p.MoveMount(nulls[i].Value(), at.Value()).Note(note)
-		} else {
-			p.CloneTree(p.null.Value(), "", fd, false).Note(note)
-			p.MoveMount(fd.Value(), at.Value()).Note(note)
-			p.Close(fd)
-		}
-		p.Close(at)
-		p.Mark(next)
-	}
-}
-
-// sysctls sets parameters of the sandbox's own namespaces, and no others.
-func (p *program) sysctls() error {
-	fd := p.Cell(0)
-	set := func(name, value string) (open, write *sys.Op) {
-		note := "sysctl " + name
-		open = p.OpenInRoot(sys.Int(unix.AT_FDCWD), "/proc/sys/"+strings.ReplaceAll(name, ".", "/"), unix.O_WRONLY, fd).Note(note)
-		write = p.Do(unix.SYS_WRITE, fd.Value(), p.Str(value), sys.Int(len(value))).Note(note)
-		p.Close(fd)
-		return open, write
-	}
-	if p.r.Network == NetworkNone && p.fresh(specs.NetworkNamespace) { // as dockerd sets for every own network
-		for _, kv := range [][2]string{{"net.ipv4.ip_unprivileged_port_start", "0"}, {"net.ipv4.ping_group_range", "0 2147483647"}} {
-			open, write := set(kv[0], kv[1])
-			open.MayFail()
-			write.MayFail()
-		}
-	}
-	for name, value := range p.spec.Linux.Sysctl {
-		if !p.ownSysctl(name) || strings.ContainsAny(name, "/\x00") {
-			return fmt.Errorf("sysctl %.80q: not one of the sandbox's own namespaces", name)
-		}
-		set(name, value)
-	}
-	return nil
-}
-
-func (p *program) ownSysctl(name string) bool {
-	switch {
-	case strings.HasPrefix(name, "net."):
-		return p.fresh(specs.NetworkNamespace)
-	case strings.HasPrefix(name, "fs.mqueue."), strings.HasPrefix(name, "kernel.shm"), strings.HasPrefix(name, "kernel.msg"), name == "kernel.sem":
-		return p.fresh(specs.IPCNamespace)
-	case name == "kernel.domainname":
-		return p.fresh(specs.UTSNamespace)
-	}
-	return false
-}
-
 // switchRoot makes the mount in root the root directory and leaves the old one.
 func (p *program) switchRoot(root *sys.Cell) {
 	p.Do(unix.SYS_MOVE_MOUNT, root.Value(), p.Str(""), sys.Int(unix.AT_FDCWD), p.Str("/"), sys.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Note("attach the root")
@@ -419,141 +323,4 @@ func (p *program) root(fd *sys.Cell) error {
 	default:
 		return fmt.Errorf("mount /: type %.40q cannot be a root", m.Type)
 	}
-}
-
-// overlayMount makes a detached overlay. Source may name a path in it, which
-// is then all that is shown.
-func (p *program) overlayMount(m *mount, note string) error {
-	if len(m.Lower) == 0 {
-		return fmt.Errorf("%s: an overlay without lower directories", note)
-	}
-	if p.nodev() {
-		m.o.set |= unix.MOUNT_ATTR_NODEV
-	}
-	if len(m.Lower) == 1 && m.Upper == "" {
-		// The kernel wants two directories; one alone is what it shows.
-		p.CloneTree(sys.Int(unix.AT_FDCWD), m.Lower[0], m.fd, false).Note(note)
-		p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, false).Note(note)
-	} else if err := p.overlayFS(m, note); err != nil {
-		return err
-	}
-	if sub := m.Source; sub != "" && sub != "overlay" && inside(sub) != "/" {
-		p.subtree(m, inside(sub), note)
-	}
-	return nil
-}
-
-// overlayFS mounts the overlay with one directory after the other (Linux 6.5), so
-// that their number is not bounded by a page of options, or by mount(2).
-func (p *program) overlayFS(m *mount, note string) error {
-	dirs := append([]string{}, m.Lower...)
-	if m.Upper != "" {
-		dirs = append(dirs, m.Upper, m.Work)
-	}
-	base, err := commonDir(dirs)
-	if err != nil {
-		return fmt.Errorf("%s: %w", note, err)
-	}
-	if !p.o.lowerdirPlus {
-		p.overlayByMount(m, dirs, note)
-		return nil
-	}
-	p.Do(unix.SYS_CHDIR, p.Str(base)).Note(note)
-	fs := p.Cell(0)
-	p.FSOpen("overlay", fs).Note(note)
-	// An upper directory is a difference only without redirects and metadata
-	// copies; userxattr switches both off, and refuses them as parameters.
-	p.FSFlag(fs, "userxattr").Note(note)
-	p.FSString(fs, "index", "off").MayFail() // not in every kernel
-	for _, d := range m.Lower {
-		p.FSString(fs, "lowerdir+", relative(base, d)).Note(note + ": " + d)
-	}
-	if m.Upper != "" {
-		p.FSFlag(fs, "volatile").MayFail()
-		p.FSString(fs, "upperdir", relative(base, m.Upper)).Note(note + ": " + m.Upper)
-		p.FSString(fs, "workdir", relative(base, m.Work)).Note(note + ": " + m.Work)
-	}
-	p.FSCreate(fs).Note(note)
-	p.FSMount(fs, m.fd, m.o.set).Note(note)
-	p.Close(fs)
-	return nil
-}
-
-// overlayByMount is for kernels before 6.5: all options are one page. So that
-// 500 directories fit, each is opened and named by its descriptor's number, from
-// within /proc/self/fd.
-func (p *program) overlayByMount(m *mount, dirs []string, note string) {
-	const first = 100 // above every descriptor of the plan
-	fd := p.Cell(0)
-	names := make([]string, len(dirs))
-	for i, d := range dirs {
-		p.Do(unix.SYS_OPENAT, sys.Int(unix.AT_FDCWD), p.Str(d), sys.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).To(fd).Note(note + ": " + d)
-		p.Do(unix.SYS_DUP3, fd.Value(), sys.Int(first+i), sys.Int(unix.O_CLOEXEC)).Note(note)
-		p.Close(fd)
-		names[i] = fmt.Sprint(first + i)
-	}
-	n := len(m.Lower)
-	options := "userxattr,lowerdir=" + strings.Join(names[:n], ":")
-	if m.Upper != "" {
-		options += ",upperdir=" + names[n] + ",workdir=" + names[n+1]
-	}
-	done, plain := p.Label(), p.Label()
-	p.Do(unix.SYS_CHDIR, p.Str("/proc/self/fd")).Note(note)
-	// Mounted over its own topmost directory, from where it is cloned: nobody
-	// but the payload's process is in this mount namespace.
-	more := ",index=off"
-	if m.Upper != "" {
-		more += ",volatile"
-	}
-	call := func(options string) *sys.Op {
-		return p.Do(unix.SYS_MOUNT, p.Str("overlay"), p.Str(m.Lower[0]), p.Str("overlay"), sys.Int(0), p.Str(options)).Note(note)
-	}
-	call(options + more).Zero(done).Err(plain)
-	p.Mark(plain)
-	call(options)
-	p.Mark(done)
-	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(first), sys.Int(first+len(dirs)-1), sys.Int(0)).MayFail()
-	p.CloneTree(sys.Int(unix.AT_FDCWD), m.Lower[0], m.fd, false).Note(note)
-	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set, Propagation: unix.MS_PRIVATE}, false).Note(note)
-}
-
-// subtree replaces the detached mount by a clone of one path in it. To be
-// cloned it has to be attached: over its own topmost directory, in the old root.
-func (p *program) subtree(m *mount, sub, note string) {
-	fd := p.Cell(0)
-	if len(m.Lower) > 1 || m.Upper != "" {
-		p.Do(unix.SYS_MOVE_MOUNT, m.fd.Value(), p.Str(""), sys.Int(unix.AT_FDCWD), p.Str(m.Lower[0]), sys.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Note(note)
-	} else {
-		p.Do(unix.SYS_OPENAT, sys.Int(unix.AT_FDCWD), p.Str(m.Lower[0]), sys.Int(unix.O_PATH|unix.O_CLOEXEC)).To(m.fd).Note(note)
-	}
-	p.OpenInRoot(m.fd.Value(), sub, unix.O_PATH, fd).Note(note + ": " + sub)
-	p.CloneTree(fd.Value(), "", m.fd, false).Note(note + ": " + sub)
-	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, false).Note(note)
-	p.Close(fd)
-}
-
-// commonDir is the longest directory that all paths share; they are absolute.
-func commonDir(paths []string) (string, error) {
-	common := ""
-	for i, p := range paths {
-		if !filepath.IsAbs(p) {
-			return "", fmt.Errorf("directory %q is not absolute", p)
-		}
-		dir := path.Dir(filepath.Clean(p))
-		if i == 0 {
-			common = dir
-		}
-		for common != "/" && dir != common && !strings.HasPrefix(dir, common+"/") {
-			common = path.Dir(common)
-		}
-	}
-	return common, nil
-}
-
-func relative(base, p string) string {
-	p = filepath.Clean(p)
-	if base == "/" {
-		return p[1:]
-	}
-	return strings.TrimPrefix(p, base+"/")
 }

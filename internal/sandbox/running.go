@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/failpoint"
 )
 
 // running is a started sandbox: the holder, and den's ends of its pipes.
@@ -30,70 +31,6 @@ type running struct {
 	exit Exit
 	err  error
 	done chan struct{}
-}
-
-// pipes connect den with the holder and the payload on its way to exec.
-type pipes struct {
-	// The other side's ends, closed after the start.
-	progress, sync, tty, control, status *os.File
-	// den's ends.
-	fromPayload, toPayload, ttyOwn, toHolder, fromHolder *os.File
-}
-
-func newPipes(terminal bool) (_ *pipes, err error) {
-	p := &pipes{}
-	defer func() {
-		if err != nil {
-			p.closeChild()
-			p.closeOwn()
-		}
-	}()
-	if p.fromPayload, p.progress, err = newPipe(true); err != nil {
-		return nil, err
-	}
-	if p.toPayload, p.sync, err = newPipe(false); err != nil {
-		return nil, err
-	}
-	if p.toHolder, p.control, err = newPipe(false); err != nil {
-		return nil, err
-	}
-	if p.fromHolder, p.status, err = newPipe(true); err != nil {
-		return nil, err
-	}
-	if !terminal {
-		return p, nil
-	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("socket pair: %w", err)
-	}
-	p.ttyOwn, p.tty = os.NewFile(uintptr(fds[0]), "tty socket"), os.NewFile(uintptr(fds[1]), "tty socket")
-	return p, nil
-}
-
-func (p *pipes) closeChild() {
-	for _, f := range []*os.File{p.progress, p.sync, p.tty, p.control, p.status} {
-		if f != nil {
-			f.Close()
-		}
-	}
-}
-
-func (p *pipes) closeOwn() {
-	for _, f := range []*os.File{p.fromPayload, p.toPayload, p.ttyOwn, p.toHolder, p.fromHolder} {
-		if f != nil {
-			f.Close()
-		}
-	}
-}
-
-// readRecord reads two words.
-func readRecord(r io.Reader) (a, b uint64, err error) {
-	var buf [recordLength]byte
-	if _, err := io.ReadFull(r, buf[:]); err != nil {
-		return 0, 0, err
-	}
-	return binary.LittleEndian.Uint64(buf[:]), binary.LittleEndian.Uint64(buf[8:]), nil
 }
 
 // follow goes with the payload to its exec and does for it what it cannot do itself.
@@ -226,17 +163,14 @@ func (s *running) run() {
 	}()
 }
 
-// abandon ends a sandbox that did not come to run.
-func (s *running) abandon(ctx context.Context) error {
+// abandon ends a sandbox that did not come to run. Why is known; how it then
+// ended is no news.
+func (s *running) abandon() {
 	_ = s.Signal(unix.SIGKILL)
-	_, err := s.reap()
+	_, _ = s.reap()
 	s.streams.closeOwn()
 	s.finish()
 	close(s.done)
-	if cause := context.Cause(ctx); cause != nil {
-		return nil // what the killed payload left is no news
-	}
-	return err
 }
 
 // reap reads how the payload ended and waits for the holder.
@@ -282,6 +216,9 @@ func (s *running) reap() (Exit, error) {
 // finish releases everything, after the payload and the holder are gone.
 func (s *running) finish() {
 	s.stop()
+	if err := failpoint.Hit("sandbox.finish.before-stubs"); err != nil {
+		s.err = errors.Join(s.err, err)
+	}
 	s.stubs.remove()
 	s.cgroup.remove()
 	s.pipes.closeOwn()
@@ -334,34 +271,5 @@ func (s *running) Wait(ctx context.Context) (Exit, error) {
 		return s.exit, s.err
 	case <-ctx.Done():
 		return Exit{}, context.Cause(ctx)
-	}
-}
-
-// killDescendants kills what a payload without a pid namespace has left behind. New
-// ones can appear while it looks, so it looks until there are none.
-func killDescendants(holder int) {
-	for {
-		kids := children(holder)
-		if len(kids) == 0 {
-			return
-		}
-		var wg sync.WaitGroup
-		for _, pid := range kids {
-			// A pidfd pins the process while it is checked that it is still the holder's.
-			fd, err := unix.PidfdOpen(pid, 0)
-			if err != nil {
-				continue
-			}
-			if parent(pid) == holder {
-				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-				wg.Go(func() {
-					_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
-					unix.Close(fd)
-				})
-				continue
-			}
-			unix.Close(fd)
-		}
-		wg.Wait()
 	}
 }

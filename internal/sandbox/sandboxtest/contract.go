@@ -3,18 +3,17 @@ package sandboxtest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"den/internal/oci"
 	"den/internal/sandbox"
 )
 
@@ -59,6 +58,7 @@ func Contract(t *testing.T, e sandbox.Executor) {
 		{"Insecure", insecure},
 		{"BindRoot", bindRoot},
 		{"LimitsOrAWarning", limits},
+		{"ManyAtOnceLeaveNothingOpen", many},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(New(t, e)) })
 	}
@@ -92,6 +92,52 @@ func changes(b *Bench) {
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
 		b.Errorf("the whiteout has mode %o and device %d", st.Mode, st.Rdev)
 	}
+}
+
+func many(b *Bench) {
+	b.Run(b.Request("true")) // what is opened once
+	before := b.descriptors()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		r := b.Request("echo $0; exit 3")
+		r.ID += itoa(i)
+		r.Spec.Process.Args = append(r.Spec.Process.Args, itoa(i))
+		r.Root.Upper, r.Root.Work = b.TempDir(), b.TempDir()
+		b.Cleanup(func() { _ = os.Remove(filepath.Join(r.Root.Work, "work")) })
+		var out Buffer
+		r.Stdout, r.Stderr = &out, &out
+		wg.Go(func() {
+			for range 4 {
+				s, err := b.Exec.Start(b.Context(), r)
+				if err != nil {
+					b.Errorf("%d: %v", i, err)
+					return
+				}
+				if exit, err := s.Wait(b.Context()); err != nil || exit.Code != 3 {
+					b.Errorf("%d: %+v, %v", i, exit, err)
+				}
+				_ = os.RemoveAll(filepath.Join(r.Root.Work, "work"))
+			}
+			if got, want := out.String(), strings.Repeat(itoa(i)+"\n", 4); got != want {
+				b.Errorf("%d: got %q", i, got)
+			}
+		})
+	}
+	wg.Wait()
+	_, _, err := b.Try(b.RequestFor(sandbox.SpecOptions{Args: []string{"no-such"}}))
+	if err == nil {
+		b.Error("a missing program was started")
+	}
+	if after := b.descriptors(); after != before {
+		b.Errorf("%d descriptors are open, %d were", after, before)
+	}
+}
+
+// descriptors is how many files this process has open.
+func (b *Bench) descriptors() int {
+	e, err := os.ReadDir("/proc/self/fd")
+	b.must(err)
+	return len(e)
 }
 
 func stdin(b *Bench) {
@@ -168,81 +214,6 @@ func cancel(b *Bench) {
 	}
 }
 
-func inherited(b *Bench) {
-	secret, err := os.Open(b.Lower)
-	b.must(err)
-	defer secret.Close()
-	_, err = unix.FcntlInt(secret.Fd(), unix.F_SETFD, 0) // not even one that is not close-on-exec
-	b.must(err)
-	r := b.Request("ls /proc/self/fd | wc -l; cat /proc/self/environ | tr '\\0' '\\n' | grep -c DEN_")
-	r.Hold = []*os.File{secret}
-	out, _ := b.Run(r)
-	if lines := strings.Fields(out); len(lines) != 2 || lines[0] != "4" || // with the one that ls reads
-		lines[1] != "0" {
-		b.Errorf("descriptors and variables of den: %q", out)
-	}
-	if !sharesPids(b.Exec) {
-		return
-	}
-	out, _ = b.Run(b.Request(fmt.Sprintf("cd /proc/%d && cat environ mem maps 2>/dev/null | head -c 10; ls fd root/ 2>/dev/null; true", os.Getpid())))
-	b.want(out, "")
-}
-
-func user(b *Bench) {
-	umask := uint32(0o077)
-	out, _ := b.Run(b.RequestFor(sandbox.SpecOptions{
-		Args: []string{"sh", "-c", "id -u; id -g; id -G; umask; echo x >/dev/stdout; touch /tmp/f; stat -c %a /tmp/f"},
-		UID:  1000, GID: 1001, Groups: []uint32{5, 1002}, Umask: &umask,
-	}))
-	b.want(out, "1000\n1001\n1001 5 1002\n0077\nx\n600\n")
-	out, _ = b.Run(b.Request("id -u; umask"))
-	b.want(out, "0\n0022\n")
-}
-
-func capabilities(b *Bench) {
-	out, _ := b.Run(b.Request("grep -e CapEff -e CapBnd /proc/self/status | cut -f2"))
-	b.want(out, "00000000a80425fb\n00000000a80425fb\n")
-	out, _ = b.Run(b.RequestFor(sandbox.SpecOptions{Args: []string{"sh", "-c", "grep -e CapEff -e CapPrm /proc/self/status | cut -f2"}, UID: 5, GID: 5}))
-	b.want(out, "0000000000000000\n0000000000000000\n")
-	out, _ = b.Run(b.RequestFor(sandbox.SpecOptions{
-		Args: []string{"sh", "-c", "grep -e CapBnd /proc/self/status | cut -f2"}, CapDrop: []string{"ALL"}, CapAdd: []string{"net_raw", "CAP_CHOWN"},
-	}))
-	b.want(out, "0000000000002001\n")
-}
-
-func noNewPrivileges(b *Bench) {
-	const script = "grep -e NoNewPrivs -e ^Seccomp: /proc/self/status | cut -f2"
-	out, _ := b.Run(b.Request(script))
-	b.want(out, "0\n2\n")
-	out, _ = b.Run(b.RequestFor(sandbox.SpecOptions{Args: []string{"sh", "-c", script}, NoNewPrivileges: true, UID: 7}))
-	b.want(out, "1\n2\n")
-}
-
-func seccompFilter(b *Bench) {
-	// What no capability is needed for, and the filter forbids.
-	const script = "grep ^Seccomp: /proc/self/status | cut -f2; unshare -U true 2>/dev/null && echo done"
-	out, _ := b.Run(b.Request(script))
-	b.want(out, "2\n")
-	out, _ = b.Run(b.RequestFor(sandbox.SpecOptions{Args: []string{"sh", "-c", script}, NoSeccomp: true}))
-	b.want(out, "0\ndone\n")
-}
-
-func devices(b *Bench) {
-	out, _ := b.Run(b.Request(`echo gone >/dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c
-ls -d /dev/pts/ptmx /dev/shm /dev/fd /dev/stdin /dev/ptmx /dev/full >/dev/null && echo all; echo x >/dev/fd/1
-mknod /tmp/null c 1 3 2>/dev/null; (echo >/tmp/null) 2>/dev/null; rm -f /tmp/null
-mknod /dev/sda b 8 0 2>/dev/null; dd if=/dev/sda of=/dev/null count=1 2>/dev/null || echo no disk; rm -f /dev/sda
-touch /dev/shm/x && echo shm`))
-	b.want(out, "3\n3\nall\nx\nno disk\nshm\n")
-}
-
-func protected(b *Bench) {
-	out, _ := b.Run(b.Request(`for f in /proc/kcore /proc/keys /proc/timer_list; do [ -e $f ] && head -c1 $f | wc -c; done | sort -u
-(echo 1 >/proc/sys/kernel/panic) 2>/dev/null || echo ro; (echo h >/proc/sysrq-trigger) 2>/dev/null || echo ro
-[ -z "$(ls -A /sys/firmware 2>/dev/null)" ] && echo masked; mkdir /sys/fs/cgroup/x 2>/dev/null || echo ro`))
-	b.want(out, "0\nro\nro\nmasked\nro\n")
-}
-
 func missing(b *Bench) {
 	b.Put("etc/plain", "text", 0o644)
 	b.Put("bin/broken", "#!/no/such/interpreter\n", 0o755)
@@ -270,103 +241,6 @@ func missing(b *Bench) {
 		}
 		b.Renew()
 	}
-}
-
-func cwd(b *Bench) {
-	b.Link("link", "/tmp/far/away")
-	out, _ := b.Run(b.RequestFor(sandbox.SpecOptions{Args: []string{"pwd"}, Cwd: "/srv/new/dir"}))
-	b.want(out, "/srv/new/dir\n")
-	b.want(b.Changes(), "srv srv/new srv/new/dir")
-	out, _ = b.Run(b.RequestFor(sandbox.SpecOptions{Args: []string{"pwd"}, Cwd: "/link"}))
-	b.want(out, "/tmp/far/away\n")
-}
-
-func stubs(b *Bench) {
-	old := time.Unix(1000000000, 5)
-	b.must(os.MkdirAll(filepath.Join(b.Lower, "opt/old"), 0o755))
-	b.must(os.RemoveAll(filepath.Join(b.Lower, "proc")))
-	for _, p := range []string{"opt/old", "opt", "etc", "."} {
-		b.must(os.Chtimes(filepath.Join(b.Lower, p), old, old))
-	}
-	b.must(os.Chtimes(b.Upper, old, old))
-	src := b.TempDir()
-	b.must(os.WriteFile(filepath.Join(src, "f"), []byte("from outside\n"), 0o644))
-	r := b.Request("cat /etc/resolv.conf /opt/old/new/deep/f; stat -c %Y /etc /opt/old; touch /run/me")
-	r.Mounts = []oci.Mount{
-		{Type: "bind", Source: filepath.Join(src, "f"), Target: "/etc/resolv.conf", Options: []string{"ro"}},
-		{Type: "bind", Source: src, Target: "/opt/old/new/deep", Options: []string{"rbind"}},
-		{Type: "tmpfs", Source: "tmpfs", Target: "/run"},
-	}
-	out, _ := b.Run(r)
-	b.want(out, "from outside\nfrom outside\n1000000000\n1000000000\n")
-	b.want(b.Changes(), "")
-	st, err := os.Stat(b.Upper)
-	b.must(err)
-	if !st.ModTime().Equal(old) {
-		b.Errorf("the upper directory's time is %v, was %v", st.ModTime(), old)
-	}
-
-	r = b.Request("touch /opt/old/mine; chmod 700 /etc")
-	r.Mounts = []oci.Mount{
-		{Type: "bind", Source: src, Target: "/opt/old/new"},
-		{Type: "bind", Source: filepath.Join(src, "f"), Target: "/etc/hosts"},
-	}
-	b.Run(r)
-	b.want(b.Changes(), "etc opt opt/old opt/old/mine")
-}
-
-func links(b *Bench) {
-	outside := b.TempDir()
-	b.must(os.WriteFile(filepath.Join(outside, "f"), []byte("x\n"), 0o644))
-	up := strings.Repeat("../", 20)
-	b.Link("etc/resolv.conf", up+outside+"/made")
-	b.Link("etc/hosts", outside+"/also")
-	b.Link("data", up+outside)
-	b.Link("dev", up+outside)
-	b.Link("loop", "/loop")
-	r := b.Request("cat /etc/resolv.conf /data/v/f; ls /dev/null")
-	r.Mounts = []oci.Mount{
-		{Type: "bind", Source: filepath.Join(outside, "f"), Target: "/etc/resolv.conf"},
-		{Type: "bind", Source: filepath.Join(outside, "f"), Target: "/etc/hosts"},
-		{Type: "bind", Source: outside, Target: "/data/v"},
-	}
-	out, _ := b.Run(r)
-	b.want(out, "x\nx\n/dev/null\n")
-	entries, err := os.ReadDir(outside)
-	b.must(err)
-	if len(entries) != 1 {
-		b.Errorf("the outer directory has %v now", entries)
-	}
-	b.want(b.Changes(), "")
-
-	r = b.Request("true")
-	r.Mounts = []oci.Mount{{Type: "bind", Source: outside, Target: "/loop/x"}}
-	if _, _, err := b.Try(r); !errors.Is(err, unix.ELOOP) {
-		b.Errorf("a loop of links: %v", err)
-	}
-	b.Renew()
-	b.must(os.Remove(filepath.Join(b.Lower, "dev")))
-	b.Link("proc", "/tmp")
-	out, _ = b.Run(b.Request("readlink /proc; [ -e /tmp/self/status ] && echo inside"))
-	b.want(out, "/tmp\ninside\n")
-}
-
-func nested(b *Bench) {
-	vol, inner := b.TempDir(), b.TempDir()
-	b.must(os.WriteFile(filepath.Join(inner, "f"), []byte("inner\n"), 0o644))
-	r := b.Request("cat /v/deep/er/f; touch /v/deep/er/no 2>/dev/null || echo ro; touch /v/yes /tmpfs/ok; ls /tmpfs")
-	r.Mounts = []oci.Mount{
-		{Type: "bind", Source: vol, Target: "/v", Options: []string{"rbind", "rw"}},
-		{Type: "bind", Source: inner, Target: "/v/deep/er", Options: []string{"ro"}},
-		{Type: "tmpfs", Target: "/tmpfs", Options: []string{"size=1m", "mode=1777"}},
-		{Type: "bind", Source: filepath.Join(inner, "f"), Target: "/tmpfs/sub/f"},
-	}
-	out, _ := b.Run(r)
-	b.want(out, "inner\nro\nok\nsub\n")
-	if _, err := os.Stat(filepath.Join(vol, "yes")); err != nil {
-		b.Error(err)
-	}
-	b.want(b.Changes(), "")
 }
 
 func readOnlyRoot(b *Bench) {
@@ -498,48 +372,6 @@ func rlimits(b *Bench) {
 	b.want(out, "100\n0\n")
 }
 
-func manyLayers(b *Bench) {
-	const n = 300
-	dir := b.TempDir()
-	r := b.Request("cat /l0 /l299 | tr '\\n' ' '; ls / | grep -c ^l")
-	r.Root.Lower = nil
-	for i := range n {
-		l := filepath.Join(dir, strings.Repeat("0123456789abcdef", 6), "layers", itoa(i))
-		b.must(os.MkdirAll(l, 0o755))
-		b.must(os.WriteFile(filepath.Join(l, "l"+itoa(i)), []byte(itoa(i)+"\n"), 0o644))
-		r.Root.Lower = append(r.Root.Lower, l)
-	}
-	r.Root.Lower = append(r.Root.Lower, b.Lower)
-	out, _ := b.Run(r)
-	b.want(out, "0 299 300\n")
-}
-
-func itoa(i int) string {
-	return strings.TrimLeft(string([]byte{byte('0' + i/100), byte('0' + i/10%10)}), "0") + string(rune('0'+i%10))
-}
-
-func subtree(b *Bench) {
-	top, bottom := b.TempDir(), b.TempDir()
-	b.must(os.MkdirAll(filepath.Join(top, "usr/share"), 0o755))
-	b.must(os.MkdirAll(filepath.Join(bottom, "usr/share"), 0o755))
-	b.must(os.WriteFile(filepath.Join(top, "usr/share/a"), []byte("a\n"), 0o644))
-	b.must(os.WriteFile(filepath.Join(bottom, "usr/share/b"), []byte("b\n"), 0o644))
-	b.must(os.Symlink("../../../../etc", filepath.Join(top, "usr/evil")))
-	r := b.Request("cat /m/a /m/b /one/b /file; ls /m /one | wc -l; touch /m/x 2>/dev/null || echo ro")
-	r.Mounts = []oci.Mount{
-		{Type: "overlay", Lower: []string{top, bottom}, Source: "/usr/share", Target: "/m", Options: []string{"ro"}},
-		{Type: "overlay", Lower: []string{bottom}, Source: "usr/share", Target: "/one", Options: []string{"ro"}},
-	}
-	b.must(os.WriteFile(filepath.Join(b.Lower, "file"), []byte("f\n"), 0o644))
-	out, _ := b.Run(r)
-	b.want(out, "a\nb\nb\nf\n6\nro\n")
-	r = b.Request("true")
-	r.Mounts = []oci.Mount{{Type: "overlay", Lower: []string{top, bottom}, Source: "/usr/evil/passwd", Target: "/m"}}
-	if _, _, err := b.Try(r); !errors.Is(err, unix.ENOENT) {
-		b.Errorf("a link out of the subtree: %v", err)
-	}
-}
-
 func lease(b *Bench) {
 	dir := b.TempDir()
 	held, err := os.Open(dir)
@@ -571,27 +403,4 @@ func (b *Bench) lockable(dir string) bool {
 	b.must(err)
 	defer f.Close()
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
-}
-
-func insecure(b *Bench) {
-	out, _ := b.Run(b.RequestFor(sandbox.SpecOptions{
-		Args:     []string{"sh", "-c", "grep ^Seccomp: /proc/self/status | cut -f2; mkdir /m && mount -t tmpfs none /m && echo mounted"},
-		Insecure: true,
-	}))
-	b.want(out, "0\nmounted\n")
-}
-
-func bindRoot(b *Bench) {
-	r := b.Request("echo there >/there; cat /there")
-	r.Root = oci.Mount{Type: "bind", Source: b.Lower, Target: "/"}
-	src := b.TempDir()
-	r.Mounts = []oci.Mount{{Type: "bind", Source: src, Target: "/stub/deep"}}
-	out, _ := b.Run(r)
-	b.want(out, "there\n")
-	if _, err := os.Stat(filepath.Join(b.Lower, "there")); err != nil {
-		b.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(b.Lower, "stub")); err == nil {
-		b.Error("the mount point is still there")
-	}
 }
