@@ -116,14 +116,14 @@ var debianImage = once(func() (string, error) {
 	if os.Geteuid() != 0 {
 		return "", errMissing("root for mmdebstrap")
 	}
-	file := filepath.Join(env.cache, "debian.tar")
+	file, part := filepath.Join(env.cache, "debian.tar"), filepath.Join(env.cache, "debian.part.tar")
 	if _, err := os.Stat(file); err != nil {
 		cmd := exec.Command("mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "--dpkgopt=path-exclude=/usr/share/doc/*",
-			"bookworm", file+".part", debianArchive)
+			"bookworm", part, debianArchive)
 		if b, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("mmdebstrap: %w\n%s", err, b)
 		}
-		if err := os.Rename(file+".part", file); err != nil {
+		if err := os.Rename(part, file); err != nil {
 			return "", err
 		}
 	}

@@ -143,11 +143,13 @@ type config struct {
 		Type    string   `json:"type"`
 		DiffIDs []string `json:"diff_ids"`
 	} `json:"rootfs"`
-	History []struct {
-		Created    string `json:"created"`
-		CreatedBy  string `json:"created_by"`
-		EmptyLayer bool   `json:"empty_layer,omitempty"`
-	} `json:"history"`
+	History []history `json:"history"`
+}
+
+type history struct {
+	Created    string `json:"created"`
+	CreatedBy  string `json:"created_by"`
+	EmptyLayer bool   `json:"empty_layer,omitempty"`
 }
 
 type containerConfig struct {
@@ -186,6 +188,7 @@ func pushBase(name string, c containerConfig, tars ...string) (string, error) {
 			return "", err
 		}
 		img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, diffID)
+		img.History = append(img.History, history{Created: img.Created, CreatedBy: "the test"})
 		m.Layers = append(m.Layers, d)
 	}
 	body, err := json.Marshal(img)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -205,4 +206,12 @@ func TestAddFetchesGitRepositories(t *testing.T) {
 	}
 	got.lacks(t, "head/.git")
 	d.fails([]string{"build", d.dir(files{"Dockerfile": "FROM scratch\nADD --checksum=" + strings.Repeat("a", 40) + " " + url + "#v1 /x\n"})}, strings.Repeat("a", 40))
+}
+
+func gzipped(b []byte) []byte {
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	_, _ = z.Write(b) // a buffer takes everything
+	_ = z.Close()
+	return out.Bytes()
 }

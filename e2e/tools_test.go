@@ -1,4 +1,3 @@
 package e2e
 
 func ptyMain(string) int { return 2 }
-func stopDockerd()       {}
