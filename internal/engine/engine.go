@@ -105,7 +105,7 @@ type container struct {
 	volumes []attachedVolume
 }
 
-func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (c *container, err error) {
+func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (*container, error) {
 	img, err := e.resolve(ctx, req, s)
 	if err != nil {
 		return nil, err
@@ -115,30 +115,33 @@ func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (c *con
 		return nil, err
 	}
 	warnPlatform(img, req, s)
-	c = &container{engine: e, request: req, image: img, config: config}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.finish(true))
-		}
-	}()
-	if c.trees, err = e.Images.Trees(ctx, img.Layers, image.TreeOptions{Sink: s.Sink}); err != nil {
-		return nil, err
+	c := &container{engine: e, request: req, image: img, config: config}
+	if err := c.create(ctx, s); err != nil {
+		return nil, errors.Join(err, c.finish(true))
+	}
+	return c, nil
+}
+
+func (c *container) create(ctx context.Context, s Streams) (err error) {
+	c.trees, err = c.engine.Images.Trees(ctx, c.image.Layers, image.TreeOptions{Sink: s.Sink})
+	if err != nil {
+		return err
 	}
 	if err := c.register(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if c.view, err = tree.Stack(c.dirs()); err != nil {
-		return nil, fmt.Errorf("read layers of %s: %w", img, err)
+		return fmt.Errorf("read layers of %s: %w", c.image, err)
 	}
 	if err := c.attachVolumes(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	stack := make([]snapshot.Tree, len(c.trees))
 	for i, t := range c.trees {
 		stack[i] = t
 	}
-	c.active, err = e.Driver.Prepare(ctx, stack, draft{c.dir.Path()})
-	return c, err
+	c.active, err = c.engine.Driver.Prepare(ctx, stack, draft{c.dir.Path()})
+	return err
 }
 
 func (e *Engine) resolve(ctx context.Context, req *RunRequest, s Streams) (*image.Image, error) {
