@@ -28,6 +28,7 @@ func group(name, short string, commands ...*cobra.Command) *cobra.Command {
 		Use: name, Short: short, Args: unknownCommand, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	cmd.SuggestionsMinimumDistance = suggestWithin
 	cmd.AddCommand(commands...)
 	return cmd
 }

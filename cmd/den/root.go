@@ -46,6 +46,7 @@ func newRoot(io streams) *cobra.Command {
 		Args:          unknownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SuggestionsMinimumDistance = suggestWithin
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(io.out)
 	root.SetErr(io.err)
@@ -65,6 +66,9 @@ func newRoot(io streams) *cobra.Command {
 	root.AddCommand(groups(g, io)...)
 	return root
 }
+
+// suggestWithin is how many letters may be wrong in a command that is guessed.
+const suggestWithin = 2
 
 // commands lists den's commands in the order of its help.
 func commands(g *globals, io streams) []*cobra.Command {
@@ -101,9 +105,9 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	}
 	text := fmt.Sprintf("unknown command %q", args[0])
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		text += fmt.Sprintf("; did you mean %q?", "den "+near[0])
+		text += fmt.Sprintf("; did you mean %q?", cmd.CommandPath()+" "+near[0])
 	}
-	return &usageError{text + "\nRun 'den --help' for the commands"}
+	return &usageError{fmt.Sprintf("%s\nRun '%s --help' for the commands", text, cmd.CommandPath())}
 }
 
 // flagError names the flag nearest to the one that was typed.

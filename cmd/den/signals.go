@@ -14,7 +14,9 @@ type interruptError struct {
 	signal unix.Signal
 }
 
-func (e *interruptError) Error() string { return fmt.Sprintf("canceled by %s", unix.SignalName(e.signal)) }
+func (e *interruptError) Error() string {
+	return fmt.Sprintf("canceled by %s", unix.SignalName(e.signal))
+}
 
 // interruptible is a context that the first interrupt cancels, so that what is
 // half done can be undone; the second ends den at once. The function gives the

@@ -132,11 +132,10 @@ func templateFuncs() template.FuncMap {
 func printFormatted(w io.Writer, format string, v any) error {
 	switch format {
 	case "":
-		b, err := json.MarshalIndent(v, "", "    ")
-		if err == nil {
-			_, err = fmt.Fprintf(w, "%s\n", b)
-		}
-		return err
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "    ")
+		return enc.Encode(v)
 	case "json":
 		format = "{{json .}}"
 	}
@@ -144,9 +143,26 @@ func printFormatted(w io.Writer, format string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := tmpl.Execute(w, v); err != nil {
-		return &usageError{fmt.Sprintf("template: %v", err)}
+	var b bytes.Buffer
+	if err := tmpl.Execute(&b, v); err != nil {
+		// As with docker, a template may use the names of the JSON instead.
+		b.Reset()
+		if raw, rerr := asMap(v); rerr != nil || tmpl.Execute(&b, raw) != nil {
+			return &usageError{fmt.Sprintf("template: %v", err)}
+		}
 	}
-	_, err = fmt.Fprintln(w)
+	_, err = fmt.Fprintln(w, b.String())
 	return err
+}
+
+// asMap is v as its JSON has it.
+func asMap(v any) (raw any, err error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	err = dec.Decode(&raw)
+	return raw, err
 }

@@ -66,8 +66,13 @@ func (c *container) spec() (*specs.Spec, error) {
 	if !path.IsAbs(o.Cwd) {
 		return nil, invalid("the working directory %q is invalid, it needs to be an absolute path", o.Cwd)
 	}
+	// With the primary one, or who drops that could read what is closed to its
+	// group and open to others (CVE-2022-36109).
+	o.Groups = []uint32{o.GID}
 	for _, gid := range who.Sgids {
-		o.Groups = append(o.Groups, uint32(gid))
+		if !slices.Contains(o.Groups, uint32(gid)) {
+			o.Groups = append(o.Groups, uint32(gid))
+		}
 	}
 	for _, u := range req.Ulimits {
 		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: u.Soft, Hard: u.Hard})

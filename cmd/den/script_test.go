@@ -1,0 +1,204 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	stdio "io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"den/internal/probe"
+	"den/internal/sandbox"
+)
+
+// The scripts run den as it is installed: this test's binary under den's name,
+// which a detached den and a user namespace start again under that name.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"den": main})
+}
+
+func TestScripts(t *testing.T) {
+	boxes := &boxBuilder{dir: t.TempDir()}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireUniqueNames:  true,
+		RequireExplicitExec: false,
+		Setup:               setupScript,
+		Condition:           scriptCondition,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"box": boxes.command, "code": codeCommand, "mktar": mktarCommand, "until": untilCommand,
+		},
+	})
+}
+
+// setupScript gives a script a home, a store and a registry of its own.
+func setupScript(env *testscript.Env) error {
+	for _, dir := range []string{"home", "docker", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(env.WorkDir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "daemon.json"), []byte("{}"), 0o644); err != nil {
+		return err
+	}
+	quiet := registry.Logger(log.New(stdio.Discard, "", 0))
+	open := httptest.NewServer(registry.New(quiet))
+	env.Defer(open.Close)
+	locked := httptest.NewServer(basicAuth(registry.New(quiet)))
+	env.Defer(locked.Close)
+	for k, v := range map[string]string{
+		"HOME": filepath.Join(env.WorkDir, "home"), "DOCKER_CONFIG": filepath.Join(env.WorkDir, "docker"),
+		"DEN_STORE": filepath.Join(env.WorkDir, "store"), "DEN_DATA_ROOT": filepath.Join(env.WorkDir, "engine"),
+		"DEN_CONFIG_FILE": filepath.Join(env.WorkDir, "daemon.json"), "TMPDIR": filepath.Join(env.WorkDir, "tmp"),
+		"REGISTRY": strings.TrimPrefix(open.URL, "http://"), "LOCKED_REGISTRY": strings.TrimPrefix(locked.URL, "http://"),
+		"DEN_ISOLATION": os.Getenv("DEN_ISOLATION"), "NORUNG": rung(),
+	} {
+		env.Setenv(k, v)
+	}
+	return nil
+}
+
+// basicAuth lets in den with the password "sesame".
+func basicAuth(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "den" || password != "sesame" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// scriptCondition knows [rung]: containers can run here; $NORUNG says why not.
+func scriptCondition(cond string) (bool, error) {
+	switch cond {
+	case "rung":
+		return rung() == "", nil
+	case "root":
+		return os.Geteuid() == 0, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", cond)
+}
+
+// rung says why nothing can be run here, or nothing.
+var rung = sync.OnceValue(func() string {
+	dir, err := os.MkdirTemp("", "den-rung-")
+	if err != nil {
+		return err.Error()
+	}
+	defer os.RemoveAll(dir)
+	if _, err := sandbox.Choose(probe.Gather(context.Background(), dir), os.Getenv("DEN_ISOLATION")); err != nil {
+		return err.Error()
+	}
+	return ""
+})
+
+// codeCommand checks an exit code: code 125 den run nowhere.
+func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// untilCommand repeats a command until it succeeds: for what another process
+// is about to do.
+func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := ts.Exec(args[0], args[1:]...)
+		if (err == nil) != neg {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("until %s: %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
+func hexName(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:6])
+}
+
+// mktarCommand makes a tar of a directory: mktar OUT DIR.
+func mktarCommand(ts *testscript.TestScript, _ bool, args []string) {
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	ts.Check(tw.AddFS(os.DirFS(ts.MkAbs(args[1]))))
+	ts.Check(tw.Close())
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o644))
+}
+
+// A boxBuilder builds the program testdata/box, once.
+type boxBuilder struct {
+	dir  string
+	once sync.Once
+	err  error
+}
+
+// command makes an image of the program: box NAME [INSTRUCTION...].
+func (b *boxBuilder) command(ts *testscript.TestScript, _ bool, args []string) {
+	program, err := b.build()
+	ts.Check(err)
+	dir := ts.MkAbs("box-" + hexName(args[0]))
+	bin := filepath.Join(dir, "rootfs", "bin")
+	ts.Check(os.MkdirAll(bin, 0o755))
+	for name, text := range map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/srv/www:/bin/false\n",
+		"etc/group":  "root:x:0:\nwww:x:33:\nextra:x:44:www\n",
+		"data/seed":  "seed\n",
+	} {
+		file := filepath.Join(dir, "rootfs", name)
+		ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))
+		ts.Check(os.WriteFile(file, []byte(text), 0o644))
+	}
+	data, err := os.ReadFile(program)
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(bin, "box"), data, 0o755))
+	for _, link := range []string{"cat", "do", "echo", "env", "exit", "sh", "sleep", "trap", "true", "tty"} {
+		ts.Check(os.Symlink("box", filepath.Join(bin, link)))
+	}
+	dockerfile := "FROM scratch\nCOPY rootfs /\nENV PATH=/bin\n" + strings.Join(args[1:], "\n") + "\n"
+	ts.Check(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644))
+	ts.Check(ts.Exec("den", "build", "-q", "-t", args[0], dir))
+}
+
+func (b *boxBuilder) build() (string, error) {
+	out := filepath.Join(b.dir, "box")
+	b.once.Do(func() {
+		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", out, "./testdata/box")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			b.err = fmt.Errorf("build the box: %w: %s", err, text)
+		}
+	})
+	return out, b.err
+}
