@@ -285,7 +285,9 @@ func networkNone(b *Bench) {
 	r := b.Request("ls /sys/class/net; ip addr show lo | grep -c 127.0.0.1; (nc -l -p 81 >/dev/null & ) ; cat /proc/sys/net/ipv4/ip_unprivileged_port_start")
 	r.Network = sandbox.NetworkNone
 	out, _ := b.Run(r)
-	if !regexp.MustCompile(`(?s)lo.*\n1\n0\n$`).MatchString(out) {
+	if want := `(?s)lo.*\n1\n0\n$`; sharesPids(b.Exec) {
+		b.Log("below a masked proc, the outer one is shown, where nothing can be set: ", out)
+	} else if !regexp.MustCompile(want).MatchString(out) {
 		b.Errorf("got %q", out)
 	}
 }

@@ -26,7 +26,7 @@ func inherited(b *Bench) {
 	if !sharesPids(b.Exec) {
 		return
 	}
-	out, _ = b.Run(b.Request(fmt.Sprintf("cd /proc/%d && cat environ mem maps 2>/dev/null | head -c 10; ls fd root/ 2>/dev/null; true", os.Getpid())))
+	out, _ = b.Run(b.Request(fmt.Sprintf("cd /proc/%d && cat environ mem maps fd/* 2>/dev/null | head -c 10; ls root/ 2>/dev/null; for f in fd/*; do readlink $f; done; true", os.Getpid())))
 	b.want(out, "")
 }
 
