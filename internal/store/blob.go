@@ -106,12 +106,38 @@ func (s *Store) PutBlob(ctx context.Context, r io.Reader) (*Blob, error) {
 	return b, f.Close()
 }
 
+// publishTries bounds how often a winner may vanish before it can be leased.
+const publishTries = 100
+
 // publishBlob gives f's complete and verified bytes the name d. Losing the
-// race to another process is success: same name, same bytes.
+// race to another process is success: same name, same bytes. The winner may be
+// collected, or turn out to be damaged, before it can be leased; then the name
+// is free again.
 func (s *Store) publishBlob(ctx context.Context, f *os.File, d oci.Digest) (*Blob, error) {
 	if err := f.Chmod(0o444); err != nil {
 		return nil, err
 	}
+	for try := 1; ; try++ {
+		b, err := s.nameBlob(f, d)
+		if !errors.Is(err, os.ErrExist) {
+			return b, err
+		}
+		b, err = s.Blob(ctx, d)
+		if errdefs.IsNotFound(err) && try < publishTries && ctx.Err() == nil {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := removeFile(f.Name()); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+		return b, nil
+	}
+}
+
+// nameBlob renames f to its name. The error is os.ErrExist when that is taken.
+func (s *Store) nameBlob(f *os.File, d oci.Digest) (*Blob, error) {
 	// The lease is on a file that can not write.
 	ro, err := openObject(f.Name())
 	if err != nil {
@@ -122,21 +148,16 @@ func (s *Store) publishBlob(ctx context.Context, f *os.File, d oci.Digest) (*Blo
 		err = s.publish(f.Name(), o.rel(), false)
 	}
 	if err == nil {
-		if err = s.rescue(o); err == nil {
-			l, err := s.addLease(s.path(o.rel()), ro)
-			if err != nil {
-				return nil, err
-			}
-			return leasedBlob(d, l), nil
-		}
+		err = s.rescue(o)
 	}
-	if err := errors.Join(err, ro.Close()); !errors.Is(err, os.ErrExist) {
+	if err != nil {
+		return nil, errors.Join(err, ro.Close())
+	}
+	l, err := s.addLease(s.path(o.rel()), ro)
+	if err != nil {
 		return nil, err
 	}
-	if err := removeFile(f.Name()); err != nil {
-		return nil, err
-	}
-	return s.Blob(ctx, d)
+	return leasedBlob(d, l), nil
 }
 
 // A ctxReader ends with ctx.

@@ -72,6 +72,24 @@ func TestTornBlobIsAMiss(t *testing.T) {
 	mustBeSound(t, s)
 }
 
+// The winner of the name is there when the loser is told so and gone when it is
+// asked for: a torn blob that is discarded shows it as the collector would.
+func TestPutBlobOutlivesAVanishingWinner(t *testing.T) {
+	s := tempStore(t)
+	d := digest.FromString("hello")
+	must(t, os.MkdirAll(s.path("blobs", "sha256"), 0o755))
+	must(t, os.WriteFile(s.path("blobs", "sha256", d.Encoded()), nil, 0o444))
+	b, err := s.PutBlob(t.Context(), strings.NewReader("hello"))
+	must(t, err)
+	if b.Digest() != d || b.Size() != 5 {
+		t.Errorf("got %s of %d bytes", b.Digest(), b.Size())
+	}
+	must(t, b.Close())
+	if r := mustBeSound(t, s); len(r.Leftovers) > 0 {
+		t.Errorf("left over: %v", r.Leftovers)
+	}
+}
+
 func TestBlobRefusesForeignNames(t *testing.T) {
 	s := tempStore(t)
 	for _, d := range []oci.Digest{"", "sha256:../../etc/passwd", "md5:d41d8cd98f00b204e9800998ecf8427e"} {
