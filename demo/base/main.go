@@ -25,9 +25,9 @@ func main() {
 	name := filepath.Base(os.Args[0])
 	var err error
 	switch {
-	case name == "base" && len(os.Args) == 3 && os.Args[1] == "--install":
+	case name != "sh" && len(os.Args) == 3 && os.Args[1] == "--install":
 		err = install(os.Args[2])
-	case name == "sh" || name == "base":
+	case name == "sh":
 		err = shell(os.Args[1:])
 	default:
 		err = tool(name, os.Args[1:])
