@@ -17,7 +17,29 @@ import (
 // Gather tries what the choice of rung and of snapshot driver depends on. dir
 // is the store's directory or the nearest existing one above; its contents
 // stay as they are. What cannot be tried is reported as the error that stood in the way.
+//
+// Taking the trials' namespaces and directories apart takes longer than the
+// trials: processes that nobody waits for, but to reap them, do it.
 func Gather(ctx context.Context, dir string) Facts {
+	f, processes := gather(ctx, dir)
+	go processes.reap()
+	return f
+}
+
+// processes are children that end by themselves.
+type processes []int
+
+func (p processes) reap() {
+	for _, pid := range p {
+		for {
+			if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+	}
+}
+
+func gather(ctx context.Context, dir string) (Facts, processes) {
 	f := Facts{UID: os.Geteuid()}
 	if st, err := sys.SelfStatus(); err == nil {
 		f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
@@ -33,36 +55,37 @@ func Gather(ctx context.Context, dir string) Facts {
 	f.FSType, _ = sys.FSName(dir)
 	f.Reflink = tryReflink(dir)
 	f.Cgroup, f.CgroupErr = cgroups()
-	f.tryNamespaces(ctx, dir)
+	p := f.tryNamespaces(ctx, dir)
 	f.IDs = idRange(f.UID, f.CapEff, f.NoNewPrivs)
 	if f.Mount != 0 {
 		f.Settings = settings()
 	}
-	return f
+	return f, p
 }
 
 // tryNamespaces makes the trials, inside a user namespace only where it is needed.
-func (f *Facts) tryNamespaces(ctx context.Context, dir string) {
+func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 	scratch, err := newScratch(dir)
 	if err != nil {
 		f.Overlay, f.UsernsOverlay = errno(err), errno(err)
 	} else {
-		defer scratch.remove()
+		defer func() { p = append(p, scratch.removeLater()...) }()
 	}
-	r := try(ctx, scratch, f.UID, false)
+	r, p := try(ctx, scratch, f.UID, false)
 	f.Namespaces, f.Mount, f.Mknod, f.FreshProc = r.namespaces, r.mount, r.mknod, r.proc
 	if scratch != nil {
 		f.Overlay = r.overlay
 	}
 	f.Userns = unix.ECANCELED
 	if f.Mount == 0 {
-		return
+		return p
 	}
-	r = try(ctx, scratch, f.UID, true)
+	r, more := try(ctx, scratch, f.UID, true)
 	f.Userns, f.UsernsMount, f.UsernsFreshProc = r.namespaces, r.mount, r.proc
 	if scratch != nil {
 		f.UsernsOverlay = r.overlay
 	}
+	return append(p, more...)
 }
 
 // nearest is dir or the closest directory above it that exists.
@@ -118,6 +141,22 @@ func newScratch(dir string) (_ *scratch, err error) {
 func (s *scratch) remove() {
 	_ = os.Remove(filepath.Join(s.dir, "w", "work"))
 	_ = os.RemoveAll(s.dir)
+}
+
+// removeLater is remove in a process of its own.
+func (s *scratch) removeLater() processes {
+	p := sys.NewPlan()
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(0), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
+	for _, d := range []string{"w/work", "w", "u", "l", ""} {
+		p.Do(unix.SYS_UNLINKAT, sys.Int(unix.AT_FDCWD), p.Str(filepath.Join(s.dir, d)), sys.Int(unix.AT_REMOVEDIR)).MayFail()
+	}
+	p.Exit(0)
+	pid, err := p.Start("den-probe", nil)
+	if err != nil {
+		s.remove()
+		return nil
+	}
+	return processes{pid}
 }
 
 // tryReflink clones an empty file: file systems that cannot refuse it all the same.

@@ -10,7 +10,8 @@ import (
 
 func TestGatherLeavesTheDirectoryAsItWas(t *testing.T) {
 	dir := t.TempDir()
-	f := Gather(t.Context(), dir+"/not/there/yet")
+	f, p := gather(t.Context(), dir+"/not/there/yet")
+	p.reap()
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)

@@ -35,7 +35,7 @@ func (t *trial) step() *sys.Cell {
 }
 
 // try makes the trials in a process of its own, in a user namespace if userns.
-func try(ctx context.Context, s *scratch, uid int, userns bool) result {
+func try(ctx context.Context, s *scratch, uid int, userns bool) (result, processes) {
 	t := trial{Plan: sys.NewPlan()}
 	out := t.Label()
 	t.Do(unix.SYS_CLOSE_RANGE, sys.Int(3), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
@@ -59,11 +59,11 @@ func try(ctx context.Context, s *scratch, uid int, userns bool) result {
 		t.Do(unix.SYS_WRITE, sys.Int(1), c.Addr(), sys.Int(8)).MayFail()
 	}
 	t.Exit(0)
-	errs, err := t.run(ctx)
+	errs, p, err := t.run(ctx)
 	if err != nil {
-		return result{errno(err), errno(err), errno(err), errno(err), errno(err)}
+		return result{errno(err), errno(err), errno(err), errno(err), errno(err)}, p
 	}
-	return result{errs[0], errs[1], errs[2], errs[3], errs[4]}
+	return result{errs[0], errs[1], errs[2], errs[3], errs[4]}, p
 }
 
 // mapSelf maps the caller's own id to 0, which needs no right.
@@ -128,33 +128,25 @@ func (t *trial) tryProc(proc *sys.Cell) {
 	t.Mark(after)
 }
 
-// run walks the plan and reads what it wrote.
-func (t *trial) run(ctx context.Context) ([]unix.Errno, error) {
+// run walks the plan and reads what it wrote. The process may still be ending then.
+func (t *trial) run(ctx context.Context) ([]unix.Errno, processes, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer r.Close()
 	pid, err := t.Start("den-probe", []*os.File{nil, w})
 	w.Close()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// A few system calls that do not wait for anybody: no cancellation.
-	b, err := io.ReadAll(io.LimitReader(r, int64(8*len(t.cells))))
-	for {
-		if _, werr := unix.Wait4(pid, nil, 0, nil); werr != unix.EINTR {
-			break
-		}
-	}
-	if err == nil && len(b) != 8*len(t.cells) {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return nil, err
+	b := make([]byte, 8*len(t.cells))
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, processes{pid}, err
 	}
 	errs := make([]unix.Errno, len(t.cells))
 	for i := range errs {
@@ -162,5 +154,5 @@ func (t *trial) run(ctx context.Context) ([]unix.Errno, error) {
 			errs[i] = unix.Errno(-v)
 		}
 	}
-	return errs, nil
+	return errs, processes{pid}, nil
 }
