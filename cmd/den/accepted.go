@@ -10,7 +10,7 @@ import (
 // acceptedFlags are flags of docker build, buildx and the classic builder that
 // mean nothing here. They are taken, so that a script goes on working, with one
 // line that says so.
-func acceptedFlags(cmd *cobra.Command, io streams) {
+func acceptedFlags(cmd *cobra.Command, g *globals) {
 	why := map[string]string{
 		"builder":      "den has one builder",
 		"cache-from":   "den's cache is its store; importing a registry's cache is not there yet",
@@ -36,11 +36,11 @@ func acceptedFlags(cmd *cobra.Command, io streams) {
 	}
 	f := cmd.Flags()
 	for name, text := range why {
-		f.Var(&acceptedFlag{name: name, why: text, say: io}, name, "Accepted and ignored: "+text)
+		f.Var(&acceptedFlag{name: name, why: text, say: g}, name, "Accepted and ignored: "+text)
 		hide(f, name)
 	}
 	for name, text := range switches {
-		f.Var(&acceptedFlag{name: name, why: text, say: io}, name, "Accepted and ignored: "+text)
+		f.Var(&acceptedFlag{name: name, why: text, say: g}, name, "Accepted and ignored: "+text)
 		f.Lookup(name).NoOptDefVal = "true"
 		hide(f, name)
 	}
@@ -55,14 +55,14 @@ func hide(f *pflag.FlagSet, name string) { f.Lookup(name).Hidden = true }
 type acceptedFlag struct {
 	name, why string
 	said      bool
-	say       streams
+	say       *globals
 }
 
 // Set notes the flag; false is what den does anyway, and needs no word.
 func (a *acceptedFlag) Set(value string) error {
 	if !a.said && value != "false" {
 		a.said = true
-		fmt.Fprintf(a.say.err, "den: --%s is ignored: %s\n", a.name, a.why)
+		a.say.notes = append(a.say.notes, fmt.Sprintf("--%s is ignored: %s", a.name, a.why))
 	}
 	return nil
 }

@@ -82,6 +82,6 @@ Exit codes: 0 built (or, with --check, nothing found), 1 the build failed or
 	f.StringArrayVarP(&o.tags, "tag", "t", nil, "Name and optionally a tag (`name:tag`)")
 	f.StringVar(&o.target, "target", "", "Target build stage")
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "Ulimit options (`type=soft[:hard]`)")
-	acceptedFlags(cmd, io)
+	acceptedFlags(cmd, g)
 	return cmd
 }

@@ -57,7 +57,7 @@ func (call runCall) detach(ctx context.Context, d *daemon.Den, req engine.RunReq
 	defer context.AfterFunc(ctx, func() { _ = child.Process.Signal(unix.SIGTERM) })()
 	id, err := bufio.NewReader(stdio.LimitReader(r, maxReport)).ReadString('\n')
 	if err != nil {
-		return call.detachFailed(ctx, child)
+		return detachFailed(child)
 	}
 	fmt.Fprint(call.streams.out, id)
 	return child.Process.Release()
@@ -65,11 +65,8 @@ func (call runCall) detach(ctx context.Context, d *daemon.Den, req engine.RunReq
 
 // detachFailed waits for a detached den that has no container, and ends as it
 // did: it has said why.
-func (call runCall) detachFailed(ctx context.Context, child *exec.Cmd) error {
+func detachFailed(child *exec.Cmd) error {
 	err := child.Wait()
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
 		return &exitError{exit.ExitCode()}

@@ -40,20 +40,26 @@ func withDen(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) e
 	if err := daemon.Enter(ctx, o); err != nil {
 		return err
 	}
-	return opened(ctx, o, fn)
+	return g.opened(ctx, o, fn)
 }
 
 // withNames is withDen for commands that touch no trees: they work also where
 // no rung does.
 func withNames(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) error) error {
 	o := g.daemonOptions(io)
-	if err := daemon.Enter(ctx, o); err != nil && !errdefs.IsFailedPrecondition(err) {
+	err := daemon.Enter(ctx, o)
+	if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotImplemented(err) {
 		return err
 	}
-	return opened(ctx, o, fn)
+	return g.opened(ctx, o, fn)
 }
 
-func opened(ctx context.Context, o daemon.Options, fn func(*daemon.Den) error) (err error) {
+func (g *globals) opened(ctx context.Context, o daemon.Options, fn func(*daemon.Den) error) (err error) {
+	if os.Getenv(detachedEnv) == "" {
+		for _, note := range g.notes {
+			o.Notice(note)
+		}
+	}
 	d, err := daemon.Open(ctx, o)
 	if err != nil {
 		return err

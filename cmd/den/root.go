@@ -28,6 +28,9 @@ type globals struct {
 	daemon    string
 	config    string
 	debug     bool
+	// notes are said once den is where it works: a plain user's is started
+	// twice, and so is one that detaches.
+	notes []string
 }
 
 // listEnv reads a variable that holds a list, separated by commas.

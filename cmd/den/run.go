@@ -121,6 +121,6 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.StringVarP(&o.workdir, "workdir", "w", "", "Working directory inside the container")
 	f.Bool("help", false, "Print usage") // -h is the host name, as in docker run
 	refusedRunFlags(f)
-	acceptedRunFlags(f, io)
+	acceptedRunFlags(f, g)
 	return cmd
 }

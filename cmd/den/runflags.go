@@ -57,7 +57,7 @@ func (r *refusedFlag) Type() string { return "string" }
 
 // acceptedRunFlags are docker run's that mean nothing here, and without which
 // the program runs as well.
-func acceptedRunFlags(f *pflag.FlagSet, io streams) {
+func acceptedRunFlags(f *pflag.FlagSet, g *globals) {
 	const logs = "a detached container's log is kept as json-file"
 	const weight = "den sets limits of memory, CPUs and processes only"
 	for name, why := range map[string]string{
@@ -72,13 +72,13 @@ func acceptedRunFlags(f *pflag.FlagSet, io streams) {
 		"annotation":    "there is no other runtime to read it",
 		"volume-driver": "volumes are directories of den's store",
 	} {
-		f.Var(&acceptedFlag{name: name, why: why, say: io}, name, "Accepted and ignored: "+why)
+		f.Var(&acceptedFlag{name: name, why: why, say: g}, name, "Accepted and ignored: "+why)
 		hide(f, name)
 	}
 	for name, why := range map[string]string{
 		"oom-kill-disable": weight, "no-healthcheck": "den run does not check health", "disable-content-trust": "signatures are not checked",
 	} {
-		f.Var(&acceptedFlag{name: name, why: why, say: io}, name, "Accepted and ignored: "+why)
+		f.Var(&acceptedFlag{name: name, why: why, say: g}, name, "Accepted and ignored: "+why)
 		f.Lookup(name).NoOptDefVal = "true"
 		hide(f, name)
 	}

@@ -166,35 +166,49 @@ type boxBuilder struct {
 
 // command makes an image of the program: box NAME [INSTRUCTION...].
 func (b *boxBuilder) command(ts *testscript.TestScript, _ bool, args []string) {
-	program, err := b.build()
-	ts.Check(err)
 	dir := ts.MkAbs("box-" + hexName(args[0]))
-	bin := filepath.Join(dir, "rootfs", "bin")
-	ts.Check(os.MkdirAll(bin, 0o755))
-	for name, text := range map[string]string{
-		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/srv/www:/bin/false\n",
-		"etc/group":  "root:x:0:\nwww:x:33:\nextra:x:44:www\n",
-		"data/seed":  "seed\n",
-	} {
-		file := filepath.Join(dir, "rootfs", name)
-		ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))
-		ts.Check(os.WriteFile(file, []byte(text), 0o644))
+	ts.Check(b.context(dir, args[1:]))
+	ts.Check(ts.Exec("den", "build", "-q", "-t", args[0], dir))
+}
+
+// context makes a build context whose image has the program and a few files.
+func (b *boxBuilder) context(dir string, instructions []string) error {
+	program, err := b.build()
+	if err != nil {
+		return err
 	}
 	data, err := os.ReadFile(program)
-	ts.Check(err)
-	ts.Check(os.WriteFile(filepath.Join(bin, "box"), data, 0o755))
-	for _, link := range []string{"cat", "do", "echo", "env", "exit", "sh", "sleep", "trap", "true", "tty"} {
-		ts.Check(os.Symlink("box", filepath.Join(bin, link)))
+	if err != nil {
+		return err
 	}
-	dockerfile := "FROM scratch\nCOPY rootfs /\nENV PATH=/bin\n" + strings.Join(args[1:], "\n") + "\n"
-	ts.Check(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644))
-	ts.Check(ts.Exec("den", "build", "-q", "-t", args[0], dir))
+	for name, text := range map[string]string{
+		"Dockerfile":        "FROM scratch\nCOPY rootfs /\nENV PATH=/bin\n" + strings.Join(instructions, "\n") + "\n",
+		"rootfs/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/srv/www:/bin/false\n",
+		"rootfs/etc/group":  "root:x:0:\nwww:x:33:\nextra:x:44:www\n",
+		"rootfs/data/seed":  "seed\n",
+		"rootfs/bin/box":    string(data),
+	} {
+		file := filepath.Join(dir, name)
+		mode := os.FileMode(0o644)
+		if strings.HasSuffix(name, "/box") {
+			mode = 0o755
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), mode)); err != nil {
+			return err
+		}
+	}
+	for _, link := range []string{"cat", "do", "echo", "env", "exit", "sh", "sleep", "trap", "true", "tty"} {
+		if err := os.Symlink("box", filepath.Join(dir, "rootfs", "bin", link)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *boxBuilder) build() (string, error) {
 	out := filepath.Join(b.dir, "box")
 	b.once.Do(func() {
-		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", out, "./testdata/box")
+		cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "./testdata/box")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {
 			b.err = fmt.Errorf("build the box: %w: %s", err, text)

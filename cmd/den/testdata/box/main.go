@@ -47,7 +47,14 @@ func allTools() map[string]func(args []string) error {
 			}
 			return nil
 		},
-		// do runs several tools, one after the other.
+		// deaf hears no signal but the last.
+	"deaf": func([]string) error {
+		signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
+		fmt.Println("ready")
+		time.Sleep(time.Hour)
+		return nil
+	},
+	// do runs several tools, one after the other.
 		"do": func(args []string) error {
 			for _, a := range args {
 				if err := run(strings.Fields(a)); err != nil {
@@ -119,12 +126,18 @@ func allTools() map[string]func(args []string) error {
 			}
 			return err
 		},
-		// trap says that it is ready, waits for one signal, and names it.
+		// trap says that it is ready, waits for one signal, and names it, and any
+		// that comes soon after.
 		"trap": func(args []string) error {
-			c := make(chan os.Signal, 1)
+			c := make(chan os.Signal, 8)
 			signal.Notify(c, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
 			fmt.Println("ready")
-			fmt.Println("got", (<-c).(syscall.Signal))
+			fmt.Println("got", <-c)
+			select {
+			case again := <-c:
+				fmt.Println("got", again, "again")
+			case <-time.After(200 * time.Millisecond):
+			}
 			if len(args) > 0 {
 				return run(args)
 			}
@@ -132,13 +145,21 @@ func allTools() map[string]func(args []string) error {
 		},
 		"true": func([]string) error { return nil },
 		"tty": func([]string) error {
-			var ws [4]uint16
-			_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCGWINSZ, uintptr(unsafe.Pointer(&ws)))
-			if errno != 0 {
-				fmt.Println("not a tty")
-				return nil
+			fmt.Println(terminal())
+			return nil
+		},
+		// winch says what the terminal's size is, and when it is another one.
+		"winch": func([]string) error {
+			c := make(chan os.Signal, 8)
+			signal.Notify(c, syscall.SIGWINCH)
+			before := terminal()
+			fmt.Println("ready", before)
+			for range c {
+				if now := terminal(); now != before {
+					fmt.Println("now", now)
+					return nil
+				}
 			}
-			fmt.Printf("tty %dx%d\n", ws[0], ws[1])
 			return nil
 		},
 		// sh -c understands as much of the shell as RUN echo ... > file needs.
@@ -157,6 +178,15 @@ func allTools() map[string]func(args []string) error {
 			return os.WriteFile(args[0], []byte(strings.Join(args[1:], " ")+"\n"), 0o644)
 		},
 	}
+}
+
+func terminal() string {
+	var ws [4]uint16
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, 1, syscall.TIOCGWINSZ, uintptr(unsafe.Pointer(&ws)))
+	if errno != 0 {
+		return "not a tty"
+	}
+	return fmt.Sprintf("tty %dx%d", ws[0], ws[1])
 }
 
 func run(args []string) error {
