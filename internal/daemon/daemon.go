@@ -81,7 +81,7 @@ type Runner struct {
 // it re-executes den there, in place, and returns only if that is not needed or
 // failed. Call it before Open, once, from the main goroutine.
 func Enter(ctx context.Context, o Options) error {
-	if sandbox.InUserns() || privileged() {
+	if sandbox.Entered() || privileged() && isolation(o) != string(sandbox.RungUserns) {
 		return nil
 	}
 	dir := storeRoot(o)
@@ -160,6 +160,9 @@ func (d *Den) choose(ctx context.Context) error {
 	})
 	if facts.Overlay != 0 && facts.FSType == "overlay" {
 		d.options.Notice("storage driver " + why) // it ends with the option that helps
+	}
+	if choice.SharePids {
+		d.options.Notice("rung " + string(choice.Rung) + ": " + choice.Why)
 	}
 	d.options.Debug(fmt.Sprintf("rung %s: %s; storage driver %s", choice.Rung, choice.Why, why))
 	d.runner = Runner{Facts: facts, Choice: choice, Exec: exec, Driver: driver, DriverWhy: why}
