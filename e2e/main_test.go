@@ -27,9 +27,6 @@ type shared struct {
 var env shared
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "-pty" {
-		os.Exit(ptyMain(os.Args[2]))
-	}
 	code, err := runAll(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

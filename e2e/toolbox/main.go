@@ -13,11 +13,13 @@ import (
 	"path/filepath"
 	"sort"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
 var commands = map[string]func(args []string) error{
 	"agent":    agent,
+	"caps":     caps,
 	"eat":      eat,
 	"fds":      fds,
 	"ids":      ids,
@@ -80,7 +82,8 @@ func fds([]string) error {
 	var out []string
 	for _, e := range list {
 		target, err := os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
-		if err != nil || target == "/proc/self/fd" || filepath.Base(target) == "fd" || target == "anon_inode:[eventpoll]" || target == "anon_inode:[eventfd]" {
+		// The rest are of Go's own run time.
+		if err != nil || filepath.Base(target) == "fd" || strings.HasPrefix(target, "anon_inode:[event") || strings.HasPrefix(target, "/sys/fs/cgroup/") {
 			continue
 		}
 		out = append(out, e.Name()+" "+target)
@@ -88,6 +91,20 @@ func fds([]string) error {
 	sort.Strings(out)
 	for _, l := range out {
 		fmt.Println(l)
+	}
+	return nil
+}
+
+// caps prints the permitted capabilities.
+func caps([]string) error {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "CapPrm:\t"); ok {
+			fmt.Print(v)
+		}
 	}
 	return nil
 }

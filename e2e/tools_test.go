@@ -1,3 +1,0 @@
-package e2e
-
-func ptyMain(string) int { return 2 }
