@@ -32,7 +32,8 @@ type Ref struct {
 
 	mu     sync.Mutex
 	leases []*lease // parallel to layers; nil where nothing is in the store
-	fs     tree.FS  // the open view, made once
+	fs     tree.FS  // the view, open while it has readers
+	users  int      // of fs
 	closed bool
 }
 
@@ -235,7 +236,9 @@ func (r *Ref) materialise(ctx context.Context) error {
 
 // FS is a merged read view of r; what is missing is downloaded and unpacked,
 // but a local directory is read in place. The function ends the reading; the
-// view is not to be used after r is closed.
+// view is not to be used after r is closed. Users at the same time share one
+// view, and with the last of them it is closed: it has a descriptor for each
+// layer and remembers names, and a build has as many Refs as steps.
 func (r *Ref) FS(ctx context.Context) (tree.FS, func(), error) {
 	if local := r.Local(); local != nil {
 		return local.FS(ctx)
@@ -247,12 +250,23 @@ func (r *Ref) FS(ctx context.Context) (tree.FS, func(), error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fs == nil {
-		// Opened once: a stack of a hundred layers is a hundred directories.
-		if r.fs, err = tree.Stack(dirsOf(trees)); err != nil {
+		view, err := tree.Stack(dirsOf(trees))
+		if err != nil {
 			return nil, nil, fmt.Errorf("read layers: %w", err)
 		}
+		r.fs = view
 	}
-	return r.fs, func() {}, nil
+	r.users++
+	return r.fs, sync.OnceFunc(r.endReading), nil
+}
+
+func (r *Ref) endReading() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 && r.fs != nil {
+		_ = r.fs.Close() // it was only read
+		r.fs = nil
+	}
 }
 
 // reportTo says where downloads of r's layers are shown, unless the vertex that
@@ -330,6 +344,7 @@ func (r *Ref) Close() error {
 	}
 	if r.fs != nil {
 		errs = append(errs, r.fs.Close())
+		r.fs = nil
 	}
 	return errors.Join(errs...)
 }
