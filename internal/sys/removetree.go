@@ -35,14 +35,33 @@ func RemoveTree(path string) error {
 		return &os.PathError{Op: "remove", Path: path, Err: err}
 	}
 	r := remover{top: os.NewFile(uintptr(fd), path)}
-	err = r.empty(r.top, 0)
+	err = r.run(path)
 	if err := errors.Join(err, r.top.Close()); err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
-	if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) {
-		return &os.PathError{Op: "rmdir", Path: path, Err: err}
-	}
 	return nil
+}
+
+// maxRemoveTries bounds how often somebody else who removes the tree may move
+// something up to top that was seen empty.
+const maxRemoveTries = 100
+
+func (r *remover) run(path string) error {
+	for try := 1; ; try++ {
+		if err := r.empty(r.top, 0); err != nil {
+			return err
+		}
+		err := unix.Rmdir(path)
+		switch {
+		case err == nil, errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.ENOTEMPTY) || try == maxRemoveTries:
+			return os.NewSyscallError("rmdir", err)
+		}
+		if _, err := r.top.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
 }
 
 type remover struct {
@@ -59,7 +78,7 @@ func (r *remover) empty(dir *os.File, depth int) error {
 		n, moved := 0, r.seq
 		for {
 			names, err := dir.Readdirnames(batch)
-			if err != nil && !errors.Is(err, io.EOF) {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ENOENT) { // removed meanwhile
 				return err
 			}
 			if len(names) == 0 {
@@ -127,6 +146,9 @@ func (r *remover) remove(dir int, name string, depth int) error {
 // parent means a new "..", which is a write.
 func (r *remover) moveUp(dir int, name string) error {
 	fd, err := openDirAt(dir, name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -137,6 +159,9 @@ func (r *remover) moveUp(dir int, name string) error {
 	for {
 		r.seq++
 		err := unix.Renameat2(dir, name, int(r.top.Fd()), ".deep-"+strconv.Itoa(r.seq), unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
