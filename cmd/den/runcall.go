@@ -78,7 +78,8 @@ func (call runCall) follow(ctx context.Context, d *daemon.Den, req engine.RunReq
 	s := engine.Streams{
 		Stdin: call.streams.in, Stdout: call.output(call.streams.out, "stdout"), Stderr: call.output(call.streams.err, "stderr"),
 		Sink: pulling,
-		Warn: func(text string) { fmt.Fprintln(call.streams.err, "WARNING:", text) },
+		// The terminal may be raw by then.
+		Warn: func(text string) { fmt.Fprintf(call.streams.err, "WARNING: %s%s", text, call.lineEnd()) },
 	}
 	if call.options.sigProxy {
 		signals, stop := forwardedSignals()
@@ -86,22 +87,18 @@ func (call runCall) follow(ctx context.Context, d *daemon.Den, req engine.RunReq
 		s.Signals = signals
 	}
 	s.Started = started
+	s.Starting = func() { pulling.Close() }
 	if req.TTY && !req.Log {
 		t := watchTerminal(call.streams)
 		defer t.close()
 		s.Resizes, req.Console = t.sizes, t.size()
-		s.Started = func(id string) {
+		s.Starting = func() {
+			pulling.Close()
 			if req.OpenStdin {
 				// What cannot be made raw is a terminal that echoes twice.
 				_ = t.raw()
 			}
-			started(id)
 		}
-	}
-	inner := s.Started
-	s.Started = func(id string) {
-		pulling.Close()
-		inner(id)
 	}
 	exit, err := eng.Run(ctx, req, s)
 	if err != nil {
@@ -111,6 +108,13 @@ func (call runCall) follow(ctx context.Context, d *daemon.Den, req engine.RunReq
 		return &exitError{exit.Code}
 	}
 	return nil
+}
+
+func (call runCall) lineEnd() string {
+	if call.options.tty && call.options.interactive {
+		return "\r\n"
+	}
+	return "\n"
 }
 
 // output is where the program's stdout or stderr goes. A file is handed to the

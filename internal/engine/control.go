@@ -20,7 +20,7 @@ import (
 // request is one line: the number of a signal, or controlStop.
 const (
 	controlFile = "control"
-	controlStop = "stop"
+	controlStop = "stop-signal"
 )
 
 // listen opens the container's FIFO. Requests wait in it until they are served.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"den/internal/failpoint"
 	"den/internal/image"
 	"den/internal/oci"
 	"den/internal/progress"
@@ -178,6 +179,9 @@ func (c *container) register(ctx context.Context) error {
 	if c.dir, err = c.engine.Store.NewContainer(ctx, id); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("engine.register.roots"); err != nil {
+		return err
+	}
 	if err := c.dir.SetRoots(store.Record{Layers: c.image.DiffIDs()}); err != nil {
 		return err
 	}
@@ -195,6 +199,9 @@ func (c *container) register(ctx context.Context) error {
 		return err
 	}
 	c.record = newRecord(c, id, name)
+	if err := failpoint.Hit("engine.register.record"); err != nil {
+		return err
+	}
 	return c.record.write(c.dir.Path())
 }
 

@@ -33,6 +33,8 @@ type logWriter struct {
 	dir  string
 	file *os.File
 	size int64
+	// limit is logLimitBytes.
+	limit int64
 }
 
 func openLog(dir string) (*logWriter, error) {
@@ -44,7 +46,7 @@ func openLog(dir string) (*logWriter, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("container log: %w", err), f.Close())
 	}
-	return &logWriter{dir: dir, file: f, size: fi.Size()}, nil
+	return &logWriter{dir: dir, file: f, size: fi.Size(), limit: logLimitBytes}, nil
 }
 
 // stream returns the writer of one stream ("stdout" or "stderr"), and a
@@ -100,7 +102,7 @@ func (l *logWriter) write(line logLine) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.size > logLimitBytes {
+	if l.size > l.limit {
 		if err := l.rotate(); err != nil {
 			return err
 		}

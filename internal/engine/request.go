@@ -113,6 +113,9 @@ type Streams struct {
 	Signals <-chan unix.Signal
 	// Resizes carry the terminal's size, when RunRequest.TTY is set.
 	Resizes <-chan Size
+	// Starting is called once everything is there, right before the program is
+	// started: now den's terminal may become the program's.
+	Starting func()
 	// Started is called once with the container's ID when its process runs.
 	Started func(id string)
 	// Warn takes sentences about what was asked for and is not in force.

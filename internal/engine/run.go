@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/sandbox"
 )
 
@@ -30,11 +31,21 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	}
 	// From here on the program is the one to end: signals go to it.
 	ctx = context.WithoutCancel(ctx)
+	if s.Starting != nil {
+		s.Starting()
+	}
+	if err := failpoint.Hit("engine.run.start"); err != nil {
+		return Exit{}, errors.Join(err, c.failed(err))
+	}
 	sb, err := c.engine.Exec.Start(ctx, r)
 	if err != nil {
 		return Exit{}, errors.Join(err, c.failed(err))
 	}
-	if err := c.started(); err != nil {
+	err = failpoint.Hit("engine.run.started")
+	if err == nil {
+		err = c.started()
+	}
+	if err != nil {
 		return Exit{}, errors.Join(err, kill(ctx, sb))
 	}
 	stop := c.forward(sb, control, s)
@@ -44,7 +55,7 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	e, err := sb.Wait(ctx)
 	stop()
 	exit = Exit{Code: e.Code, OOMKilled: e.OOMKilled}
-	return exit, errors.Join(err, c.exited(exit))
+	return exit, errors.Join(err, failpoint.Hit("engine.run.exited"), c.exited(exit))
 }
 
 // sandboxRequest says what to run and in what. The function closes the log.

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/sys"
@@ -110,6 +111,9 @@ func (c *container) attachVolume(ctx context.Context, v attachedVolume) error {
 	}
 	if err := c.fill(ctx, dir, v.mount.Target); err != nil {
 		return fmt.Errorf("copy %s of the image: %w", v.mount.Target, err)
+	}
+	if err := failpoint.Hit("engine.volume.filled"); err != nil {
+		return err
 	}
 	return os.Remove(mark)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/store"
 )
 
@@ -120,7 +121,7 @@ func (e *Engine) removeDir(dir *store.ContainerDir, r *record) error {
 	if owner, err := e.Store.ContainerByName(r.Name); err == nil && owner == r.ID {
 		errs = append(errs, e.Store.UnnameContainer(r.Name))
 	}
-	errs = append(errs, dir.Remove())
+	errs = append(errs, failpoint.Hit("engine.remove.dir"), dir.Remove())
 	for _, v := range r.Volumes {
 		if err := e.Store.RemoveVolume(v); !errdefs.IsNotFound(err) {
 			errs = append(errs, err)

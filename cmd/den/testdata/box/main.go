@@ -48,13 +48,13 @@ func allTools() map[string]func(args []string) error {
 			return nil
 		},
 		// deaf hears no signal but the last.
-	"deaf": func([]string) error {
-		signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
-		fmt.Println("ready")
-		time.Sleep(time.Hour)
-		return nil
-	},
-	// do runs several tools, one after the other.
+		"deaf": func([]string) error {
+			signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
+			fmt.Println("ready")
+			time.Sleep(time.Hour)
+			return nil
+		},
+		// do runs several tools, one after the other.
 		"do": func(args []string) error {
 			for _, a := range args {
 				if err := run(strings.Fields(a)); err != nil {
