@@ -23,7 +23,7 @@ func newProxy(t *testing.T, to string) (url string, seen func() []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var urls []string
-	forward := &httputil.ReverseProxy{Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", to }}
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", to }}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		urls = append(urls, r.URL.String())
