@@ -7,6 +7,7 @@
 package display
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -145,8 +146,8 @@ func appendEvent(s *client.SolveStatus, e progress.Event) {
 			Timestamp: v.Timestamp, Started: v.Started, Completed: v.Completed,
 		})
 	case e.Log != nil:
-		l := e.Log
-		s.Logs = append(s.Logs, &client.VertexLog{Vertex: l.Vertex, Stream: l.Stream, Data: l.Data, Timestamp: l.Timestamp})
+		l := e.Log // its writer may use the bytes again
+		s.Logs = append(s.Logs, &client.VertexLog{Vertex: l.Vertex, Stream: l.Stream, Data: bytes.Clone(l.Data), Timestamp: l.Timestamp})
 	case e.Warning != nil:
 		s.Warnings = append(s.Warnings, warning(e.Warning))
 	}

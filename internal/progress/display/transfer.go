@@ -19,11 +19,12 @@ import (
 // Transfer shows pulls and pushes: one bar for each layer, with rate and time
 // left, on a terminal; a line when a layer begins and when it is done elsewhere.
 type Transfer struct {
-	mu    sync.Mutex
-	out   io.Writer
-	bars  *mpb.Progress // nil in a log
-	seen  map[string]*transferItem
-	quiet bool
+	mu   sync.Mutex
+	out  io.Writer
+	bars *mpb.Progress // nil in a log
+	seen map[string]*transferItem
+	// closed also says that nothing was to be shown.
+	closed bool
 }
 
 type transferItem struct {
@@ -36,7 +37,7 @@ type transferItem struct {
 
 // NewTransfer shows transfers on out. quiet shows nothing.
 func NewTransfer(out *os.File, quiet bool) *Transfer {
-	t := &Transfer{out: out, seen: map[string]*transferItem{}, quiet: quiet}
+	t := &Transfer{out: out, seen: map[string]*transferItem{}, closed: quiet}
 	if !quiet && term.IsTerminal(int(out.Fd())) {
 		t.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40), mpb.WithRefreshRate(100*time.Millisecond))
 	}
@@ -45,11 +46,14 @@ func NewTransfer(out *os.File, quiet bool) *Transfer {
 
 // Event takes one event; all but statuses are ignored.
 func (t *Transfer) Event(e progress.Event) {
-	if e.Status == nil || t.quiet {
+	if e.Status == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
 	if t.bars != nil {
 		t.bar(e.Status)
 	} else {
@@ -82,13 +86,7 @@ func (t *Transfer) bar(s *progress.Status) {
 	if it == nil {
 		it = &transferItem{at: now}
 		t.seen[s.ID] = it
-		it.bar = t.bars.New(s.Total, mpb.BarStyle(),
-			mpb.PrependDecorators(decor.Name(s.ID+" "), decor.Any(func(decor.Statistics) string { return it.label() }, decor.WCSyncSpaceR)),
-			mpb.AppendDecorators(
-				decor.CountersKiloByte("% .1f / % .1f", decor.WCSyncSpace),
-				decor.OnComplete(decor.EwmaSpeed(decor.SizeB1000(0), " % .1f", 30, decor.WCSyncSpace), " done"),
-				decor.OnComplete(decor.EwmaETA(decor.ET_STYLE_GO, 30, decor.WCSyncSpace), ""),
-			))
+		it.bar = t.newBar(s.ID, it)
 	}
 	it.name.Store(&s.Name)
 	if s.Total > 0 {
@@ -107,6 +105,28 @@ func (t *Transfer) bar(s *progress.Status) {
 	}
 }
 
+// newBar is a bar that becomes a line without one when it is complete, as
+// docker's do. It begins without a total, or it would be complete at the end of
+// its first phase.
+func (t *Transfer) newBar(id string, it *transferItem) *mpb.Bar {
+	counters := func(s decor.Statistics) string {
+		if s.Total <= 0 {
+			return ""
+		}
+		return fmt.Sprintf("%s/%s", units.HumanSize(float64(s.Current)), units.HumanSize(float64(s.Total)))
+	}
+	return t.bars.New(0, mpb.BarStyle(), mpb.BarFillerClearOnComplete(),
+		mpb.PrependDecorators(
+			decor.Name(id+": "),
+			decor.Any(func(decor.Statistics) string { return it.label() }, decor.WCSyncSpaceR),
+		),
+		mpb.AppendDecorators(
+			decor.OnComplete(decor.Any(counters, decor.WCSyncSpace), ""),
+			decor.OnComplete(decor.EwmaSpeed(decor.SizeB1000(0), " % .1f", 30, decor.WCSyncSpace), ""),
+			decor.OnComplete(decor.EwmaETA(decor.ET_STYLE_GO, 30, decor.WCSyncSpace), ""),
+		))
+}
+
 func (it *transferItem) label() string {
 	if name := it.name.Load(); name != nil {
 		return *name
@@ -114,12 +134,16 @@ func (it *transferItem) label() string {
 	return ""
 }
 
-// Close ends the display; bars of unfinished transfers stay as they are.
+// Close ends the display; bars of unfinished transfers stay as they are. What
+// comes later is dropped.
 func (t *Transfer) Close() error {
-	if t.bars == nil {
+	t.mu.Lock()
+	if t.closed || t.bars == nil {
+		t.closed = true
+		t.mu.Unlock()
 		return nil
 	}
-	t.mu.Lock()
+	t.closed = true
 	for _, it := range t.seen {
 		if !it.done {
 			it.bar.Abort(false)
