@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// outer is a container of dockerd in which den does its work: what a CI job is.
+type outer struct {
+	docker dockerd
+	d      *den
+	flags  []string
+}
+
+// sh runs a script in a fresh container with den in it, the test's directory
+// as /work, and the host's network for the registry.
+func (o outer) sh(script string) (string, error) {
+	args := append([]string{"run", "--rm", "--network=host", "-v", env.den + ":/bin/den:ro", "-v", o.d.home + ":/work", "-w", "/work"}, o.flags...)
+	return o.docker.try(append(args, smallImage(o.d.t), "sh", "-ec", script)...)
+}
+
+// capable is root as a machine gives it that keeps a few capabilities for itself.
+var capable = []string{"--cap-add=SYS_ADMIN", "--cap-add=SYS_PTRACE", "--cap-add=NET_ADMIN", "--cap-add=DAC_READ_SEARCH",
+	"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"}
+
+const nestedDockerfile = `FROM @small
+RUN --mount=type=cache,target=/c mkdir /srv && echo nested > /srv/file && chown 33:44 /srv/file && chmod 4755 /srv/file && touch /c/x
+COPY f /f
+USER app
+RUN id -u > /tmp/id
+`
+
+func TestDenWorksInsideContainers(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	for _, c := range []struct {
+		name, rung string
+		flags      []string
+	}{
+		{"privileged", "privileged", []string{"--privileged"}},
+		{"capable", "privileged", capable},
+		{"without seccomp", "userns", []string{"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"}},
+		{"without seccomp and masks", "userns", []string{"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--security-opt=systempaths=unconfined"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			d := newDen(t)
+			d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
+			o := outer{docker, d, append(c.flags, "-e", "DEN_STORE=/work/store")}
+			out, err := o.sh(`den info; den build -q -t nested -o type=tar,dest=/work/out.tar ctx; den build -q -t nested ctx; den run --rm nested stat -c '%a %u:%g %n' /srv/file; den run --rm --network=none nested cat /tmp/id`)
+			if err != nil && strings.Contains(err.Error(), "unable to apply caps") {
+				t.Skip("needs a root with all capabilities")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			rung := ""
+			for line := range strings.Lines(out) {
+				if r, ok := strings.CutPrefix(line, "Rung:"); ok {
+					rung = strings.Fields(r)[0]
+				}
+			}
+			if rung != c.rung || !strings.HasSuffix(out, "4755 33:44 /srv/file\n1000\n") {
+				t.Errorf("on rung %s, want %s:\n%s", rung, c.rung, out)
+			}
+			tr := readTree(t, filepath.Join(d.home, "out.tar"))
+			tr.is(t, "srv/file", "file 4755 33:44")
+			tr.holds(t, "tmp/id", "1000\n")
+			// The next job, another container, finds everything in the store.
+			out, err = o.sh(`den build --progress=rawjson ctx 2>&1`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "executed by the next job", []string(nil), executed(t, out))
+		})
+	}
+}
+
+func TestContainersThatAllowNothingGetOneClearError(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	for name, flags := range map[string][]string{
+		"plain":      nil,
+		"restricted": {"--user=1000:1000", "--cap-drop=ALL", "--security-opt=no-new-privileges", "-e", "HOME=/tmp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDen(t)
+			d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
+			_, err := outer{docker, d, append(flags, "-e", "DEN_STORE=/tmp/store")}.sh(`den build ctx`)
+			if err == nil {
+				t.Fatal("the build succeeds")
+			}
+			for _, word := range []string{"no rung fits", "privileged:", "userns:", "seccomp"} {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("the error does not say %q:\n%v", word, err)
+				}
+			}
+		})
+	}
+}
+
+func TestStoreOnAContainersOwnOverlayCopiesAndSaysSo(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
+	out, err := outer{docker, d, capable}.sh(`den build -t nested ctx 2>&1; den run --rm nested stat -c '%a %u:%g' /srv/file; den build --progress=rawjson ctx 2>/work/json; den info`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"volume", "4755 33:44", "copy"} {
+		if !strings.Contains(out, word) {
+			t.Errorf("den does not say %q:\n%s", word, out)
+		}
+	}
+}
