@@ -16,11 +16,10 @@ const maxPasswdBytes = 4 << 20
 
 // home is the home directory of the payload's user; "/" if it has none.
 func (s *running) home() ([]byte, error) {
-	root, err := openRoot(s.pid)
+	root, err := s.rootDir()
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
 	f, err := openRegular(int(root.Fd()), "etc/passwd")
 	if err != nil {
 		return []byte("/"), nil //nolint:nilerr // an image without users is common

@@ -126,12 +126,12 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		return err
 	}
 	s.program = p
-	pipes, err := newPipes(r.Spec.Process.Terminal)
+	pipes, err := newPipes()
 	if err != nil {
 		return err
 	}
 	defer pipes.closeChild()
-	files := append(s.streams.child[:], pipes.progress, pipes.sync, pipes.tty, pipes.status, pipes.control, pipes.status)
+	files := append(s.streams.child[:], pipes.progress, pipes.sync, pipes.send, pipes.status, pipes.control, pipes.status)
 	for i, f := range files {
 		// No gaps: the holder's pidfd would fall into one and be closed with
 		// the payload's descriptors.

@@ -6,9 +6,12 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"den/internal/probe"
 	"den/internal/sandbox"
 	"den/internal/sandbox/sandboxtest"
+	"den/internal/sys"
 )
 
 // TestMain enters a user namespace where that is the way to run sandboxes, so
@@ -45,6 +48,32 @@ func TestContract(t *testing.T) {
 // TestContractWithOverlaysOfOldKernels mounts as kernels before 6.5 need it.
 func TestContractWithOverlaysOfOldKernels(t *testing.T) {
 	sandboxtest.Contract(t, executor(t, sandbox.Options{OldOverlay: true}))
+}
+
+// TestContractWithoutPtrace is for root whose capabilities lack CAP_SYS_PTRACE:
+// what the kernel shows of a process that is not dumpable must not be needed.
+func TestContractWithoutPtrace(t *testing.T) {
+	executor(t, sandbox.Options{})
+	if st, err := sys.SelfStatus(); err != nil || !st.Effective.Has(unix.CAP_SETPCAP) {
+		t.Skip("needs CAP_SETPCAP to drop CAP_SYS_PTRACE: ", err)
+	}
+	p := sys.NewPlan()
+	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_CAPBSET_DROP), sys.Int(unix.CAP_SYS_PTRACE))
+	p.Do(unix.SYS_EXECVE, p.Str(os.Args[0]), p.Strs([]string{os.Args[0], "-test.run=^TestContract$"}), p.Strs(os.Environ()))
+	out, err := os.CreateTemp(t.TempDir(), "out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	pid, err := p.Start("test", []*os.File{nil, out, out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
+		text, _ := os.ReadFile(out.Name())
+		t.Errorf("%v, exit status %d:\n%s", err, status.ExitStatus(), text)
+	}
 }
 
 func BenchmarkTrue(b *testing.B) {

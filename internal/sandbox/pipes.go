@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,12 +13,12 @@ import (
 // pipes connect den with the holder and the payload on its way to exec.
 type pipes struct {
 	// The other side's ends, closed after the start.
-	progress, sync, tty, control, status *os.File
+	progress, sync, send, control, status *os.File
 	// den's ends.
-	fromPayload, toPayload, ttyOwn, toHolder, fromHolder *os.File
+	fromPayload, toPayload, received, toHolder, fromHolder *os.File
 }
 
-func newPipes(terminal bool) (_ *pipes, err error) {
+func newPipes() (_ *pipes, err error) {
 	p := &pipes{}
 	defer func() {
 		if err != nil {
@@ -37,19 +38,39 @@ func newPipes(terminal bool) (_ *pipes, err error) {
 	if p.fromHolder, p.status, err = newPipe(true); err != nil {
 		return nil, err
 	}
-	if !terminal {
-		return p, nil
-	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket pair: %w", err)
 	}
-	p.ttyOwn, p.tty = os.NewFile(uintptr(fds[0]), "tty socket"), os.NewFile(uintptr(fds[1]), "tty socket")
+	p.received, p.send = os.NewFile(uintptr(fds[0]), "descriptor socket"), os.NewFile(uintptr(fds[1]), "descriptor socket")
 	return p, nil
 }
 
+// receive takes the next descriptor that the payload has sent; nil if it died on the way.
+func (p *pipes) receive(name string) (*os.File, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(int(p.received.Fd()), make([]byte, 1), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // how it ended says its exit
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return nil, fmt.Errorf("%s: no descriptor: %w", name, errors.Join(err, unix.EBADMSG))
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("%s: no descriptor: %w", name, errors.Join(err, unix.EBADMSG))
+	}
+	if name == terminalName { // read from with deadlines; a root directory knows none
+		if err := unix.SetNonblock(fds[0], true); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), unix.Close(fds[0]))
+		}
+	}
+	return os.NewFile(uintptr(fds[0]), name), nil
+}
+
 func (p *pipes) closeChild() {
-	for _, f := range []*os.File{p.progress, p.sync, p.tty, p.control, p.status} {
+	for _, f := range []*os.File{p.progress, p.sync, p.send, p.control, p.status} {
 		if f != nil {
 			f.Close()
 		}
@@ -57,7 +78,7 @@ func (p *pipes) closeChild() {
 }
 
 func (p *pipes) closeOwn() {
-	for _, f := range []*os.File{p.fromPayload, p.toPayload, p.ttyOwn, p.toHolder, p.fromHolder} {
+	for _, f := range []*os.File{p.fromPayload, p.toPayload, p.received, p.toHolder, p.fromHolder} {
 		if f != nil {
 			f.Close()
 		}

@@ -16,7 +16,7 @@ import (
 const (
 	fdProgress = 3 // the payload's: failures and questions to den; ends at exec
 	fdSync     = 4 // den's answers
-	fdTTY      = 5 // a socket to send the terminal's master through
+	fdSend     = 5 // a socket for descriptors: the root directory, the terminal's master
 	fdInit     = 6 // the status pipe, for process 1 if it is not the payload
 	fdControl  = 7 // signals to send; its end is den's
 	fdStatus   = 8 // what became of the payload

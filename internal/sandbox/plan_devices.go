@@ -126,13 +126,7 @@ func (p *program) terminal() {
 	p.Mark(skip)
 	p.Close(at)
 
-	// One byte with the descriptor (unix(7), SCM_RIGHTS), as struct msghdr wants it.
-	control := p.Words(sys.Int(20), sys.Int(uint64(unix.SOL_SOCKET|unix.SCM_RIGHTS<<32)), sys.Int(0))
-	p.Do(unix.SYS_DUP, master.Value()).To(control.Part(16)).Note(note)
-	iov := p.Words(p.Bytes([]byte{'t', 0, 0, 0, 0, 0, 0, 0}), sys.Int(1))
-	msg := p.Words(sys.Int(0), sys.Int(0), iov, sys.Int(1), control, sys.Int(24), sys.Int(0))
-	p.Do(unix.SYS_SENDMSG, sys.Int(fdTTY), msg, sys.Int(0)).Note(note)
-	p.Close(control.Part(16))
+	p.send(master, note)
 	p.Close(master)
 
 	if uid := p.spec.Process.User.UID; uid != 0 {
@@ -143,4 +137,15 @@ func (p *program) terminal() {
 		p.Do(unix.SYS_DUP3, slave.Value(), sys.Int(i), sys.Int(0)).Note(note)
 	}
 	p.Close(slave)
+}
+
+// send gives den the descriptor that c holds.
+func (p *program) send(c *sys.Cell, note string) {
+	// One byte with the descriptor (unix(7), SCM_RIGHTS), as struct msghdr wants it.
+	control := p.Words(sys.Int(20), sys.Int(uint64(unix.SOL_SOCKET|unix.SCM_RIGHTS<<32)), sys.Int(0))
+	p.Do(unix.SYS_DUP, c.Value()).To(control.Part(16)).Note(note)
+	iov := p.Words(p.Bytes([]byte{'f', 0, 0, 0, 0, 0, 0, 0}), sys.Int(1))
+	msg := p.Words(sys.Int(0), sys.Int(0), iov, sys.Int(1), control, sys.Int(24), sys.Int(0))
+	p.Do(unix.SYS_SENDMSG, sys.Int(fdSend), msg, sys.Int(0)).Note(note)
+	p.Close(control.Part(16))
 }

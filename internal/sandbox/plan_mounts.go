@@ -293,7 +293,10 @@ func (p *program) attach(i int, devices []deviceSource) {
 	p.Close(m.fd)
 }
 
-// switchRoot makes the mount in root the root directory and leaves the old one.
+// switchRoot makes the mount in root the root directory and leaves the old one. den,
+// which answers questions about files in there, gets the directory from here:
+// through /proc it may not look at a process that is not dumpable, unless it has
+// CAP_SYS_PTRACE.
 func (p *program) switchRoot(root *sys.Cell) {
 	p.Do(unix.SYS_MOVE_MOUNT, root.Value(), p.Str(""), sys.Int(unix.AT_FDCWD), p.Str("/"), sys.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Note("attach the root")
 	p.Do(unix.SYS_FCHDIR, root.Value()).Note("enter the root")
@@ -301,6 +304,7 @@ func (p *program) switchRoot(root *sys.Cell) {
 	// The old root is now on top of the new one, where "." leads (pivot_root(2)).
 	p.Do(unix.SYS_UMOUNT2, p.Str("."), sys.Int(unix.MNT_DETACH)).Note("leave the old root")
 	p.Do(unix.SYS_CHDIR, p.Str("/"))
+	p.send(root, "show den the root")
 }
 
 // root makes the detached mount of the root file system.

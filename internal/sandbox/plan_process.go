@@ -229,7 +229,7 @@ func (p *program) init() {
 	status := exit.Part(8)
 	pid, other, chld := p.Cell(0), p.Cell(0), p.Cell(0)
 	p.Do(unix.SYS_CLONE, sys.Int(int(unix.SIGCHLD)), sys.Int(0), sys.Int(0), sys.Int(0), sys.Int(0)).To(pid).Zero(payload).Note("start init")
-	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdProgress), sys.Int(fdTTY), sys.Int(0)).MayFail()
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdProgress), sys.Int(fdSend), sys.Int(0)).MayFail()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str("den-init")).MayFail()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_CHILD_SUBREAPER), sys.Int(1)).MayFail() // where it is not process 1
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()

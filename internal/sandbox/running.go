@@ -23,6 +23,7 @@ type running struct {
 	pipes     *pipes
 	holder    int
 	pid       int
+	root      *os.File // the payload's root directory, until it executes
 	master    *os.File
 	sharePids bool
 	stop      func() bool
@@ -33,8 +34,12 @@ type running struct {
 	done chan struct{}
 }
 
+// terminalName is how errors call the terminal's master.
+const terminalName = "terminal"
+
 // follow goes with the payload to its exec and does for it what it cannot do itself.
 func (s *running) follow(r *Request) error {
+	defer s.leaveRoot()
 	kind, value, err := readRecord(s.pipes.fromHolder)
 	switch {
 	case err != nil:
@@ -86,11 +91,10 @@ func (s *running) answer(reply []byte) error {
 
 // makeTarget makes a mount point or the working directory in the new root.
 func (s *running) makeTarget(question uint64) error {
-	root, err := openRoot(s.pid)
+	root, err := s.rootDir()
 	if err != nil {
 		return err
 	}
-	defer root.Close()
 	fd := int(root.Fd())
 	if question == askCwd {
 		return s.stubs.make(fd, s.program.spec.Process.Cwd, true, true)
@@ -126,28 +130,44 @@ func (s *running) failure(address uint64, errno unix.Errno) error {
 	return fmt.Errorf("sandbox %s: %w", s.id, s.program.Failure(address, errno))
 }
 
-// takeTerminal receives the terminal's master, which was sent before exec.
+// rootDir is the payload's root directory, which it sent after it had switched to it.
+func (s *running) rootDir() (*os.File, error) {
+	if s.root != nil {
+		return s.root, nil
+	}
+	root, err := s.pipes.receive("root directory")
+	if err == nil && root == nil {
+		err = fmt.Errorf("root directory: %w", os.ErrProcessDone)
+	}
+	s.root = root
+	return root, err
+}
+
+// leaveRoot closes the root directory, also where nobody asked for it: while it
+// is open, its mounts stay.
+func (s *running) leaveRoot() {
+	if s.root != nil {
+		s.root.Close()
+	}
+	s.pipes.received.Close()
+}
+
+// takeTerminal receives the terminal's master, which was sent before exec, after the root directory.
 func (s *running) takeTerminal(r *Request) error {
-	if s.pipes.ttyOwn == nil {
+	if _, err := s.rootDir(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("sandbox %s: %w", s.id, err)
+	}
+	if !s.program.spec.Process.Terminal {
 		return nil
 	}
-	oob := make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(int(s.pipes.ttyOwn.Fd()), make([]byte, 1), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	master, err := s.pipes.receive(terminalName)
 	if err != nil {
-		return nil //nolint:nilerr // it died on the way, and its exit says how
+		return fmt.Errorf("sandbox %s: %w", s.id, err)
 	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(msgs) != 1 {
-		return fmt.Errorf("sandbox %s: terminal: no descriptor: %w", s.id, err)
+	if master == nil {
+		return nil
 	}
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil || len(fds) != 1 {
-		return fmt.Errorf("sandbox %s: terminal: no descriptor: %w", s.id, err)
-	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		return errors.Join(fmt.Errorf("sandbox %s: terminal: %w", s.id, err), unix.Close(fds[0]))
-	}
-	s.master = os.NewFile(uintptr(fds[0]), "terminal")
+	s.master = master
 	s.streams.terminal(s.master, r)
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -277,9 +276,4 @@ func mountID(fd int) uint64 {
 		return 0
 	}
 	return st.Mnt_id
-}
-
-// openRoot opens the root directory of a process.
-func openRoot(pid int) (*os.File, error) {
-	return os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
 }
