@@ -1,0 +1,3 @@
+module den/bench
+
+go 1.26
