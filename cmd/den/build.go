@@ -15,7 +15,6 @@ type buildOptions struct {
 	buildArgs     []string
 	buildContexts []string
 	call          string
-	cgroupParent  string
 	check         bool
 	file          string
 	iidFile       string
@@ -63,7 +62,6 @@ Exit codes: 0 built (or, with --check, nothing found), 1 the build failed or
 	f.StringArrayVar(&o.buildArgs, "build-arg", nil, "Set a build-time variable")
 	f.StringArrayVar(&o.buildContexts, "build-context", nil, "Additional build context (`name=path`)")
 	f.StringVar(&o.call, "call", "build", "Evaluation of the build: `build`, check, outline, targets")
-	f.StringVar(&o.cgroupParent, "cgroup-parent", "", "Parent cgroup of RUN instructions, below den's own")
 	f.BoolVar(&o.check, "check", false, `Shorthand for "--call=check"`)
 	f.StringVarP(&o.file, "file", "f", "", "Name of the Dockerfile (default PATH/Dockerfile; - for standard input)")
 	f.StringVar(&o.iidFile, "iidfile", "", "Write the image ID to a file")

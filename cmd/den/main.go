@@ -9,6 +9,9 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
 // streams are the standard streams of a command. stdout is data, stderr is talk.
@@ -79,5 +82,17 @@ func run(argv []string, io streams) int {
 
 // report prints an error for a person.
 func report(w io.Writer, err error) {
-	fmt.Fprintf(w, "den: %v\n", err)
+	fmt.Fprintf(w, "den: %s\n", plain(err.Error()))
+}
+
+// plain leaves the name of an error's class out of a text that ends in it: the
+// class is for callers, and the sentence before it for people.
+func plain(text string) string {
+	for _, class := range []error{
+		errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrUnavailable,
+		errdefs.ErrAlreadyExists, errdefs.ErrNotImplemented, errdefs.ErrResourceExhausted,
+	} {
+		text = strings.TrimSuffix(text, ": "+class.Error())
+	}
+	return text
 }
