@@ -85,7 +85,7 @@ func expand(ins any, env []string) error {
 func applyInstruction(c *oci.Image, ins any, original string) error {
 	switch i := ins.(type) {
 	case *instructions.CmdCommand:
-		c.Config.Cmd, c.Config.ArgsEscaped = commandLine(&c.Config, i.ShellDependantCmdLine), false //nolint:staticcheck // a field of Windows images only
+		c.Config.Cmd = commandLine(&c.Config, i.ShellDependantCmdLine)
 	case *instructions.EntrypointCommand:
 		c.Config.Entrypoint = commandLine(&c.Config, i.ShellDependantCmdLine)
 	case *instructions.EnvCommand:

@@ -335,15 +335,6 @@ func sizesKnown(e *entry) bool {
 	return true
 }
 
-// repoName is the repository of a stored name, or "".
-func repoName(name string) string {
-	ref, err := oci.ParseName(name)
-	if err != nil || untagged(name) {
-		return ""
-	}
-	return ref.Name()
-}
-
 // domainOf is the registry of a repository.
 func domainOf(repo string) string {
 	host, _, _ := strings.Cut(repo, "/")

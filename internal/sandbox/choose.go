@@ -63,7 +63,7 @@ func Choose(f probe.Facts, isolation string) (Choice, error) {
 	case "sentry", "chroot":
 		return Choice{}, fmt.Errorf("isolation %s: this build of den has no such rung yet, it has privileged and userns%w", isolation, hidden{errdefs.ErrNotImplemented})
 	}
-	return Choice{}, fmt.Errorf("isolation %.40q: unknown, want auto, privileged, userns, sentry or chroot%w", isolation, hidden{errdefs.ErrInvalidArgument})
+	return Choice{}, fmt.Errorf("isolation %.40q: unknown, want auto, privileged or userns%w", isolation, hidden{errdefs.ErrInvalidArgument})
 }
 
 // hidden gives an error a class without repeating its text.

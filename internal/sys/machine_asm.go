@@ -5,6 +5,8 @@ package sys
 import "unsafe"
 
 // walk is the machine code of a plan's process; it is copied, never called.
+//
+//lint:ignore U1000 the assembly of walkAddress refers to it
 func walk()
 
 // walkAddress is where walk begins. A Go function value would lead to a wrapper.
