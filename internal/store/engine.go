@@ -20,6 +20,10 @@ import (
 // engineIDFile holds an engine's id, in the engine's own directory.
 const engineIDFile = "engine-id"
 
+// engineSuffix sets the default directory of the id beside the default store:
+// not inside, since a volume that jobs share would make them one engine.
+const engineSuffix = "-engine"
+
 // An engine is one job's names for what all share: its tags, containers,
 // volumes. Its folder in the store is made when it first names something, and
 // locked while a process of it lives, so that the folders of dead jobs can be
@@ -35,7 +39,7 @@ var plainEngineID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{7,63}$`)
 // openEngine finds the id in dir, and makes one when there is none.
 func (s *Store) openEngine(ctx context.Context, dir string) error {
 	if dir == "" {
-		dir = dataDir()
+		dir = dataDir() + engineSuffix
 	}
 	id, err := engineID(filepath.Join(dir, engineIDFile))
 	if err != nil {

@@ -85,8 +85,17 @@ func ownershipClass() (string, error) {
 		}
 		maps[i] = strings.Join(strings.Fields(string(b)), " ")
 	}
+	if ns, err := os.Readlink("/proc/self/ns/user"); err == nil && ns != initialUserns {
+		// Ids may be mapped to themselves, and still device nodes are recorded
+		// instead of made: such trees are not for the initial namespace.
+		maps[0] += " nested"
+	}
 	return classOf(maps[0], maps[1], os.Geteuid()), nil
 }
+
+// initialUserns is the kernel's fixed name of the first user namespace
+// (PROC_USER_INIT_INO, include/linux/proc_ns.h).
+const initialUserns = "user:[4026531837]"
 
 func classOf(uidMap, gidMap string, euid int) string {
 	const identity = "0 0 4294967295"
