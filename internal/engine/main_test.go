@@ -1,0 +1,9 @@
+package engine
+
+import (
+	"testing"
+
+	"den/internal/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) { sandboxtest.Main(m) }
