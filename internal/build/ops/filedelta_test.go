@@ -100,6 +100,32 @@ func TestChangedFileMakesADelta(t *testing.T) {
 	}
 }
 
+// Two pairs of equal files, linked the other way round, are another layer.
+func TestLinksBetweenEqualFilesAreAChange(t *testing.T) {
+	env := storeEnv(t, t.TempDir())
+	dir := deltaContext(t)
+	link := func(pairs ...string) {
+		t.Helper()
+		for i := 0; i < len(pairs); i += 2 {
+			_ = os.Remove(filepath.Join(dir, pairs[i+1]))
+			check(t, os.Link(filepath.Join(dir, pairs[i]), filepath.Join(dir, pairs[i+1])))
+		}
+		for _, p := range pairs {
+			check(t, os.Chtimes(filepath.Join(dir, p), testTime, testTime))
+		}
+	}
+	check(t, errors.Join(rewrite("p1", "same")(dir), rewrite("p3", "same")(dir)))
+	link("p1", "p2", "p3", "p4")
+	copyAll(t, env, dir, nil)
+	link("p1", "p4", "p3", "p2")
+	check(t, rewrite("d1/sub1/f1", "other")(dir))
+	got := copyAll(t, env, dir, nil)
+	over(t, got)
+	if want := copyAll(t, storeEnv(t, t.TempDir()), dir, nil); want.ID() != got.ID() {
+		t.Errorf("got %s, made whole it is %s", got.ID(), want.ID())
+	}
+}
+
 func TestDeltasAreStackedOnlySoHigh(t *testing.T) {
 	needRoot(t)
 	env := storeEnv(t, t.TempDir())

@@ -16,7 +16,7 @@ import (
 
 // fileManifestMagic begins a stored manifest. It changes with the format and
 // with what a sum covers.
-const fileManifestMagic = "den layer manifest 1\n"
+const fileManifestMagic = "den layer manifest 2\n"
 
 // fileManifest says what each entry of a layer was made of, so that a later
 // layer of the same copy need only hold what differs.
@@ -28,7 +28,8 @@ type fileManifest struct {
 type manifestEntry struct {
 	path string
 	kind manifestKind
-	// sum covers all of the entry but its path: metadata and content.
+	// sum covers all of the entry but its path: metadata and content, and which
+	// file it is linked to.
 	sum localSum
 }
 
@@ -48,9 +49,11 @@ const (
 // of a file is not known without reading it.
 func (t *fileTree) manifest() *fileManifest {
 	m := &fileManifest{}
-	names := map[*fileInode]int{}
-	t.root.eachNode(".", func(_ string, n *fileNode) bool {
-		names[n.fileInode]++
+	names, first := map[*fileInode]int{}, map[*fileInode]string{}
+	t.root.eachNode(".", func(p string, n *fileNode) bool {
+		if names[n.fileInode]++; names[n.fileInode] == 1 {
+			first[n.fileInode] = p
+		}
 		return true
 	})
 	known := t.root.eachNode(".", func(p string, n *fileNode) bool {
@@ -73,6 +76,10 @@ func (t *fileTree) manifest() *fileManifest {
 			return false
 		}
 		e.sum = n.manifestSum()
+		if e.kind&manifestLinked != 0 {
+			// Equal files may be linked otherwise than they were.
+			e.sum = sha256.Sum256(append(e.sum[:], first[n.fileInode]...))
+		}
 		m.entries = append(m.entries, e)
 		return true
 	})
