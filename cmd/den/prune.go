@@ -69,9 +69,10 @@ func runPrune(ctx context.Context, g *globals, o *pruneOptions, io streams) erro
 		if err := o.pruneNames(ctx, d, io, filters, until); err != nil {
 			return err
 		}
-		s := store.PruneOptions{KeepBytes: keep, All: o.all}
+		// Cache has no labels: a filter that asks for one leaves it alone.
+		s := store.PruneOptions{KeepBytes: keep, All: o.all, OnlyGarbage: len(filters["label"]) > 0}
 		if !until.IsZero() {
-			s.Until = time.Since(until)
+			s.Until = max(time.Since(until), 1)
 		}
 		freed, err := d.Store.Prune(ctx, s)
 		if err != nil {
@@ -112,7 +113,7 @@ func (o *pruneOptions) pruneNames(ctx context.Context, d *daemon.Den, io streams
 	if err != nil {
 		return err
 	}
-	if o.volumes {
+	if o.volumes && len(filters["label"]) == 0 { // nor have volumes
 		removed, err := e.PruneVolumes()
 		printRemoved(io, "Deleted Volumes:", removed)
 		if err != nil {

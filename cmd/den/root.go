@@ -97,6 +97,7 @@ func commands(g *globals, io streams) []*cobra.Command {
 		newLogin(g, io),
 		newLogout(g, io),
 		newPrune(g, io),
+		newStore(g, io),
 		newInfo(g, io),
 		newVersion(io),
 	}

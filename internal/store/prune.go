@@ -41,6 +41,8 @@ type PruneOptions struct {
 	Until time.Duration
 	// All evicts also records whose result is part of an image.
 	All bool
+	// OnlyGarbage evicts nothing: only what nothing names goes.
+	OnlyGarbage bool
 	// Filters are docker's: "type" (regular or exec.cachemount), "id" (a
 	// record's key or its begin, or a cache mount's id).
 	Filters map[string][]string
@@ -56,6 +58,9 @@ func (o PruneOptions) check() error {
 }
 
 func (o PruneOptions) match(e CacheEntry) bool {
+	if o.OnlyGarbage {
+		return false
+	}
 	if o.Until > 0 && time.Since(e.LastUsed) < o.Until {
 		return false
 	}
@@ -82,50 +87,31 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (freedBytes int64, er
 		return 0, fmt.Errorf("prune: %w", err)
 	}
 	defer unlock()
-	inv, err := s.takeInventory(ctx)
+	freed, err := s.prune(ctx, o)
 	if err != nil {
-		return 0, fmt.Errorf("prune: %w", err)
+		return freed, fmt.Errorf("prune: %w", err)
 	}
-	for _, e := range inv.plan(o) {
+	return freed, nil
+}
+
+// prune is Prune for the only collector.
+func (s *Store) prune(ctx context.Context, o PruneOptions) (freedBytes int64, err error) {
+	plan, err := s.planPrune(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range plan.Evict {
 		n, err := s.evict(e)
 		freedBytes += n
 		if err != nil {
-			return freedBytes, fmt.Errorf("prune %s: %w", e.ID, err)
+			return freedBytes, fmt.Errorf("%s: %w", e.ID, err)
 		}
 	}
-	if err := s.forget(ctx, o); err != nil {
-		return freedBytes, fmt.Errorf("prune: %w", err)
+	if err := s.forget(ctx, plan.Forget); err != nil {
+		return freedBytes, err
 	}
 	n, err := s.collect(ctx)
-	if err != nil {
-		err = fmt.Errorf("prune: %w", err)
-	}
 	return freedBytes + n, err
-}
-
-// plan chooses what to evict, oldest use first.
-func (inv *inventory) plan(o PruneOptions) []CacheEntry {
-	var victims []CacheEntry
-	entries := slices.SortedFunc(slices.Values(inv.entries), func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) })
-	total := inv.totalBytes
-	for _, e := range entries {
-		if o.KeepBytes > 0 && total <= o.KeepBytes {
-			break
-		}
-		if !o.match(e) {
-			continue
-		}
-		victims = append(victims, e)
-		if e.Type == cacheMounted {
-			total -= e.SizeBytes
-		}
-		for _, obj := range inv.keeps[e.rel] {
-			if inv.users[obj]--; inv.users[obj] == 0 {
-				total -= inv.sizes[obj]
-			}
-		}
-	}
-	return victims
 }
 
 // evict removes a record, which is always safe, or a cache mount that nobody
@@ -139,33 +125,6 @@ func (s *Store) evict(e CacheEntry) (int64, error) {
 		return 0, err
 	}
 	return e.SizeBytes, err
-}
-
-// forget removes what is not worth keeping for its age: dead engines,
-// abandoned downloads and memos. With All and no other wish, it removes every
-// memo and every download that nobody is at.
-func (s *Store) forget(ctx context.Context, o PruneOptions) error {
-	all := o.All && o.KeepBytes == 0 && o.Until == 0 && len(o.Filters) == 0
-	err := s.eachName(ctx, "engines", s.forgetEngine)
-	if err != nil {
-		return err
-	}
-	err = s.eachName(ctx, "ingest", func(path string) error {
-		if !all && !olderThan(path, partialTTL) {
-			return nil
-		}
-		return s.forgetPartial(path)
-	})
-	if err != nil {
-		return err
-	}
-	return s.shards(ctx, "derived", func(shard, name string) error {
-		path := s.path("derived", shard, name)
-		if !all && !olderThan(path, derivedTTL) {
-			return nil
-		}
-		return removeFile(path)
-	})
 }
 
 func olderThan(path string, age time.Duration) bool {

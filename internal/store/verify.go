@@ -19,6 +19,8 @@ import (
 type Problem struct {
 	Path string // relative to the root
 	What string
+
+	inode uint64 // of the damaged object
 }
 
 // A Report is what Verify found.
@@ -59,7 +61,7 @@ type verification struct {
 }
 
 func (v *verification) problem(rel, format string, args ...any) {
-	v.Problems = append(v.Problems, Problem{Path: rel, What: fmt.Sprintf(format, args...)})
+	v.Problems = append(v.Problems, Problem{Path: rel, What: fmt.Sprintf(format, args...), inode: inodeOf(v.store.path(rel))})
 }
 
 func (v *verification) objects(ctx context.Context) error {

@@ -1,0 +1,126 @@
+package store
+
+import (
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"den/internal/oci"
+)
+
+func putAgedRecord(t testing.TB, s *Store, key string, age time.Duration, r Record) oci.Digest {
+	t.Helper()
+	k := digest.FromString(key)
+	_, err := s.PutRecord(t.Context(), k, r, false)
+	must(t, err)
+	used := time.Now().Add(-age)
+	must(t, os.Chtimes(s.recordPath(k), used, used))
+	return k
+}
+
+func TestPlanIsWhatPruneDoes(t *testing.T) {
+	s := tempStore(t)
+	old := putAgedRecord(t, s, "old", 2*time.Hour, Record{Layers: []oci.Digest{putLayer(t, s, "old")}})
+	putAgedRecord(t, s, "new", time.Hour, Record{Layers: []oci.Digest{putLayer(t, s, "newer")}})
+	putBlob(t, s, "garbage")
+	o := PruneOptions{All: true, KeepBytes: 6}
+	p, err := s.PlanGC(t.Context(), o)
+	must(t, err)
+	if len(p.Evict) != 1 || p.Evict[0].ID != string(old) || len(p.Objects) != 2 {
+		t.Errorf("plan: %+v", p)
+	}
+	if want := int64(len("garbage") + len("old")); p.FreedBytes != want || p.LeftBytes != int64(len("newer")) {
+		t.Errorf("frees %d, want %d, and leaves %d", p.FreedBytes, want, p.LeftBytes)
+	}
+	again, err := s.PlanGC(t.Context(), o)
+	must(t, err)
+	if diff := cmp.Diff(p.Objects, again.Objects); diff != "" {
+		t.Error("a plan changed something: " + diff)
+	}
+	freed, err := s.Prune(t.Context(), o)
+	must(t, err)
+	if freed != p.FreedBytes {
+		t.Errorf("freed %d, planned %d", freed, p.FreedBytes)
+	}
+	for _, obj := range p.Objects {
+		if exists(s.path(object{kind(obj.Kind), obj.ID}.rel())) {
+			t.Errorf("%s %s is still there", obj.Kind, obj.ID)
+		}
+	}
+}
+
+func TestOnlyGarbageEvictsNoCache(t *testing.T) {
+	s := tempStore(t)
+	layer := putLayer(t, s, "cached")
+	putAgedRecord(t, s, "key", time.Hour, Record{Layers: []oci.Digest{layer}})
+	_, err := s.Prune(t.Context(), PruneOptions{OnlyGarbage: true})
+	must(t, err)
+	if !hasLayer(t, s, layer) {
+		t.Error("cache is gone")
+	}
+}
+
+func TestRepairRemovesOnlyWhatIsDamaged(t *testing.T) {
+	s := tempStore(t)
+	bad, good := putBlob(t, s, "bad"), putBlob(t, s, "good")
+	must(t, os.Chmod(s.path(blobObject(bad).rel()), 0o644))
+	must(t, os.WriteFile(s.path(blobObject(bad).rel()), []byte("BAD"), 0o644))
+	must(t, os.Chmod(s.path(blobObject(bad).rel()), 0o444))
+	layer := putLayer(t, s, "layer")
+	must(t, os.Remove(s.path(layerObject(s.class, s.LayerID(layer)).rel(), metaFile)))
+	must(t, s.SetRef(t.Context(), Ref{Name: "app", Record: Record{Blobs: []oci.Digest{good}}}))
+	ref := s.refsFolder() + "/" + refFile("app")
+	must(t, os.WriteFile(s.path(ref), []byte("{"), 0o644))
+
+	r, err := s.Verify(t.Context(), true)
+	must(t, err)
+	done, err := s.Repair(t.Context(), r)
+	must(t, err)
+	if hasBlob(t, s, bad) || hasLayer(t, s, layer) || !hasBlob(t, s, good) || !exists(s.path(ref)) {
+		t.Errorf("repair did %+v", done)
+	}
+	if len(done.Removed) != 2 || len(done.Kept) != 1 || done.Kept[0].Path != ref {
+		t.Errorf("repair did %+v", done)
+	}
+}
+
+func TestRepairLeavesWhatWasReplacedMeanwhile(t *testing.T) {
+	s := tempStore(t)
+	d := putBlob(t, s, "text")
+	path := s.path(blobObject(d).rel())
+	must(t, os.Chmod(path, 0o644)) // as if it had never been finished
+	r, err := s.Verify(t.Context(), false)
+	must(t, err)
+	keep, err := os.Open(path) // its inode number stays taken
+	must(t, err)
+	defer keep.Close()
+	must(t, os.Remove(path))
+	putBlob(t, s, "text")
+	_, err = s.Repair(t.Context(), r)
+	must(t, err)
+	if !hasBlob(t, s, d) {
+		t.Error("a sound blob is gone")
+	}
+}
+
+func TestLocksNameHolderAndPath(t *testing.T) {
+	s := tempStore(t)
+	d := putBlob(t, s, "held")
+	b, err := s.Blob(t.Context(), d)
+	must(t, err)
+	defer b.Close()
+	locks, err := s.Locks(t.Context())
+	must(t, err)
+	want := blobObject(d).rel()
+	i := slices.IndexFunc(locks, func(l Lock) bool { return l.Path == want })
+	if i < 0 {
+		t.Fatalf("locks: %+v", locks)
+	}
+	if l := locks[i]; l.Exclusive || l.PID != os.Getpid() || l.Command == "" {
+		t.Errorf("%+v", l)
+	}
+}
