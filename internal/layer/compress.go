@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
-	"encoding/binary"
 	"fmt"
 	"io"
 
@@ -32,8 +31,8 @@ const DefaultLevel = -1
 // xz allow without being told otherwise on their command lines is 128 MiB.
 const maxWindow = 128 << 20
 
-// sniffed is enough of a stream to tell what it is, and for xz how much memory it wants.
-const sniffed = 1100
+// sniffed is enough of a stream to tell what it is.
+const sniffed = 16
 
 // Decompress looks at the first bytes of r and returns what unpacks the rest.
 // A stream of no known format comes back as it is: it may be a plain tar.
@@ -45,7 +44,7 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		return nil, Uncompressed, fmt.Errorf("decompress: %w", err)
 	}
 	c := sniff(head)
-	rc, err := decoder(b, c, head)
+	rc, err := decoder(b, c)
 	if err != nil {
 		return nil, c, fmt.Errorf("decompress %s: %w", c, err)
 	}
@@ -74,7 +73,7 @@ func skippable(head []byte) bool {
 	return len(head) >= 8 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
 }
 
-func decoder(r *bufio.Reader, c Compression, head []byte) (io.ReadCloser, error) {
+func decoder(r *bufio.Reader, c Compression) (io.ReadCloser, error) {
 	switch c {
 	case Gzip:
 		return gzip.NewReader(r)
@@ -87,54 +86,13 @@ func decoder(r *bufio.Reader, c Compression, head []byte) (io.ReadCloser, error)
 	case Bzip2:
 		return io.NopCloser(bzip2.NewReader(r)), nil
 	case XZ:
-		if err := checkXZ(head); err != nil {
-			return nil, err
-		}
-		x, err := xz.NewReader(r)
+		x, err := xz.NewReader(newXZGuard(r))
 		if err != nil {
 			return nil, err
 		}
 		return io.NopCloser(x), nil
 	}
 	return io.NopCloser(r), nil
-}
-
-// checkXZ refuses a stream whose first block wants a larger dictionary than
-// maxWindow: the decoder would allocate it at once. Format: xz-file-format
-// 1.2.0, 3.1 "Block Header" and 5.3.1 "LZMA2".
-func checkXZ(head []byte) error {
-	const streamHeader = 12
-	if len(head) < streamHeader+2 || head[streamHeader] == 0 {
-		return nil // no block, or the decoder will say what is wrong
-	}
-	rest := head[streamHeader+2:]
-	flags := head[streamHeader+1]
-	fields := 2 // filter id, size of its properties
-	if flags&0x40 != 0 {
-		fields++ // compressed size
-	}
-	if flags&0x80 != 0 {
-		fields++ // uncompressed size
-	}
-	var id uint64
-	for i := range fields {
-		v, n := binary.Uvarint(rest)
-		if n <= 0 {
-			return io.ErrUnexpectedEOF
-		}
-		rest = rest[n:]
-		if i == fields-2 {
-			id = v
-		}
-	}
-	if id != 0x21 || len(rest) == 0 {
-		return nil // the decoder knows LZMA2 only
-	}
-	bits := rest[0] & 0x3f
-	if size := uint64(2|bits&1) << (bits/2 + 11); size > maxWindow {
-		return fmt.Errorf("dictionary of %d MiB, the limit is %d", size>>20, maxWindow>>20)
-	}
-	return nil
 }
 
 // Compress returns a writer that packs what is written to it for w. The same

@@ -3,9 +3,13 @@ package layer
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -100,15 +104,64 @@ func TestDecodersRefuseHugeWindows(t *testing.T) {
 			t.Errorf("zstd: %v", err)
 		}
 	}
+	// A harmless stream before it must not hide what a later one wants.
+	small := packXZ(t, xz.WriterConfig{DictCap: 1 << 16}, []byte("hello\n"))
+	huge := packXZ(t, xz.WriterConfig{DictCap: 1 << 29}, []byte("hello\n"))
+	for name, data := range map[string][]byte{"first": huge, "second": slices.Concat(small, make([]byte, 8), huge)} {
+		r, _, err := Decompress(bytes.NewReader(data))
+		if err == nil {
+			_, err = io.ReadAll(r)
+		}
+		if err == nil || !strings.Contains(err.Error(), "dictionary of 512 MiB") {
+			t.Errorf("xz, %s stream: %v", name, err)
+		}
+	}
+}
+
+func packXZ(t *testing.T, c xz.WriterConfig, data []byte) []byte {
+	t.Helper()
 	var packed bytes.Buffer
-	w, err := xz.WriterConfig{DictCap: 1 << 29}.NewWriter(&packed)
-	if err != nil {
+	w, err := c.NewWriter(&packed)
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = io.WriteString(w, "hello\n")
-	_ = w.Close()
-	if _, _, err := Decompress(&packed); err == nil || !strings.Contains(err.Error(), "dictionary of 512 MiB") {
-		t.Errorf("xz: %v", err)
+	return packed.Bytes()
+}
+
+// What guards the decoder has to follow every frame that there is: blocks,
+// checks, raw chunks, an index of many records, streams with padding.
+func TestXZOfManyFramesComesBack(t *testing.T) {
+	random := make([]byte, 300<<10)
+	if _, err := rand.NewChaCha8([32]byte{}).Read(random); err != nil {
+		t.Fatal(err)
+	}
+	text := bytes.Repeat([]byte("some text that can be packed "), 1<<12)
+	var packed, want []byte
+	for _, c := range []xz.WriterConfig{
+		{CheckSum: xz.CRC32}, {CheckSum: xz.CRC64, BlockSize: 4001}, {CheckSum: xz.SHA256, BlockSize: 1 << 16}, {NoCheckSum: true, BlockSize: 1 << 17},
+	} {
+		for _, data := range [][]byte{text, random, nil, slices.Concat(text, random, text)} {
+			packed = slices.Concat(packed, packXZ(t, c, data), make([]byte, 4))
+			want = append(want, data...)
+		}
+	}
+	r, c, err := Decompress(iotest.HalfReader(bytes.NewReader(packed)))
+	if err != nil || c != XZ {
+		t.Fatalf("%s, %v", c, err)
+	}
+	got, err := io.ReadAll(r)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes came back as %d, %v", len(want), len(got), err)
+	}
+	r, _, err = Decompress(bytes.NewReader(packed[:len(packed)-1000]))
+	if err == nil {
+		_, err = io.ReadAll(r)
+	}
+	if err == nil {
+		t.Error("a truncated stream is no error")
 	}
 }
 
