@@ -34,7 +34,9 @@ func main() {
 }
 
 // gcPercent lets the heap grow before it is collected: den is a short-lived
-// process whose peak the soft limit bounds.
+// process, and its peak is small. Copying 20,000 files takes a tenth less CPU
+// than with Go's 100 and peaks at 76 MiB instead of 60; at 800 nothing is gained.
+// The soft limit keeps what nobody has measured below the promised 256 MiB.
 const (
 	gcPercent       = 400
 	memoryLimitSoft = 160 << 20

@@ -62,10 +62,11 @@ func runPrune(ctx context.Context, g *globals, o *pruneOptions, io streams) erro
 	if err != nil {
 		return err
 	}
-	if !o.force && !confirm(io, o.warning()) {
-		return errors.New("prune has been cancelled; --force does it without asking")
-	}
 	return withDen(ctx, g, io, func(d *daemon.Den) error {
+		// Asked in here, because a plain user's den starts twice.
+		if !o.force && !confirm(io, o.warning()) {
+			return errors.New("prune has been cancelled; --force does it without asking")
+		}
 		if err := o.pruneNames(ctx, d, io, filters, until); err != nil {
 			return err
 		}
