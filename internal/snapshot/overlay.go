@@ -19,14 +19,15 @@ const maxLower = 500
 type overlay struct{}
 
 // OverlayMount describes an overlay of directories, top first; without upper
-// it is read-only. The options are one flavour everywhere: attributes of
-// unprivileged users; no syncing of the upper's file system when it is
-// unmounted; and nothing that would make the upper something else than a
-// difference. With userxattr the kernel takes no redirect_dir=off where it was built to
-// follow redirects by default.
+// it is read-only. The options are one flavour everywhere, and what the executor
+// mounts: attributes of unprivileged users; no index, which would bind the upper
+// directory to its lower ones; no syncing of the upper's file system when it is
+// unmounted. With userxattr the kernel follows no redirects and makes neither them nor
+// metadata copies, so that the upper directory is a difference, and refuses
+// redirect_dir and metacopy as parameters.
 func OverlayMount(lower []string, upper, work string, hold []*os.File) oci.Mount {
 	m := oci.Mount{Type: "overlay", Target: "/", Lower: lower, Upper: upper, Work: work, Hold: hold}
-	m.Options = []string{"userxattr", "redirect_dir=nofollow", "metacopy=off", "index=off"}
+	m.Options = []string{"userxattr", "index=off"}
 	if upper == "" {
 		m.Options = append(m.Options, "ro")
 	} else {
