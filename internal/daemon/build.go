@@ -4,14 +4,14 @@ import (
 	"context"
 
 	"den/internal/build"
-	"den/internal/sandbox"
+	"den/internal/sys"
 )
 
 // Builder solves build requests. Rung and driver are chosen when the first RUN
 // needs them, so that an unchanged build pays for no probe.
 func (d *Den) Builder() *build.Builder {
 	return build.New(build.Options{
-		Store: d.Store, Images: d.Images, InUserns: sandbox.InUserns(),
+		Store: d.Store, Images: d.Images, InUserns: !sys.MakesDevices(),
 		Runner: func(ctx context.Context) (*build.Runner, error) {
 			r, err := d.Runner(ctx)
 			if err != nil {

@@ -23,6 +23,7 @@ import (
 	"den/internal/sandbox"
 	"den/internal/snapshot"
 	"den/internal/store"
+	"den/internal/sys"
 )
 
 // Options say where den keeps things and how it reaches others. The zero value
@@ -79,7 +80,9 @@ type Runner struct {
 
 // Enter moves the process into a user namespace if it needs one to touch trees:
 // it re-executes den there, in place, and returns only if that is not needed or
-// failed. Call it before Open, once, from the main goroutine.
+// failed. Root that may give files away needs none, even where no rung fits: what
+// wants to run something finds out from Runner. Call it before Open, once, from the
+// main goroutine.
 func Enter(ctx context.Context, o Options) error {
 	if sandbox.Entered() || privileged() && isolation(o) != string(sandbox.RungUserns) {
 		return nil
@@ -87,11 +90,11 @@ func Enter(ctx context.Context, o Options) error {
 	dir := storeRoot(o)
 	facts := probe.Gather(ctx, nearest(dir))
 	choice, err := sandbox.Choose(facts, isolation(o))
-	if err != nil {
-		return err
-	}
-	if !choice.Enter {
+	if errdefs.IsFailedPrecondition(err) && ownsTrees(facts.CapEff) {
 		return nil
+	}
+	if err != nil || !choice.Enter {
+		return err
 	}
 	if err := sandbox.EnterUserns(facts, os.Args, os.Environ()); err != nil {
 		return fmt.Errorf("enter user namespace: %w", err)
@@ -112,7 +115,7 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	d := &Den{Store: st, Registry: reg, options: o}
-	d.Images = image.New(st, reg, image.Options{InUserns: sandbox.InUserns(), InUse: d.users, Version: o.Version})
+	d.Images = image.New(st, reg, image.Options{InUserns: !sys.MakesDevices(), InUse: d.users, Version: o.Version})
 	return d, nil
 }
 
@@ -143,7 +146,8 @@ func (d *Den) choose(ctx context.Context) error {
 		return err
 	}
 	if choice.Enter {
-		return fmt.Errorf("rung %s: den is not in its user namespace: %w", choice.Rung, errdefs.ErrFailedPrecondition)
+		// Enter took it for granted that a process with CAP_SYS_ADMIN can mount.
+		return fmt.Errorf("rung privileged: %w; a user namespace would do: set DEN_ISOLATION=userns: %w", facts.Refused, errdefs.ErrFailedPrecondition)
 	}
 	exec, err := sandbox.NewNamespaces(sandbox.Options{Choice: choice})
 	if err != nil {

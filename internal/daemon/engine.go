@@ -5,7 +5,7 @@ import (
 
 	"den/internal/engine"
 	"den/internal/oci"
-	"den/internal/sandbox"
+	"den/internal/sys"
 )
 
 // Engine runs containers on the chosen rung.
@@ -15,14 +15,14 @@ func (d *Den) Engine(ctx context.Context) (*engine.Engine, error) {
 		return nil, err
 	}
 	return engine.New(engine.Options{
-		Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver, InUserns: sandbox.InUserns(),
+		Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver, InUserns: !sys.MakesDevices(),
 	}), nil
 }
 
 // Containers looks after containers that exist. It needs no executor, so it
 // works whatever the rung.
 func (d *Den) Containers() *engine.Engine {
-	return engine.New(engine.Options{Store: d.Store, Images: d.Images, InUserns: sandbox.InUserns()})
+	return engine.New(engine.Options{Store: d.Store, Images: d.Images, InUserns: !sys.MakesDevices()})
 }
 
 // users names the containers that use an image. What cannot be read is no

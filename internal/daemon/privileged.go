@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
 )
 
 // privileged says that the process can very likely mount: root with
@@ -19,6 +21,21 @@ func privileged() bool {
 		return false
 	}
 	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// ownsTrees says that the process can make trees with all their owners, modes and
+// attributes without a user namespace: root with the file capabilities that
+// Docker leaves to every container. Device nodes are recorded where they cannot be made.
+func ownsTrees(c sys.CapSet) bool {
+	if os.Geteuid() != 0 {
+		return false
+	}
+	for _, n := range []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_SETFCAP} {
+		if !c.Has(n) {
+			return false
+		}
+	}
+	return true
 }
 
 func errText(e unix.Errno) string {

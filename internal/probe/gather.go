@@ -44,9 +44,7 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	if st, err := sys.SelfStatus(); err == nil {
 		f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
 	}
-	if m, err := sys.SelfIDMap("uid"); err == nil {
-		f.InUserns = !sys.IsInitial(m)
-	}
+	f.InUserns = !sys.InInitialUserns()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		f.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -55,37 +53,47 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	f.FSType, _ = sys.FSName(dir)
 	f.Reflink = tryReflink(dir)
 	f.Cgroup, f.CgroupErr = cgroups()
-	p := f.tryNamespaces(ctx, dir)
 	f.IDs = idRange(f.UID, f.CapEff, f.NoNewPrivs)
-	if f.Mount != 0 {
+	p := f.tryNamespaces(ctx, dir)
+	if f.Userns.Refused != nil {
 		f.Settings = settings()
 	}
 	return f, p
 }
 
-// tryNamespaces makes the trials, inside a user namespace only where it is needed.
+// tryNamespaces makes the trials: as the process is, and inside a user namespace
+// unless it already works in one.
 func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 	scratch, err := newScratch(dir)
-	if err != nil {
-		f.Overlay, f.UsernsOverlay = errno(err), errno(err)
-	} else {
+	if err == nil {
 		defer func() { p = append(p, scratch.removeLater()...) }()
 	}
-	r, p := try(ctx, scratch, f.UID, false)
-	f.Namespaces, f.Mount, f.Mknod, f.FreshProc = r.namespaces, r.mount, r.mknod, r.proc
-	if scratch != nil {
-		f.Overlay = r.overlay
+	try := func(userns bool) Trial {
+		r, more, trialErr := newTrial(scratch, f.UID, userns).run(ctx, func(pid int) error {
+			if f.IDs.Missing != "" {
+				return errors.New(f.IDs.Missing)
+			}
+			return f.IDs.Map(ctx, pid)
+		})
+		p = append(p, more...)
+		if trialErr != nil {
+			r = Trial{Refused: &Refusal{What: trialErr.Error(), Errno: errno(trialErr)}}
+		}
+		if scratch == nil {
+			r.Overlay = errno(err)
+		}
+		return r
 	}
-	f.Userns = unix.ECANCELED
-	if f.Mount == 0 {
+	f.Trial = try(false)
+	if f.Refused == nil && f.InUserns {
+		f.Userns = Trial{Refused: &Refusal{What: "not tried: this process is in one", Errno: unix.ECANCELED}}
 		return p
 	}
-	r, more := try(ctx, scratch, f.UID, true)
-	f.Userns, f.UsernsMount, f.UsernsFreshProc = r.namespaces, r.mount, r.proc
-	if scratch != nil {
-		f.UsernsOverlay = r.overlay
+	f.Userns = try(true)
+	if f.Userns.mapErr != nil && f.IDs.Missing == "" {
+		f.IDs.Missing = f.Userns.mapErr.Error()
 	}
-	return append(p, more...)
+	return p
 }
 
 // nearest is dir or the closest directory above it that exists.

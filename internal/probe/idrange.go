@@ -92,8 +92,7 @@ func raises(path string) bool {
 	if err != nil {
 		return false
 	}
-	n, err := unix.Getxattr(path, "security.capability", nil)
-	return st.Mode()&os.ModeSetuid != 0 || err == nil && n > 0
+	return st.Mode()&os.ModeSetuid != 0 || hasFileCaps(path)
 }
 
 // subidRanges reads the ranges of the user from file and lines them up from

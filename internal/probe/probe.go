@@ -2,10 +2,13 @@
 //
 // No runtime is recognised and no version is read: each fact is the result of
 // the system call in question, made in a child that is thrown away, so that the
-// calling process stays as it is. Gather takes a few milliseconds.
+// calling process stays as it is. What is tried is what package sandbox does, so that
+// a rung that is chosen is one that runs. Gather takes a few milliseconds.
 package probe
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 
 	"den/internal/sys"
@@ -18,29 +21,16 @@ type Facts struct {
 	UID            int
 	CapEff, CapBnd sys.CapSet
 	NoNewPrivs     bool
-	// InUserns says that the process is not in the initial user namespace, or
-	// at least does not have all its ids.
+	// InUserns says that the process is not in the initial user namespace.
 	InUserns bool
 	// Kernel is the release, for messages only.
 	Kernel string
 
-	// Namespaces: clone(NEWNS|NEWPID|NEWIPC|NEWUTS) without a user namespace.
-	Namespaces unix.Errno
-	// Mount: fsopen, fsmount and move_mount of a tmpfs in there.
-	Mount unix.Errno
-	// Overlay: an overlay with userxattr and its upper directory below dir.
-	Overlay unix.Errno
-	// Mknod: a device node on a tmpfs.
-	Mknod unix.Errno
-	// FreshProc: a proc of a new pid namespace.
-	FreshProc unix.Errno
-
-	// Userns: clone(NEWUSER|NEWNS). The next three are the trials above inside
-	// of it, with one id.
-	Userns          unix.Errno
-	UsernsMount     unix.Errno
-	UsernsOverlay   unix.Errno
-	UsernsFreshProc unix.Errno
+	// Trial is what the process may do as it is.
+	Trial
+	// Userns is what it may do inside a user namespace that it makes, mapped as
+	// IDs says, or with one id where that is missing.
+	Userns Trial
 
 	// IDs is how a range of ids can be mapped.
 	IDs IDRange
@@ -59,6 +49,36 @@ type Facts struct {
 	Settings []string
 }
 
+// A Trial is what a throw-away process could do of what a sandbox does.
+type Trial struct {
+	// Refused is the first call that failed and that no sandbox can do without; nil
+	// if one can run.
+	Refused *Refusal
+	// Overlay: an overlay with userxattr and its upper directory below dir.
+	Overlay unix.Errno
+	// Mknod: a device node on a tmpfs.
+	Mknod unix.Errno
+	// FreshProc: a proc of a new pid namespace.
+	FreshProc unix.Errno
+
+	mapErr error // why the ids could not be mapped
+}
+
+// A Refusal is a call that the outer container does not allow.
+type Refusal struct {
+	// What it was for, and the name of the call.
+	What, Call string
+	Errno      unix.Errno
+}
+
+// Error is for people.
+func (r *Refusal) Error() string {
+	if r.Call == "" {
+		return r.What
+	}
+	return fmt.Sprintf("%s: %s: %v", r.What, r.Call, r.Errno)
+}
+
 // IDRange says how a range of ids can be mapped into a user namespace.
 type IDRange struct {
 	// Own says that the process has CAP_SETUID and CAP_SETGID over more than
@@ -68,7 +88,8 @@ type IDRange struct {
 	UIDMap, GIDMap []IDMap
 	// Newuidmap and Newgidmap are the helpers' paths; "" where not found.
 	Newuidmap, Newgidmap string
-	// Missing says in a sentence why there is no range; "" if there is one.
+	// Missing says in a sentence why there is no range, or why mapping it failed
+	// when Gather tried; "" if there is one.
 	Missing string
 }
 

@@ -19,10 +19,10 @@ func TestGatherLeavesTheDirectoryAsItWas(t *testing.T) {
 	if f.FSType == "" || f.Kernel == "" {
 		t.Errorf("facts are empty: %+v", f)
 	}
-	if f.Mount != 0 && f.Userns == 0 && f.UsernsMount == 0 && f.UsernsOverlay != 0 {
-		t.Errorf("user namespaces mount, but not an overlay: %v", f.UsernsOverlay)
+	if f.Userns.Refused == nil && f.IDs.Missing == "" && f.Userns.Overlay != 0 {
+		t.Errorf("user namespaces mount, but not an overlay: %v", f.Userns.Overlay)
 	}
-	t.Logf("%+v", f)
+	t.Logf("%+v, refused %v, in a user namespace %v", f, f.Refused, f.Userns.Refused)
 }
 
 func TestSubidLinesOfTheUserLineUpFromOne(t *testing.T) {

@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,62 +13,78 @@ import (
 	"den/internal/sys"
 )
 
-// result is what one trial found.
-type result struct {
-	namespaces, mount, overlay, mknod, proc unix.Errno
-}
-
-// trial builds the plan of one process that tries and writes what it found.
+// A trial is the plan of a process that goes the way of a sandbox, as far as a
+// rung may forbid it, and tells how far it came. It makes the calls that package sandbox
+// makes, in the same order: a seccomp filter may forbid any one of them by itself.
 type trial struct {
 	*sys.Plan
-	cells []*sys.Cell
+	failed sys.Label
+	// What a sandbox can do without.
+	overlay, mknod, proc *sys.Cell
 }
 
-// untried is the result of a step that was not reached: the one before failed.
-const untried = -int64(unix.ECANCELED)
+// Descriptors of a trial's process.
+const (
+	trialIn  = 0 // a byte when its ids are mapped, its end when they could not be
+	trialOut = 1
+)
 
-// step returns a cell for the next result.
-func (t *trial) step() *sys.Cell {
-	v := untried
-	c := t.Cell(uint64(v))
-	t.cells = append(t.cells, c)
-	return c
-}
+// The trial writes records of two words: this one before its ids are mapped, at
+// the end either 0 and 0 or the errno and the address of what failed; and then its cells.
+const (
+	recordReady = 1 << 32
+	recordBytes = sys.FailureBytes
+	cellBytes   = 3 * 8
+)
 
-// try makes the trials in a process of its own, in a user namespace if userns.
-func try(ctx context.Context, s *scratch, uid int, userns bool) (result, processes) {
-	t := trial{Plan: sys.NewPlan()}
-	out := t.Label()
-	t.Do(unix.SYS_CLOSE_RANGE, sys.Int(3), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
+// noteRights begins the error for what only a mapped process can do.
+const noteRights = "change the user"
+
+func newTrial(s *scratch, uid int, userns bool) *trial {
+	t := &trial{Plan: sys.NewPlan()}
+	untried := -int64(unix.ECANCELED)
+	for _, c := range []**sys.Cell{&t.overlay, &t.mknod, &t.proc} {
+		*c = t.Cell(uint64(untried))
+	}
+	t.failed = t.Label()
+	t.OnFatal(t.failed)
+	t.Do(unix.SYS_CLOSE_RANGE, sys.Int(2), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
+	if userns {
+		t.enter(uid)
+	}
+	// The child is process 1 of the new namespaces, which only a proc of its own
+	// can be mounted for. It shares the plan's memory: there is nothing to copy.
+	child := t.Label()
 	flags := unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWPID
-	if userns {
-		flags |= unix.CLONE_NEWUSER
-	}
-	namespaces, mount, overlay, mknod, proc := t.step(), t.step(), t.step(), t.step(), t.step()
-	t.Do(unix.SYS_UNSHARE, sys.Int(flags)).To(namespaces).Err(out)
-	if userns {
-		t.mapSelf(uid)
-	}
-	t.Do(unix.SYS_MOUNT, sys.Int(0), t.Str("/"), sys.Int(0), sys.Int(unix.MS_REC|unix.MS_PRIVATE), sys.Int(0)).To(mount).Err(out)
-	t.tryTmpfs(mount, mknod)
-	if s != nil {
-		t.tryOverlay(s, overlay)
-	}
-	t.tryProc(proc)
-	t.Mark(out)
-	for _, c := range t.cells {
-		t.Do(unix.SYS_WRITE, sys.Int(1), c.Addr(), sys.Int(8)).MayFail()
+	t.Do(unix.SYS_CLONE, sys.Int(flags|unix.CLONE_VM|unix.CLONE_VFORK|int(unix.SIGCHLD)), sys.Int(0), sys.Int(0), sys.Int(0), sys.Int(0)).
+		Zero(child).Note("create namespaces")
+	t.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail()
+	t.Exit(0)
+	t.Mark(child)
+	t.child(s)
+	t.tell(t.Words(sys.Int(0), sys.Int(0)))
+	t.Mark(t.failed)
+	t.tell(sys.FailureRecord())
+	return t
+}
+
+// tell writes what was found and ends the process.
+func (t *trial) tell(record sys.Arg) {
+	t.Do(unix.SYS_WRITE, sys.Int(trialOut), record, sys.Int(recordBytes)).MayFail()
+	for _, c := range []*sys.Cell{t.overlay, t.mknod, t.proc} {
+		t.Do(unix.SYS_WRITE, sys.Int(trialOut), c.Addr(), sys.Int(8)).MayFail()
 	}
 	t.Exit(0)
-	errs, p, err := t.run(ctx)
-	if err != nil {
-		return result{errno(err), errno(err), errno(err), errno(err), errno(err)}, p
-	}
-	return result{errs[0], errs[1], errs[2], errs[3], errs[4]}, p
 }
 
-// mapSelf maps the caller's own id to 0, which needs no right.
-func (t *trial) mapSelf(uid int) {
+// enter makes a user namespace and waits until den has mapped its ids; without, one
+// id of its own has to do for the rest. den itself joins such namespaces by setns.
+func (t *trial) enter(uid int) {
+	const note = "user namespace"
+	mapped := t.Label()
+	t.Do(unix.SYS_UNSHARE, sys.Int(unix.CLONE_NEWUSER|unix.CLONE_NEWNS)).Note(note)
+	t.Do(unix.SYS_WRITE, sys.Int(trialOut), t.Words(sys.Int(uint64(recordReady)), sys.Int(0)), sys.Int(recordBytes))
+	t.Do(unix.SYS_READ, sys.Int(trialIn), t.Cell(0).Addr(), sys.Int(1)).MayFail().Pos(mapped)
 	fd := t.Cell(0)
 	for _, w := range [][2]string{
 		{"setgroups", "deny"},
@@ -78,81 +95,125 @@ func (t *trial) mapSelf(uid int) {
 		t.Do(unix.SYS_WRITE, fd.Value(), t.Str(w[1]), sys.Int(len(w[1]))).MayFail()
 		t.Close(fd)
 	}
+	t.Mark(mapped)
+	t.Do(unix.SYS_OPENAT, sys.Int(unix.AT_FDCWD), t.Str("/proc/self/ns/mnt"), sys.Int(unix.O_RDONLY|unix.O_CLOEXEC)).To(fd).Note(note)
+	t.Do(unix.SYS_SETNS, fd.Value(), sys.Int(unix.CLONE_NEWNS)).Note("enter a " + note)
+	t.Close(fd)
 }
 
-// tryTmpfs mounts a tmpfs over the root directory and makes a device node.
-func (t *trial) tryTmpfs(mount, mknod *sys.Cell) {
-	end := t.Label()
-	fs, m := t.Cell(0), t.Cell(0)
-	t.FSOpen("tmpfs", mount).Err(end)
-	t.Do(unix.SYS_DUP, mount.Value()).To(fs).Err(end)
-	t.FSCreate(fs).To(mount).Err(end)
-	t.FSMount(fs, mount, 0).Err(end)
-	t.Do(unix.SYS_DUP, mount.Value()).To(m).Err(end)
-	t.Do(unix.SYS_MKNODAT, m.Value(), t.Str("null"), sys.Int(unix.S_IFCHR|0o600), sys.Int(unix.Mkdev(1, 3))).To(mknod).MayFail()
-	t.Do(unix.SYS_MOVE_MOUNT, m.Value(), t.Str(""), sys.Int(unix.AT_FDCWD), t.Str("/"), sys.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).To(mount).MayFail()
-	t.Mark(end)
+// child does what a sandbox's first process does.
+func (t *trial) child(s *scratch) {
+	const note, device, root = "mount a file system", "clone a device", "switch the root"
+	fs, m, dev, to := t.Cell(0), t.Cell(0), t.Cell(0), t.Cell(0)
+	t.Do(unix.SYS_MOUNT, sys.Int(0), t.Str("/"), sys.Int(0), sys.Int(unix.MS_REC|unix.MS_SLAVE), sys.Int(0)).Note("make mounts private")
+	t.FSOpen("tmpfs", fs).Note(note)
+	t.FSCreate(fs).Note(note)
+	t.FSMount(fs, m, 0).Note(note)
+	t.Do(unix.SYS_MKNODAT, m.Value(), t.Str("null"), sys.Int(unix.S_IFCHR|0o600), sys.Int(unix.Mkdev(1, 3))).To(t.mknod).MayFail()
+	t.CloneTree(sys.Int(unix.AT_FDCWD), "/dev/null", dev, false).Note(device)
+	t.SetMountAttr(dev, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID, Propagation: unix.MS_PRIVATE}, false).Note(device)
+	if s != nil {
+		t.tryOverlay(s)
+	}
+	t.tryProc()
+	t.Do(unix.SYS_MOVE_MOUNT, m.Value(), t.Str(""), sys.Int(unix.AT_FDCWD), t.Str("/"), sys.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Note("attach the root")
+	t.Do(unix.SYS_FCHDIR, m.Value()).Note(root)
+	t.Do(unix.SYS_PIVOT_ROOT, t.Str("."), t.Str(".")).Note(root)
+	t.Do(unix.SYS_UMOUNT2, t.Str("."), sys.Int(unix.MNT_DETACH)).Note("leave the old root")
+	t.Do(unix.SYS_CHDIR, t.Str("/")).Note(root)
+	t.Do(unix.SYS_MKNODAT, sys.Int(unix.AT_FDCWD), t.Str("d"), sys.Int(unix.S_IFREG|0o600), sys.Int(0)).Note(device)
+	t.OpenInRoot(sys.Int(unix.AT_FDCWD), "/d", unix.O_PATH, to).Note(device)
+	t.MoveMount(dev.Value(), to.Value()).Note(device)
+	t.Do(unix.SYS_SETHOSTNAME, t.Str("den"), sys.Int(3)).Note("hostname")
+	t.Do(unix.SYS_PRCTL, sys.Int(unix.PR_CAPBSET_DROP), sys.Int(unix.CAP_SYS_ADMIN)).Note("drop from the bounding set")
+	t.Do(unix.SYS_SETGROUPS, sys.Int(0), sys.Int(0)).Note(noteRights)
+	t.Do(unix.SYS_SETRESGID, sys.Int(0), sys.Int(0), sys.Int(0)).Note(noteRights)
+	t.Do(unix.SYS_SETRESUID, sys.Int(0), sys.Int(0), sys.Int(0)).Note(noteRights)
 }
 
 // tryOverlay makes an overlay of the flavour that den uses.
-func (t *trial) tryOverlay(s *scratch, overlay *sys.Cell) {
+func (t *trial) tryOverlay(s *scratch) {
 	end := t.Label()
 	fs, m := t.Cell(0), t.Cell(0)
-	t.Do(unix.SYS_CHDIR, t.Str(s.dir)).To(overlay).Err(end)
-	t.FSOpen("overlay", overlay).Err(end)
-	t.Do(unix.SYS_DUP, overlay.Value()).To(fs).Err(end)
-	t.FSFlag(fs, "userxattr").To(overlay).Err(end)
+	t.Do(unix.SYS_CHDIR, t.Str(s.dir)).To(t.overlay).Err(end)
+	t.FSOpen("overlay", fs).Err(end)
+	t.FSFlag(fs, "userxattr").To(t.overlay).Err(end)
 	for _, kv := range [][2]string{{"lowerdir", "l"}, {"upperdir", "u"}, {"workdir", "w"}} {
-		t.FSString(fs, kv[0], kv[1]).To(overlay).Err(end)
+		t.FSString(fs, kv[0], kv[1]).To(t.overlay).Err(end)
 	}
-	t.FSCreate(fs).To(overlay).Err(end)
-	t.FSMount(fs, m, 0).To(overlay).MayFail()
+	t.FSCreate(fs).To(t.overlay).Err(end)
+	t.FSMount(fs, m, 0).To(t.overlay).MayFail()
+	t.Close(m)
 	t.Mark(end)
 }
 
-// tryProc mounts a proc in the new pid namespace, which the first child is in.
-// The child shares the plan's memory, so that its results are the parent's.
-func (t *trial) tryProc(proc *sys.Cell) {
-	child, end, after := t.Label(), t.Label(), t.Label()
-	pid, fs := t.Cell(0), t.Cell(0)
-	t.Do(unix.SYS_CLONE, sys.Int(unix.CLONE_VM|unix.CLONE_VFORK|int(unix.SIGCHLD)), sys.Int(0), sys.Int(0), sys.Int(0), sys.Int(0)).To(pid).Zero(child).Err(after)
-	t.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail()
-	t.Goto(after)
-	t.Mark(child)
-	t.FSOpen("proc", proc).Err(end)
-	t.Do(unix.SYS_DUP, proc.Value()).To(fs).Err(end)
-	t.FSCreate(fs).To(proc).Err(end)
-	t.FSMount(fs, proc, 0).MayFail()
+// tryProc mounts a proc of the new pid namespace.
+func (t *trial) tryProc() {
+	end := t.Label()
+	fs, m := t.Cell(0), t.Cell(0)
+	t.FSOpen("proc", fs).Err(end)
+	t.FSCreate(fs).To(t.proc).Err(end)
+	t.FSMount(fs, m, 0).To(t.proc).MayFail()
+	t.Close(m)
 	t.Mark(end)
-	t.Exit(0)
-	t.Mark(after)
 }
 
-// run walks the plan and reads what it wrote. The process may still be ending then.
-func (t *trial) run(ctx context.Context) ([]unix.Errno, processes, error) {
+// run walks the plan and reads what it found; mapIDs is called when a user
+// namespace waits for its ids. The process may still be ending then.
+func (t *trial) run(ctx context.Context, mapIDs func(pid int) error) (Trial, processes, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, nil, err
+		return Trial{}, nil, err
 	}
-	r, w, err := os.Pipe()
+	in, toChild, err := os.Pipe()
 	if err != nil {
-		return nil, nil, err
+		return Trial{}, nil, err
 	}
-	defer r.Close()
-	pid, err := t.Start("den-probe", []*os.File{nil, w})
-	w.Close()
+	defer toChild.Close()
+	fromChild, out, err := os.Pipe()
 	if err != nil {
-		return nil, nil, err
+		return Trial{}, nil, errors.Join(err, in.Close())
 	}
-	// A few system calls that do not wait for anybody: no cancellation.
-	b := make([]byte, 8*len(t.cells))
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, processes{pid}, err
+	defer fromChild.Close()
+	pid, err := t.Start("den-probe", []*os.File{in, out})
+	if err := errors.Join(err, in.Close(), out.Close()); err != nil {
+		return Trial{}, nil, err
 	}
-	errs := make([]unix.Errno, len(t.cells))
-	for i := range errs {
-		if v := int64(binary.LittleEndian.Uint64(b[8*i:])); v < 0 {
-			errs[i] = unix.Errno(-v)
+	r, err := t.follow(fromChild, func() error {
+		err := mapIDs(pid)
+		if err == nil {
+			_, err = toChild.Write([]byte{0})
+		}
+		return errors.Join(err, toChild.Close())
+	})
+	return r, processes{pid}, err
+}
+
+// follow reads what the process has to tell. But for the ids those are a few
+// system calls that wait for nobody: no cancellation.
+func (t *trial) follow(from io.Reader, mapIDs func() error) (Trial, error) {
+	var mapErr error
+	b := make([]byte, recordBytes+cellBytes)
+	if _, err := io.ReadFull(from, b[:recordBytes]); err != nil {
+		return Trial{}, err
+	}
+	word := func(i int) int64 { return int64(binary.LittleEndian.Uint64(b[8*i:])) }
+	if word(0) == recordReady {
+		mapErr = mapIDs()
+		if _, err := io.ReadFull(from, b[:recordBytes]); err != nil {
+			return Trial{}, err
 		}
 	}
-	return errs, processes{pid}, nil
+	if _, err := io.ReadFull(from, b[recordBytes:]); err != nil {
+		return Trial{}, err
+	}
+	result := func(i int) unix.Errno { return unix.Errno(max(0, -word(i))) }
+	r := Trial{Overlay: result(2), Mknod: result(3), FreshProc: result(4), mapErr: mapErr}
+	if errno := unix.Errno(word(0)); errno != 0 {
+		op := t.OpAt(uint64(word(1)))
+		r.Refused = &Refusal{What: op.About(), Call: op.Call(), Errno: errno}
+	}
+	if mapErr != nil && r.Refused != nil && r.Refused.What == noteRights {
+		r.Refused = nil // for want of ids, which is said elsewhere
+	}
+	return r, nil
 }

@@ -46,7 +46,7 @@ func Choose(f probe.Facts, isolation string) (Choice, error) {
 	case string(RungPrivileged):
 		if c, ok := here(f); ok {
 			if c.Rung != RungPrivileged {
-				c.Why = "privileged as far as this user namespace goes: device nodes cannot be made"
+				c.Why = "privileged as far as this process goes: device nodes cannot be made"
 			}
 			return c, nil
 		}
@@ -74,52 +74,73 @@ func (h hidden) Unwrap() error { return h.class }
 
 // here is the choice to run as this process is.
 func here(f probe.Facts) (Choice, bool) {
-	if f.Mount != 0 {
+	if f.Refused != nil {
 		return Choice{}, false
 	}
-	c := Choice{Rung: RungPrivileged, Why: "this process may make namespaces and mounts"}
-	if f.InUserns || f.Mknod != 0 {
+	c := Choice{Rung: RungPrivileged, Why: "this process may make namespaces, mounts and device nodes"}
+	switch {
+	case f.InUserns:
 		c.Rung, c.Why = RungUserns, "this process may make namespaces and mounts, inside a user namespace"
+	case f.Mknod != 0:
+		c.Rung, c.Why = RungUserns, "this process may make namespaces and mounts, but no device nodes"
 	}
-	if f.FreshProc != 0 {
+	return c.shared(f.Trial), true
+}
+
+// shared says so where sandboxes cannot have process ids of their own.
+func (c Choice) shared(t probe.Trial) Choice {
+	if t.FreshProc != 0 {
 		c.SharePids = true
 		c.Why += "; below the outer container's masked /proc it may not mount another, so that sandboxes share its process ids: they see and can signal each other's processes and den's (start the outer container with systempaths=unconfined)"
 	}
-	return c, true
+	return c
 }
 
 // enter is the choice to go into a user namespace first.
 func enter(f probe.Facts) (Choice, bool) {
-	tried := f.Userns != unix.ECANCELED
-	if Entered() || f.IDs.Missing != "" || tried && (f.Userns != 0 || f.UsernsMount != 0) {
+	if Entered() || f.IDs.Missing != "" || f.Userns.Refused != nil {
 		return Choice{}, false
 	}
 	how := "newuidmap"
 	if f.IDs.Own {
 		how = "its own CAP_SETUID"
 	}
-	return Choice{Rung: RungUserns, Enter: true, Why: "a user namespace with a range of ids, mapped by " + how}, true
+	c := Choice{Rung: RungUserns, Enter: true, Why: "a user namespace with a range of ids, mapped by " + how}
+	return c.shared(f.Userns), true
 }
 
 func privilegedWhy(f probe.Facts) string {
-	what, errno := "mount", f.Mount
-	if f.Namespaces != 0 {
-		what, errno = "unshare namespaces", f.Namespaces
+	why := fmt.Sprintf("  privileged: %v", f.Refused)
+	switch {
+	case f.Refused == nil:
+		return "  privileged: not tried"
+	case !f.CapEff.Has(unix.CAP_SYS_ADMIN):
+		return why + "; it needs CAP_SYS_ADMIN: docker run --privileged, or Kubernetes securityContext.privileged: true"
 	}
-	return fmt.Sprintf("  privileged: %s: %v; it needs CAP_SYS_ADMIN: docker run --privileged, or Kubernetes securityContext.privileged: true", what, errno)
+	if advice := remedy(f.Refused); advice != "" {
+		return why + "; " + advice
+	}
+	return why + "; a seccomp, AppArmor or SELinux policy forbids it though CAP_SYS_ADMIN is there: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or --privileged"
 }
 
 func usernsWhy(f probe.Facts) string {
 	var why string
+	refused := f.Userns.Refused
 	switch {
 	case Entered():
-		why = fmt.Sprintf("inside the user namespace, mount: %v", f.Mount)
-	case f.Userns == unix.ECANCELED:
-		why = "not tried"
-	case f.Userns != 0:
-		why = fmt.Sprintf("unshare(CLONE_NEWUSER): %v; allow it: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or Kubernetes hostUsers: false with an unconfined seccomp profile", f.Userns)
-	case f.UsernsMount != 0:
-		why = fmt.Sprintf("mount in a user namespace: %v; an AppArmor or SELinux policy may forbid it: docker run --security-opt apparmor=unconfined", f.UsernsMount)
+		why = fmt.Sprintf("inside the user namespace: %v", f.Refused)
+	case refused == nil:
+	case refused.Call == "unshare":
+		why = fmt.Sprintf("unshare(CLONE_NEWUSER): %v; allow it: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or Kubernetes hostUsers: false with an unconfined seccomp profile", refused.Errno)
+	default:
+		why = fmt.Sprintf("inside a user namespace: %v", refused)
+		advice := remedy(refused)
+		if advice == "" && refused.Call != "" {
+			advice = "an AppArmor, SELinux or seccomp policy forbids it: docker run --security-opt apparmor=unconfined --security-opt seccomp=unconfined"
+		}
+		if advice != "" {
+			why += "; " + advice
+		}
 	}
 	if len(f.Settings) > 0 {
 		why += "; kernel settings against it: " + strings.Join(f.Settings, ", ")
@@ -128,4 +149,22 @@ func usernsWhy(f probe.Facts) string {
 		why += "; a range of ids: " + f.IDs.Missing
 	}
 	return "  userns: " + strings.TrimPrefix(why, "; ")
+}
+
+// remedy is what to set so that one particular call works; "" where nothing in
+// particular is known.
+func remedy(r *probe.Refusal) string {
+	switch r.Call {
+	case "pivot_root":
+		// Docker's default profile allows the other calls with CAP_SYS_ADMIN, and this one never.
+		return "the outer container's seccomp profile forbids pivot_root, whatever the capabilities: docker run --security-opt seccomp=unconfined (Kubernetes seccompProfile: Unconfined), or a profile that allows it"
+	case "prctl":
+		return "it needs CAP_SETPCAP: docker run --cap-add SETPCAP"
+	case "setgroups", "setresgid", "setresuid":
+		return "it needs CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID"
+	}
+	if r.Errno == unix.ENOSYS {
+		return "a kernel older than Linux 5.12, or a seccomp profile older than this call: docker run --security-opt seccomp=unconfined"
+	}
+	return ""
 }

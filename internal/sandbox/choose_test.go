@@ -9,19 +9,33 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/probe"
+	"den/internal/sys"
 )
 
 func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 	if Entered() {
 		t.Skip("needs a process that did not enter a user namespace")
 	}
-	root := probe.Facts{Userns: unix.ECANCELED}
-	remapped := probe.Facts{InUserns: true, Mknod: unix.EPERM, Userns: unix.ECANCELED}
-	masked := probe.Facts{InUserns: true, Mknod: unix.EPERM, FreshProc: unix.EPERM, Userns: unix.ECANCELED}
-	user := probe.Facts{Namespaces: unix.EPERM, Mount: unix.ECANCELED, IDs: probe.IDRange{Newuidmap: "/usr/bin/newuidmap"}}
+	refused := func(call string, errno unix.Errno) probe.Trial {
+		return probe.Trial{Refused: &probe.Refusal{What: "a step", Call: call, Errno: errno}}
+	}
+	admin, err := sys.ParseCap("SYS_ADMIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := probe.Facts{CapEff: admin}
+	remapped := probe.Facts{InUserns: true, Trial: probe.Trial{Mknod: unix.EPERM}}
+	masked := probe.Facts{InUserns: true, Trial: probe.Trial{Mknod: unix.EPERM, FreshProc: unix.EPERM}}
+	noNodes := probe.Facts{Trial: probe.Trial{Mknod: unix.EPERM}}
+	user := probe.Facts{Trial: refused("clone", unix.EPERM), IDs: probe.IDRange{Newuidmap: "/usr/bin/newuidmap"}}
 	bare := user
 	bare.IDs.Missing = "install the package uidmap"
-	plain := probe.Facts{Namespaces: unix.EPERM, Mount: unix.ECANCELED, Userns: unix.EPERM, Settings: []string{"user.max_user_namespaces=0"}, IDs: probe.IDRange{Own: true}}
+	plain := probe.Facts{Trial: refused("clone", unix.EPERM), Userns: refused("unshare", unix.EPERM), Settings: []string{"user.max_user_namespaces=0"}, IDs: probe.IDRange{Own: true}}
+	filtered := probe.Facts{CapEff: admin, Trial: refused("pivot_root", unix.EPERM), Userns: refused("pivot_root", unix.EPERM), IDs: probe.IDRange{Own: true}}
+	halfFiltered := filtered
+	halfFiltered.Userns = probe.Trial{}
+	denied := filtered
+	denied.Trial = refused("mount", unix.EACCES)
 	for _, c := range []struct {
 		name      string
 		f         probe.Facts
@@ -42,8 +56,13 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		{name: "user without a range", f: bare, class: errdefs.ErrFailedPrecondition, text: "install the package uidmap"},
 		{name: "plain docker run", f: plain, class: errdefs.ErrFailedPrecondition, text: "seccomp=unconfined"},
 		{name: "plain docker run", f: plain, isolation: "userns", class: errdefs.ErrFailedPrecondition, text: "user.max_user_namespaces=0"},
+		{name: "no device nodes", f: noNodes, rung: RungUserns},
+		{name: "only pivot_root forbidden", f: filtered, class: errdefs.ErrFailedPrecondition, text: "privileged: a step: pivot_root: operation not permitted; the outer container's seccomp profile forbids pivot_root"},
+		{name: "only pivot_root forbidden", f: filtered, isolation: "userns", class: errdefs.ErrFailedPrecondition, text: "seccompProfile: Unconfined"},
+		{name: "forbidden outside of user namespaces", f: halfFiltered, rung: RungUserns, enter: true},
+		{name: "denied by a policy", f: denied, isolation: "privileged", class: errdefs.ErrFailedPrecondition, text: "apparmor=unconfined"},
 		{name: "not built", f: root, isolation: "sentry", class: errdefs.ErrNotImplemented, text: "no such rung yet"},
-		{name: "nonsense", f: root, isolation: "x", class: errdefs.ErrInvalidArgument, text: "unknown"},
+		{name: "nonsense", f: root, isolation: "x", class: errdefs.ErrInvalidArgument, text: "unknown, want auto, privileged or userns"},
 	} {
 		got, err := Choose(c.f, c.isolation)
 		if c.class != nil {

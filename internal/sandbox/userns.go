@@ -1,14 +1,12 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -22,16 +20,6 @@ const enteredEnv = "_DEN_USERNS=1"
 
 // Entered reports whether EnterUserns made this process.
 func Entered() bool { return slices.Contains(os.Environ(), enteredEnv) }
-
-// InUserns reports whether this process is in a user namespace, its own or the
-// outer container's: device nodes cannot be made there.
-func InUserns() bool {
-	if Entered() {
-		return true
-	}
-	m, err := sys.SelfIDMap("uid")
-	return err == nil && !sys.IsInitial(m)
-}
 
 // EnterUserns replaces the calling process by the same program, with argv and
 // env, inside a new user and mount namespace mapped as f.IDs says. The process
@@ -48,10 +36,11 @@ func EnterUserns(f probe.Facts, argv, env []string) error {
 	}
 	child, err := newUserns()
 	if err != nil {
-		return err
+		return fmt.Errorf("user namespace: %w%w", err, hidden{errdefs.ErrFailedPrecondition})
 	}
-	err = mapIDs(child.pid, f.IDs)
-	if err == nil {
+	if err = f.IDs.Map(context.Background(), child.pid); err != nil {
+		err = fmt.Errorf("user namespace: %w%w", err, hidden{errdefs.ErrFailedPrecondition})
+	} else {
 		err = child.enter(argv, append(slices.DeleteFunc(slices.Clone(env), func(e string) bool { return e == enteredEnv }), enteredEnv))
 	}
 	child.end()
@@ -69,7 +58,7 @@ func newUserns() (*usernsChild, error) {
 	failed := p.Label()
 	p.OnFatal(failed)
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(2), sys.Int(^uint32(0)), sys.Int(0))
-	p.Do(unix.SYS_UNSHARE, sys.Int(unix.CLONE_NEWUSER|unix.CLONE_NEWNS)).Note("user namespace")
+	p.Do(unix.SYS_UNSHARE, sys.Int(unix.CLONE_NEWUSER|unix.CLONE_NEWNS)).Note("make it")
 	p.Do(unix.SYS_WRITE, sys.Int(1), p.Words(sys.Int(0), sys.Int(0)), sys.Int(recordLength))
 	p.Do(unix.SYS_READ, sys.Int(0), p.Cell(0).Addr(), sys.Int(1)).MayFail()
 	p.Exit(0)
@@ -113,51 +102,6 @@ func (c *usernsChild) end() {
 			return
 		}
 	}
-}
-
-// mapIDs gives the child's user namespace its ids.
-func mapIDs(pid int, ids probe.IDRange) error {
-	for _, k := range []struct {
-		kind, helper string
-		maps         []probe.IDMap
-	}{{"uid", ids.Newuidmap, ids.UIDMap}, {"gid", ids.Newgidmap, ids.GIDMap}} {
-		var err error
-		if ids.Own {
-			err = writeMap(pid, k.kind, k.maps)
-		} else {
-			err = runMapper(k.helper, pid, k.maps)
-		}
-		if err != nil {
-			return fmt.Errorf("user namespace: map %ss: %w", k.kind, err)
-		}
-	}
-	return nil
-}
-
-func writeMap(pid int, kind string, maps []probe.IDMap) error {
-	var b strings.Builder
-	for _, m := range maps {
-		fmt.Fprintf(&b, "%d %d %d\n", m.Inside, m.Outside, m.Count)
-	}
-	// The kernel takes the whole map in one write.
-	err := os.WriteFile(fmt.Sprintf("/proc/%d/%s_map", pid, kind), []byte(b.String()), 0)
-	if errors.Is(err, unix.EPERM) {
-		err = fmt.Errorf("%w: mapping id 0 needs CAP_SETFCAP, other ids CAP_SETUID and CAP_SETGID", err)
-	}
-	return err
-}
-
-func runMapper(helper string, pid int, maps []probe.IDMap) error {
-	args := []string{strconv.Itoa(pid)}
-	for _, m := range maps {
-		args = append(args, fmt.Sprint(m.Inside), fmt.Sprint(m.Outside), fmt.Sprint(m.Count))
-	}
-	out, err := exec.Command(helper, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s; the lines in /etc/subuid and /etc/subgid must allow it, and the outer container must allow setuid programs",
-			helper, err, strings.TrimSpace(string(out[:min(len(out), 512)])))
-	}
-	return nil
 }
 
 // enter executes a plan that joins the child's namespaces and executes den.

@@ -213,6 +213,9 @@ func (p *Plan) OpAt(address uint64) *Op {
 // About is the operation's note.
 func (o *Op) About() string { return o.note }
 
+// Call is the name of the operation's system call.
+func (o *Op) Call() string { return CallName(o.nr) }
+
 // Failure describes the operation at address, as a failed plan reports it, and its errno.
 func (p *Plan) Failure(address uint64, errno unix.Errno) error {
 	o := p.OpAt(address)

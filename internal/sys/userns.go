@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // IDMap is one line of a uid_map or gid_map: Count ids from Inside on are the
@@ -39,6 +41,27 @@ func parseIDMap(r io.Reader) ([]IDMap, error) {
 // one that cannot be told from it.
 func IsInitial(maps []IDMap) bool {
 	return len(maps) == 1 && maps[0] == IDMap{0, 0, math.MaxUint32}
+}
+
+// initialUserns is what /proc/self/ns/user shows in the initial user namespace
+// (PROC_USER_INIT_INO, since Linux 3.8).
+const initialUserns = "user:[4026531837]"
+
+// InInitialUserns reports whether the process is in the initial user namespace. Its
+// id maps alone do not tell: root maps all of its ids to themselves in a namespace of its own.
+func InInitialUserns() bool {
+	if link, err := os.Readlink("/proc/self/ns/user"); err == nil {
+		return link == initialUserns
+	}
+	m, err := SelfIDMap("uid")
+	return err != nil || IsInitial(m) // without /proc/self/uid_map the kernel has no user namespaces
+}
+
+// MakesDevices reports whether the process can make device nodes. Elsewhere than
+// in the initial user namespace no capability helps.
+func MakesDevices() bool {
+	st, err := SelfStatus()
+	return err == nil && st.Effective.Has(unix.CAP_MKNOD) && InInitialUserns()
 }
 
 // CountIDs is how many ids maps has.
