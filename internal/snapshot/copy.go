@@ -7,7 +7,6 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +78,7 @@ func (c copying) draft(ctx context.Context) (Draft, error) {
 func (copying) Changes(ctx context.Context, a *Active) error {
 	diff, err := a.baseline.compare(ctx, a.Root.Source)
 	if err == nil {
-		err = layer.Create(ctx, a.upper, diff.files(a.Root.Source), layer.UnpackOptions{InUserns: inUserns()})
+		err = layer.Create(ctx, a.upper, diff.files(a.Root.Source), layer.UnpackOptions{InUserns: !sys.MakesDevices()})
 	}
 	if err != nil {
 		return fmt.Errorf("collect changes: %w", err)
@@ -90,7 +89,7 @@ func (copying) Changes(ctx context.Context, a *Active) error {
 // materialise makes the merged tree of dirs, top first, in root. With nothing
 // below it, removals are no longer needed.
 func materialise(ctx context.Context, root string, dirs []string) error {
-	return layer.Create(ctx, root, solid(layer.WalkStack(dirs)), layer.UnpackOptions{InUserns: inUserns()})
+	return layer.Create(ctx, root, solid(layer.WalkStack(dirs)), layer.UnpackOptions{InUserns: !sys.MakesDevices()})
 }
 
 func solid(files iter.Seq2[layer.File, error]) iter.Seq2[layer.File, error] {
@@ -105,17 +104,6 @@ func solid(files iter.Seq2[layer.File, error]) iter.Seq2[layer.File, error] {
 			}
 		}
 	}
-}
-
-// inUserns reports whether device nodes cannot be made, however many
-// capabilities this process has.
-func inUserns() bool {
-	data, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false // no user namespaces in this kernel
-	}
-	fields := strings.Fields(string(data))
-	return len(fields) != 3 || fields[0] != "0" || fields[1] != "0" || fields[2] != "4294967295"
 }
 
 // tempDraft is a directory for temporary files.

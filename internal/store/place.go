@@ -85,26 +85,25 @@ func ownershipClass() (string, error) {
 		}
 		maps[i] = strings.Join(strings.Fields(string(b)), " ")
 	}
-	if ns, err := os.Readlink("/proc/self/ns/user"); err == nil && ns != initialUserns {
-		// Ids may be mapped to themselves, and still device nodes are recorded
-		// instead of made: such trees are not for the initial namespace.
-		maps[0] += " nested"
-	}
-	return classOf(maps[0], maps[1], os.Geteuid()), nil
+	return classOf(maps[0], maps[1], os.Geteuid(), sys.MakesDevices()), nil
 }
 
-// initialUserns is the kernel's fixed name of the first user namespace
-// (PROC_USER_INIT_INO, include/linux/proc_ns.h).
-const initialUserns = "user:[4026531837]"
-
-func classOf(uidMap, gidMap string, euid int) string {
+// classOf tells apart what must not be mixed: owners by the maps, and trees with
+// device nodes from those where they are recorded. Ids may be mapped to themselves in a
+// user namespace, and CAP_MKNOD may be missing, so that the maps do not tell the latter;
+// where ids are mapped otherwise, nobody makes device nodes.
+func classOf(uidMap, gidMap string, euid int, devices bool) string {
 	const identity = "0 0 4294967295"
-	if uidMap == identity && gidMap == identity {
-		if euid == 0 {
-			return "0"
-		}
-		return "flat" // chown is not for us: every file is ours
+	if uidMap != identity || gidMap != identity {
+		sum := sha256.Sum256([]byte(uidMap + "\n" + gidMap + "\n"))
+		return "m" + hex.EncodeToString(sum[:8])
 	}
-	sum := sha256.Sum256([]byte(uidMap + "\n" + gidMap + "\n"))
-	return "m" + hex.EncodeToString(sum[:8])
+	class := "0"
+	if euid != 0 {
+		class = "flat" // chown is not for us: every file is ours
+	}
+	if !devices {
+		class += "r"
+	}
+	return class
 }

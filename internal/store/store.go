@@ -173,7 +173,8 @@ func (s *Store) release() error {
 func (s *Store) Root() string { return s.root }
 
 // Class names how the ids of files on disk relate to those in images: "0" is
-// the same, "m<hash>" as this user namespace maps them, "flat" all one user.
+// the same, "m<hash>" as this user namespace maps them, "flat" all one user. An "r" at
+// the end says that device nodes are recorded instead of made, as they always are in "m<hash>".
 // Layers of one class are of no use to another.
 func (s *Store) Class() string { return s.class }
 

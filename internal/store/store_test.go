@@ -230,13 +230,16 @@ func TestFileSystemsAreJudged(t *testing.T) {
 
 func TestOwnershipClassTellsMappingsApart(t *testing.T) {
 	const identity = "0 0 4294967295"
-	if got := classOf(identity, identity, 0); got != "0" {
+	if got := classOf(identity, identity, 0, true); got != "0" {
 		t.Errorf("root: %s", got)
 	}
-	if got := classOf(identity, identity, 1000); got != "flat" {
+	if got := classOf(identity, identity, 0, false); got != "0r" {
+		t.Errorf("root in a user namespace or without CAP_MKNOD: %s", got)
+	}
+	if got := classOf(identity, identity, 1000, false); got != "flatr" {
 		t.Errorf("plain user: %s", got)
 	}
-	a, b := classOf("0 1000 1 1 100000 65536", identity, 0), classOf("0 1001 1 1 100000 65536", identity, 0)
+	a, b := classOf("0 1000 1 1 100000 65536", identity, 0, false), classOf("0 1001 1 1 100000 65536", identity, 0, false)
 	if a == b || a[0] != 'm' {
 		t.Errorf("two mappings are %s and %s", a, b)
 	}
