@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -184,26 +185,33 @@ func installShell(t testing.TB, dir string) string {
 	return dir
 }
 
-var shellOnce = sync.OnceValues(func() (string, error) {
+// shellOnce builds the shell and leaves nothing behind: no test outlives the
+// others to remove it.
+var shellOnce = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "den-test-shell-")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "base")
 	cmd := exec.Command("go", "build", "-o", out, "./base")
 	cmd.Dir = "../../demo"
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return string(text), err
+		return nil, fmt.Errorf("%w: %s", err, text)
 	}
-	return out, nil
+	return os.ReadFile(out)
 })
 
 func buildShell(t testing.TB) string {
 	t.Helper()
-	path, err := shellOnce()
+	shell, err := shellOnce()
 	if err != nil {
-		t.Skipf("needs the demonstration's shell: %v: %s", err, path)
+		t.Skipf("needs the demonstration's shell: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "base")
+	if err := os.WriteFile(path, shell, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
