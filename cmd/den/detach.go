@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	stdio "io"
@@ -17,22 +19,27 @@ import (
 	"den/internal/engine"
 )
 
-// detachedEnv marks the den that stays behind for a detached container. Its
-// descriptor 3 takes one line to the den that the user called, the container's
-// ID, and is closed without one when there is no container.
+// detachedEnv marks the den that stays behind for a detached container. It reads
+// the request from its standard input. Its descriptor 3 takes one line to the den
+// that the user called, the container's ID, and is closed without one when there
+// is no container.
 const (
 	detachedEnv = "_DEN_DETACHED"
 	detachedFD  = 3
 )
 
-// maxReport bounds the line that the detached den sends.
-const maxReport = 256
+// maxReport and maxRequest bound what the two dens send each other.
+const (
+	maxReport  = 256
+	maxRequest = 64 << 20
+)
 
 // detach runs the container in a den of its own, in a session of its own, and
 // returns when the container runs.
-func (call runCall) detach(ctx context.Context, d *daemon.Den, req engine.RunRequest) error {
-	if os.Getenv(detachedEnv) != "" {
-		return call.supervise(ctx, d, req)
+func (call runCall) detach(ctx context.Context, req engine.RunRequest) error {
+	data, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("detach: %w", err)
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -48,6 +55,7 @@ func (call runCall) detach(ctx context.Context, d *daemon.Den, req engine.RunReq
 	child.Args[0] = os.Args[0]
 	child.Env = append(os.Environ(), detachedEnv+"=1")
 	child.ExtraFiles = []*os.File{w}
+	child.Stdin = bytes.NewReader(data)
 	child.Stderr = call.streams.err // a pull's progress and errors, until the container runs
 	child.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := errors.Join(child.Start(), w.Close()); err != nil {
@@ -96,7 +104,7 @@ func closeOnExec() error {
 
 // supervise is the den that stays: it reports, lets go of the user's terminal
 // and lives as long as the container.
-func (call runCall) supervise(ctx context.Context, d *daemon.Den, req engine.RunRequest) error {
+func (call runCall) supervise(ctx context.Context, d *daemon.Den) error {
 	if err := os.Unsetenv(detachedEnv); err != nil { // not for credential helpers
 		return err
 	}
@@ -105,6 +113,10 @@ func (call runCall) supervise(ctx context.Context, d *daemon.Den, req engine.Run
 		return err
 	}
 	defer report.Close()
+	var req engine.RunRequest
+	if err := json.NewDecoder(stdio.LimitReader(call.streams.in, maxRequest)).Decode(&req); err != nil {
+		return fmt.Errorf("detached: %w", err)
+	}
 	req.Log, req.OpenStdin = true, false
 	started := func(id string) {
 		// Whoever called may be gone; the container is there all the same.

@@ -30,18 +30,23 @@ type runCall struct {
 const runErrorCode = 125
 
 func runRun(ctx context.Context, call runCall) error {
-	req, err := call.request()
-	if err != nil {
-		return err
-	}
-	if req.TTY && !call.options.detach {
-		if err := checkTerminal(call.streams.in, req.OpenStdin); err != nil {
-			return call.fail(ctx, err)
+	err := withDen(ctx, call.globals, call.streams, func(d *daemon.Den) error {
+		if os.Getenv(detachedEnv) != "" {
+			return call.supervise(ctx, d)
 		}
-	}
-	err = withDen(ctx, call.globals, call.streams, func(d *daemon.Den) error {
+		// Read in here, because a plain user's den starts twice, and a file of
+		// variables may be a pipe.
+		req, err := call.request()
+		if err != nil {
+			return err
+		}
 		if call.options.detach {
-			return call.detach(ctx, d, req)
+			return call.detach(ctx, req)
+		}
+		if req.TTY {
+			if err := checkTerminal(call.streams.in, req.OpenStdin); err != nil {
+				return err
+			}
 		}
 		return call.follow(ctx, d, req, func(string) {})
 	})

@@ -109,10 +109,11 @@ func (e *Engine) Stop(ctx context.Context, nameOrID, signal string, grace time.D
 	}
 	defer dir.Close()
 	if grace < 0 {
-		grace = defaultStop
-		if r, err := readRecord(dir); err == nil && r.StopSeconds != nil {
-			grace = time.Duration(*r.StopSeconds) * time.Second
+		r, err := readRecord(dir)
+		if err != nil {
+			return err
 		}
+		grace = r.patience()
 	}
 	if err := ask(dir, request); errdefs.IsFailedPrecondition(err) {
 		return nil

@@ -35,6 +35,7 @@ type logWriter struct {
 	size int64
 	// limit is logLimitBytes.
 	limit int64
+	err   error
 }
 
 func openLog(dir string) (*logWriter, error) {
@@ -51,7 +52,7 @@ func openLog(dir string) (*logWriter, error) {
 
 // stream returns the writer of one stream ("stdout" or "stderr"), and a
 // function that writes what is left of its last line.
-func (l *logWriter) stream(name string) (io.Writer, func() error) {
+func (l *logWriter) stream(name string) (io.Writer, func()) {
 	s := &logStream{log: l, name: name}
 	return s, s.flush
 }
@@ -78,41 +79,41 @@ func (s *logStream) Write(p []byte) (int, error) {
 		s.pending = append(s.pending, p[:cut]...)
 		p = p[cut:]
 		if end || len(s.pending) == logLineBytes {
-			if err := s.flush(); err != nil {
-				return n - len(p), err
-			}
+			s.flush()
 		}
 	}
 	return n, nil
 }
 
-func (s *logStream) flush() error {
+func (s *logStream) flush() {
 	if len(s.pending) == 0 {
-		return nil
+		return
 	}
-	line := logLine{Log: string(s.pending), Stream: s.name, Time: time.Now().UTC()}
+	s.log.write(logLine{Log: string(s.pending), Stream: s.name, Time: time.Now().UTC()})
 	s.pending = s.pending[:0]
-	return s.log.write(line)
 }
 
-func (l *logWriter) write(line logLine) error {
+// write appends a line. What cannot be written is dropped, as docker does: a full
+// disk must not end the program. The first reason is told at the end.
+func (l *logWriter) write(line logLine) {
 	b, err := json.Marshal(line)
-	if err != nil {
-		return fmt.Errorf("container log: %w", err)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.size > l.limit {
-		if err := l.rotate(); err != nil {
-			return err
+	if err == nil && l.size > l.limit {
+		err = l.rotate()
+	}
+	if err == nil {
+		var n int
+		if n, err = l.file.Write(append(b, '\n')); err != nil {
+			// Half a line would make the next one unreadable, too.
+			err = errors.Join(err, l.file.Truncate(l.size))
+			n = 0
 		}
+		l.size += int64(n)
 	}
-	n, err := l.file.Write(append(b, '\n'))
-	l.size += int64(n)
-	if err != nil {
-		return fmt.Errorf("container log: %w", err)
+	if err != nil && l.err == nil {
+		l.err = fmt.Errorf("container log: lines are missing: %w", err)
 	}
-	return nil
 }
 
 func (l *logWriter) rotate() error {
@@ -131,5 +132,5 @@ func (l *logWriter) rotate() error {
 func (l *logWriter) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.file.Close()
+	return errors.Join(l.err, l.file.Close())
 }

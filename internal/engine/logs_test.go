@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // talker is a program that writes what it is sent.
@@ -135,9 +137,7 @@ func TestFullLogIsReplacedAndTheOneBeforeKept(t *testing.T) {
 	for i := range 20 {
 		fmt.Fprintf(w, "line %d\n", i)
 	}
-	if err := flush(); err != nil {
-		t.Fatal(err)
-	}
+	flush()
 	if err := l.close(); err != nil {
 		t.Fatal(err)
 	}
@@ -164,5 +164,25 @@ func TestTornLogLineIsSkipped(t *testing.T) {
 	}
 	if out, _ := r.logs(LogOptions{Tail: -1}); out != "a\nb\n" {
 		t.Errorf("log is %q", out)
+	}
+}
+
+func TestLogThatCannotBeWrittenDoesNotEndTheProgram(t *testing.T) {
+	l, err := openLog(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.file.Close()
+	if l.file, err = os.OpenFile("/dev/full", os.O_WRONLY, 0); err != nil {
+		t.Skipf("needs /dev/full: %v", err)
+	}
+	w, _ := l.stream("stdout")
+	for range 3 {
+		if n, err := io.WriteString(w, "line\n"); n != 5 || err != nil {
+			t.Errorf("wrote %d, %v", n, err)
+		}
+	}
+	if err := l.close(); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("at the end: %v", err)
 	}
 }

@@ -75,6 +75,14 @@ func newRecord(c *container, id, name string) record {
 	}
 }
 
+// patience is how long the program may take to stop.
+func (r *record) patience() time.Duration {
+	if r.StopSeconds == nil {
+		return defaultStop
+	}
+	return time.Duration(*r.StopSeconds) * time.Second
+}
+
 func (r *record) write(dir string) error {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -121,6 +129,9 @@ func (c *container) failed(cause error) error {
 func (c *container) exited(e Exit) error {
 	c.record.State, c.record.Finished = stateExited, time.Now().UTC()
 	c.record.ExitCode, c.record.OOMKilled = e.Code, e.OOMKilled
+	if c.request.Remove { // the next moment it is gone; replacing the record takes a millisecond
+		return c.writeExit()
+	}
 	return errors.Join(c.writeExit(), c.record.write(c.dir.Path()))
 }
 

@@ -16,6 +16,10 @@ import (
 
 // run starts the container's process and stays with it to its end.
 func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
+	hangup := newHangup(s.Stdout)
+	if c.request.TTY {
+		s.Stdout = hangup
+	}
 	r, closeLog, err := c.sandboxRequest(s)
 	if err != nil {
 		return Exit{}, errors.Join(err, c.failed(err))
@@ -48,7 +52,7 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	if err != nil {
 		return Exit{}, errors.Join(err, kill(ctx, sb))
 	}
-	stop := c.forward(sb, control, s)
+	stop := c.forward(sb, control, s, hangup)
 	if s.Started != nil {
 		s.Started(c.record.ID)
 	}
@@ -101,16 +105,21 @@ func (c *container) log(r *sandbox.Request) (func() error, error) {
 	stdout, flushOut := l.stream("stdout")
 	stderr, flushErr := l.stream("stderr")
 	r.Stdout, r.Stderr = stdout, stderr
-	return func() error { return errors.Join(flushOut(), flushErr(), l.close()) }, nil
+	return func() error {
+		flushOut()
+		flushErr()
+		return l.close()
+	}, nil
 }
 
 // forward passes signals, those of other den processes too, and terminal sizes
 // to sb until the returned function is called, which waits for it to end.
-func (c *container) forward(sb sandbox.Sandbox, control *os.File, s Streams) func() {
+func (c *container) forward(sb sandbox.Sandbox, control *os.File, s Streams, h *hangup) func() {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	// The process may be gone already when a signal arrives, which is no news.
 	wg.Go(func() { c.serve(control, func(sig unix.Signal) { _ = sb.Signal(sig) }) })
+	wg.Go(func() { c.hangUp(sb, h.gone, done) })
 	wg.Go(func() {
 		for {
 			select {

@@ -118,6 +118,15 @@ func allTools() map[string]func(args []string) error {
 			time.Sleep(time.Duration(n * float64(time.Second)))
 			return nil
 		},
+		"spam": func(args []string) error {
+			n, _ := strconv.Atoi(args[0])
+			for range n {
+				if _, err := fmt.Println("spam"); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 		"stat": func(args []string) error {
 			fi, err := os.Stat(args[0])
 			if err == nil {
