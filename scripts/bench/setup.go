@@ -100,7 +100,6 @@ mkfs.ext4 -qF -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$1"; mount -o
 	return mnt, func() error {
 		var err error
 		for range 100 { // a syncer or a cleaner that nobody waits for may still be at work
-			unmountBelow(mnt)
 			if err = syscall.Unmount(mnt, 0); err == nil {
 				return nil
 			}
