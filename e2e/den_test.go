@@ -99,11 +99,7 @@ type result struct {
 	out, err string
 	code     int
 	took     time.Duration
-	rusage   *syscall.Rusage
 }
-
-// maxRSS is the largest resident size of the process and of the children it waited for.
-func (r result) maxRSS() int64 { return r.rusage.Maxrss << 10 }
 
 // command is a den process, not yet started.
 func (d *den) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -121,7 +117,34 @@ func (d *den) try(stdin io.Reader, args ...string) result {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), timeout)
 	defer cancel()
-	cmd := d.command(ctx, args...)
+	return d.finish(ctx, d.command(ctx, args...), stdin)
+}
+
+// measured is try that also returns the largest resident size, in bytes, of den
+// and of the children it waited for.
+func (d *den) measured(args ...string) (result, int64) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), timeout)
+	defer cancel()
+	cmd, file := d.command(ctx, args...), filepath.Join(d.home, "rss")
+	cmd.Path = filepath.Join(env.dir, "measure")
+	cmd.Args = append([]string{cmd.Path, file, env.den}, args...)
+	r := d.finish(ctx, cmd, nil)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	rss, err := strconv.ParseInt(string(b), 10, 64)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return r, rss
+}
+
+// finish runs a command until it ends.
+func (d *den) finish(ctx context.Context, cmd *exec.Cmd, stdin io.Reader) result {
+	d.t.Helper()
+	args := cmd.Args[1:]
 	cmd.Stdin = stdin
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -139,7 +162,6 @@ func (d *den) try(stdin io.Reader, args ...string) result {
 	default:
 		d.t.Fatalf("den %v: %v", args, err)
 	}
-	r.rusage, _ = cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	return r
 }
 
