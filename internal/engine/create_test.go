@@ -16,7 +16,7 @@ import (
 // A container that cannot get its layers is an error, and is not there.
 func TestContainerOfAnImageWhoseLayersAreGone(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "store")
-	st, err := store.Open(t.Context(), root, store.Options{EngineDir: t.TempDir()})
+	st, err := store.Open(t.Context(), root, store.Options{EngineDir: t.TempDir(), Durability: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}

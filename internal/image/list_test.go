@@ -121,19 +121,19 @@ func lines(removed []Removed) []string {
 
 func TestRemoveSaysWhatDockerSays(t *testing.T) {
 	b := newBench(t)
-	img := b.labelled(1, "x", "a:1", "b:1")
-	got := must(b.Remove(t.Context(), "a:1", RemoveOptions{}))(t)
-	if diff := cmp.Diff([]string{"Untagged: a:1"}, lines(got)); diff != "" {
+	img := b.labelled(1, "x", "web:1", "job:1")
+	got := must(b.Remove(t.Context(), "web:1", RemoveOptions{}))(t)
+	if diff := cmp.Diff([]string{"Untagged: web:1"}, lines(got)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := b.Resolve(t.Context(), "a:1", ResolveOptions{Mode: ResolveLocal}); !errdefs.IsNotFound(err) {
-		t.Errorf("a:1: %v", err)
+	if _, err := b.Resolve(t.Context(), "web:1", ResolveOptions{Mode: ResolveLocal}); !errdefs.IsNotFound(err) {
+		t.Errorf("web:1: %v", err)
 	}
-	if _, err := b.Remove(t.Context(), "b", RemoveOptions{}); !errdefs.IsNotFound(err) {
-		t.Errorf("b:latest: %v", err)
+	if _, err := b.Remove(t.Context(), "job", RemoveOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("job:latest: %v", err)
 	}
-	got = must(b.Remove(t.Context(), "b:1", RemoveOptions{}))(t)
-	want := []string{"Untagged: b:1", "Deleted: " + string(img.ConfigDigest), "Deleted: " + string(img.Layers[0].DiffID)}
+	got = must(b.Remove(t.Context(), "job:1", RemoveOptions{}))(t)
+	want := []string{"Untagged: job:1", "Deleted: " + string(img.ConfigDigest), "Deleted: " + string(img.Layers[0].DiffID)}
 	if diff := cmp.Diff(want, lines(got)); diff != "" {
 		t.Error(diff)
 	}

@@ -26,7 +26,7 @@ import (
 // storeEnv is an Env with a store of its own, which other Envs can open too.
 func storeEnv(t testing.TB, root string) *Env {
 	t.Helper()
-	st, err := store.Open(context.Background(), root, store.Options{EngineDir: t.TempDir(), UnsafeFS: true})
+	st, err := store.Open(context.Background(), root, store.Options{EngineDir: t.TempDir(), UnsafeFS: true, Durability: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}
