@@ -127,10 +127,15 @@ func listEpochs(dir string) (map[string][]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		epochs[name], err = f.Readdirnames(-1)
-		if err := errors.Join(err, f.Close()); err != nil {
+		markers, err := f.Readdirnames(-1)
+		closed := f.Close()
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was faster after the open: a removed directory has no entries to read
+		}
+		if err := errors.Join(err, closed); err != nil {
 			return nil, err
 		}
+		epochs[name] = markers
 	}
 	return epochs, nil
 }

@@ -161,7 +161,7 @@ func readNames(dir string) ([]string, error) {
 		return nil, err
 	}
 	names, err := f.Readdirnames(-1)
-	err = ignore(err, unix.ENOTDIR)
+	err = ignore(ignore(err, unix.ENOTDIR), unix.ENOENT) // ENOENT: removed after it was opened
 	slices.Sort(names)
 	return names, errors.Join(err, f.Close())
 }
