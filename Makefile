@@ -48,8 +48,9 @@ bench: ## benchmarks beside the code, then the workloads against the floor and t
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/...
 	sh scripts/bench.sh
 
-stress: ## the store under many processes and kill -9, ten minutes
+stress: ## the store under many processes and kill -9, half an hour
 	DEN_STRESS=10m $(GO) test -count=1 -run UnderRandomKills -timeout 30m ./internal/store
+	cd e2e && DEN_STORM=10m $(GO) test -count=1 -v -run 'Storm|JobsOfOneStore' -timeout 40m .
 
 fuzz: ## each fuzz target for twenty seconds
 	sh scripts/fuzz.sh 20s
