@@ -20,10 +20,6 @@ import (
 // engineIDFile holds an engine's id, in the engine's own directory.
 const engineIDFile = "engine-id"
 
-// engineSuffix sets the default directory of the id beside the default store:
-// not inside, since a volume that jobs share would make them one engine.
-const engineSuffix = "-engine"
-
 // An engine is one job's names for what all share: its tags, containers,
 // volumes. Its folder in the store is made when it first names something, and
 // locked while a process of it lives, so that the folders of dead jobs can be
@@ -38,14 +34,17 @@ var plainEngineID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{7,63}$`)
 
 // openEngine finds the id in dir, and makes one when there is none.
 func (s *Store) openEngine(ctx context.Context, dir string) error {
-	if dir == "" {
-		dir = dataDir() + engineSuffix
+	var id string
+	var err error
+	if dir != "" {
+		id, err = engineID(filepath.Join(dir, engineIDFile))
+	} else {
+		id, err = s.defaultEngine(engineDirs(os.Geteuid(), os.Getenv))
 	}
-	id, err := engineID(filepath.Join(dir, engineIDFile))
 	if err != nil {
 		// A read-only home, say. The job's next command will not know its tags.
 		id = newEngineID()
-		s.notice(fmt.Sprintf("names end with this command, because %s can not be written: %v", dir, err))
+		s.notice(fmt.Sprintf("names end with this command, because the engine's id can not be kept: %v; set DEN_DATA_ROOT to a directory of this job's own", err))
 	}
 	s.engine.id = id
 	return s.lockEngine(ctx, false)

@@ -18,8 +18,8 @@ import (
 
 // Options are the choices of one process. The zero value is the default.
 type Options struct {
-	// EngineDir is where the engine's id is kept (--data-root); empty is a
-	// directory of the user's in the job's own file system.
+	// EngineDir is where the engine's id is kept (--data-root); empty is the first
+	// directory of the user's that is the job's own, never one in the store or on its volume.
 	EngineDir string
 	// Durability says what a power cut may take; empty is durable.Epoch, on
 	// tmpfs durable.None.
@@ -130,9 +130,10 @@ func DefaultRoot() string {
 }
 
 // dataDir is the user's own directory for den. Root in a user namespace that a
-// plain user made may not write to /var/lib and is that user in truth.
+// plain user made may not write to /var/lib and is that user in truth. An image
+// without /var/lib gets one: what is there must not change with what a command makes.
 func dataDir() string {
-	if os.Geteuid() == 0 && unix.Access("/var/lib", unix.W_OK) == nil {
+	if os.Geteuid() == 0 && unix.Access(nearest("/var/lib"), unix.W_OK) == nil {
 		return "/var/lib/den"
 	}
 	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {

@@ -122,6 +122,14 @@ func TestOpenMakesAStoreAndOpensItAgain(t *testing.T) {
 	}
 }
 
+func TestOpenLeavesTheProbesDirectoriesAlone(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, ".den-probe-1"), 0o755))
+	s, err := Open(t.Context(), dir, Options{EngineDir: t.TempDir()})
+	must(t, err)
+	must(t, s.Close())
+}
+
 func TestOpenRefusesADirectoryThatIsNoStore(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o644))
@@ -213,6 +221,52 @@ func TestEngineIDSurvivesAReadOnlyHome(t *testing.T) {
 	defer s.Close()
 	if s.EngineID() == "" || len(notices) == 0 {
 		t.Errorf("engine %q, notices %q", s.EngineID(), notices)
+	}
+}
+
+func TestEngineIsTheJobsOwnEvenIfTheStoreHasTheDefaultPlace(t *testing.T) {
+	home, run := t.TempDir(), t.TempDir()
+	for _, c := range []struct{ name, home, store, want string }{
+		{"default store of a plain user", home, home + "/.local/share/den", home + "/.local/share/den-engine"},
+		{"home in the store", home + "/store/home", home + "/store", run + "/den-engine"},
+		{"no home", "", home + "/store2", run + "/den-engine"},
+		{"home that cannot be written", "/proc", home + "/store3", run + "/den-engine"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("HOME", c.home)
+			t.Setenv("XDG_DATA_HOME", "")
+			t.Setenv("XDG_RUNTIME_DIR", run)
+			s := &Store{root: c.store}
+			must(t, os.MkdirAll(c.store, 0o755))
+			got, err := s.defaultEngine(engineDirs(1000, os.Getenv))
+			want, wantErr := readEngineID(filepath.Join(c.want, engineIDFile))
+			if err != nil || wantErr != nil || got != want {
+				t.Errorf("got %s, %v, want %s, %v", got, err, want, wantErr)
+			}
+		})
+	}
+	if root := engineDirs(0, func(string) string { return "" }); root[0] != "/var/lib/den-engine" {
+		t.Errorf("root: %v", root)
+	}
+}
+
+func TestVolumesAreSharedAndDisksAreNot(t *testing.T) {
+	const root, volume, other = 1, 2, 3
+	for _, c := range []struct {
+		store, dir uint64
+		contained  bool
+		want       bool
+	}{
+		{volume, volume, true, true},
+		{volume, volume, false, false}, // /home on a disk of its own
+		{volume, root, true, false},
+		{volume, other, true, false},
+		{root, root, true, false}, // the container's own file system
+		{0, 0, true, false},
+	} {
+		if got := sharesVolume(c.store, c.dir, root, c.contained); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
 	}
 }
 

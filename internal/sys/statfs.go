@@ -86,3 +86,24 @@ func Syncfs(f *os.File) error {
 		}
 	}
 }
+
+// MountID tells the mounts of this mount namespace apart; 0 if path cannot be
+// looked at, and before Linux 5.8.
+func MountID(path string) uint64 {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st) != nil {
+		return 0
+	}
+	return st.Mnt_id
+}
+
+// initialPIDNamespace is what /proc/self/ns/pid shows in the initial process-id
+// namespace (PROC_PID_INIT_INO, since Linux 3.8).
+const initialPIDNamespace = "pid:[4026531836]"
+
+// InInitialPIDNamespace reports whether the process sees the ids of the machine, as
+// one in a container hardly ever does.
+func InInitialPIDNamespace() bool {
+	link, err := os.Readlink("/proc/self/ns/pid")
+	return err != nil || link == initialPIDNamespace
+}
