@@ -39,6 +39,10 @@ type format struct {
 // knownFlags are the Incompat and ROCompat flags that this den understands.
 var knownFlags []string
 
+// probePrefix begins the names of directories that package probe makes for a moment
+// in what is to become the store, and removes without being waited for.
+const probePrefix = ".den-probe-"
+
 // folders are made with the store; everything else is made when needed.
 var folders = []string{"blobs/sha256", "cache", "cachemount", "condemned", "derived", "engines", "ingest",
 	"layers", "lock", "pulled", "sync", "tmp", "trash", "volumes", "work"}
@@ -78,8 +82,9 @@ func (s *Store) create() error {
 		return err
 	}
 	for _, e := range entries {
-		// Two processes may be creating it; anything else is not ours.
-		if !isFolder(e.Name()) && e.Name() != engineIDFile && e.Name() != formatFile && e.Name() != "lost+found" {
+		// Two processes may be creating it, or trying out what its file system
+		// can do; anything else is not ours.
+		if !isFolder(e.Name()) && !strings.HasPrefix(e.Name(), probePrefix) && e.Name() != engineIDFile && e.Name() != formatFile && e.Name() != "lost+found" {
 			return fmt.Errorf("the directory holds %q but no %s, so it is not a store; choose an empty one: %w",
 				e.Name(), formatFile, errdefs.ErrFailedPrecondition)
 		}
