@@ -212,7 +212,7 @@ func (t *trial) follow(from io.Reader, mapIDs func() error) (Trial, error) {
 		op := t.OpAt(uint64(word(1)))
 		r.Refused = &Refusal{What: op.About(), Call: op.Call(), Errno: errno}
 	}
-	if mapErr != nil && r.Refused != nil && r.Refused.What == noteRights {
+	if mapErr != nil && r.Refused != nil && (r.Refused.What == noteRights || r.Refused.Errno == unix.EOVERFLOW) {
 		r.Refused = nil // for want of ids, which is said elsewhere
 	}
 	return r, nil
