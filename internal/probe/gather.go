@@ -53,7 +53,7 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	f.FSType, _ = sys.FSName(dir)
 	f.Reflink = tryReflink(dir)
 	f.Cgroup, f.CgroupErr = cgroups()
-	f.IDs = idRange(f.UID, f.CapEff, f.NoNewPrivs)
+	f.IDs = idRange(&f)
 	p := f.tryNamespaces(ctx, dir)
 	if f.Userns.Refused != nil {
 		f.Settings = settings()

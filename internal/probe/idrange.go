@@ -20,11 +20,15 @@ import (
 const maxSubidBytes = 1 << 20
 
 // idRange finds out how a range of ids can be mapped.
-func idRange(uid int, caps sys.CapSet, noNewPrivs bool) IDRange {
-	if r, ok := ownRange(caps); ok {
+func idRange(f *Facts) IDRange {
+	if r, ok := ownRange(f.CapEff); ok {
 		return r
 	}
-	return helperRange(uid, noNewPrivs)
+	r, h := helperRange(f.UID)
+	h.noNewPrivs = f.NoNewPrivs
+	h.caps = hasAll(f.CapBnd, unix.CAP_SETUID, unix.CAP_SETGID)
+	r.Missing = h.missing()
+	return r
 }
 
 // ownRange maps every id that the process has to itself, which its own
@@ -49,41 +53,73 @@ func ownRange(caps sys.CapSet) (IDRange, bool) {
 	return r, true
 }
 
+// helpers is what newuidmap and newgidmap need to map a range of ids.
+type helpers struct {
+	uid              int
+	name             string // of the user, "" without a line in /etc/passwd
+	found            bool   // both are in PATH
+	powerless        string // one that gives no right to its caller
+	ranges           error  // why there is no range in /etc/subuid or /etc/subgid
+	noNewPrivs, caps bool   // caps: CAP_SETUID and CAP_SETGID can be had
+}
+
 // helperRange maps the user to 0 and the ranges that the administrator gave the user
 // from 1 on, which the setuid helpers of the package uidmap allow.
-func helperRange(uid int, noNewPrivs bool) IDRange {
-	var r IDRange
+func helperRange(uid int) (r IDRange, h helpers) {
+	h.uid = uid
 	r.Newuidmap, _ = exec.LookPath("newuidmap")
 	r.Newgidmap, _ = exec.LookPath("newgidmap")
+	h.found = r.Newuidmap != "" && r.Newgidmap != ""
+	for _, p := range []string{r.Newgidmap, r.Newuidmap} {
+		if !raises(p) {
+			h.powerless = p
+		}
+	}
 	name := strconv.Itoa(uid)
 	if u, err := user.LookupId(name); err == nil {
-		name = u.Username
+		name, h.name = u.Username, u.Username
 	}
-	var errs []error
 	for _, k := range []struct {
 		file string
 		id   int
 		to   *[]IDMap
 	}{{"/etc/subuid", uid, &r.UIDMap}, {"/etc/subgid", os.Getegid(), &r.GIDMap}} {
 		ranges, err := subidRanges(k.file, name, uid)
-		errs = append(errs, err)
+		h.ranges = errors.Join(h.ranges, err)
 		*k.to = append([]IDMap{{Inside: 0, Outside: uint32(k.id), Count: 1}}, ranges...)
 	}
-	line := fmt.Sprintf("give %s a range of ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", name, name)
-	switch {
-	case noNewPrivs:
-		r.Missing = "no_new_privs is set, so that newuidmap cannot map a range of ids: run the outer container without no-new-privileges (Kubernetes: allowPrivilegeEscalation: true)"
-	case r.Newuidmap == "" || r.Newgidmap == "":
-		r.Missing = "newuidmap and newgidmap are not in PATH: install the package uidmap"
-		if errors.Join(errs...) != nil {
-			r.Missing += ", and " + line
-		}
-	case !raises(r.Newuidmap) || !raises(r.Newgidmap):
-		r.Missing = r.Newuidmap + " is neither setuid nor has file capabilities: install the package uidmap anew, on a file system that is not mounted nosuid"
-	case errors.Join(errs...) != nil:
-		r.Missing = fmt.Sprintf("%v; %s", errors.Join(errs...), line)
+	return r, h
+}
+
+// missing says everything that a user has to set or install before the helpers
+// work; "" if they should.
+func (h helpers) missing() string {
+	if h.uid == 0 && !h.caps {
+		return "it needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: docker run --cap-add SETUID --cap-add SETGID --cap-add SETFCAP"
 	}
-	return r
+	var m []string
+	if h.noNewPrivs {
+		m = append(m, "no_new_privs is set, so that newuidmap cannot map a range of ids: run the outer container without no-new-privileges (Kubernetes: allowPrivilegeEscalation: true)")
+	}
+	if !h.caps {
+		m = append(m, "newuidmap needs CAP_SETUID and CAP_SETGID in the outer container's bounding set: docker run --cap-add SETUID --cap-add SETGID")
+	}
+	switch {
+	case !h.found:
+		m = append(m, "newuidmap and newgidmap are not in PATH: install the package uidmap")
+	case h.powerless != "":
+		m = append(m, h.powerless+" is neither setuid nor has file capabilities: install the package uidmap anew, on a file system that is not mounted nosuid")
+	}
+	name := h.name
+	if name == "" {
+		name = "NAME"
+		m = append(m, fmt.Sprintf("the uid %d has no line in /etc/passwd, by which newuidmap knows its user: useradd --uid %d NAME", h.uid, h.uid))
+	}
+	if h.ranges != nil {
+		m = append(m, fmt.Sprintf("%s: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s",
+			strings.ReplaceAll(h.ranges.Error(), "\n", ", "), name))
+	}
+	return strings.Join(m, "; ")
 }
 
 // raises reports whether executing path gives a right to its caller.

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -31,6 +32,40 @@ func TestSubidLinesOfTheUserLineUpFromOne(t *testing.T) {
 	want := []IDMap{{Inside: 1, Outside: 100000, Count: 65536}, {Inside: 65537, Outside: 300000, Count: 10}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestWhatNewuidmapLacksIsSaidAtOnce(t *testing.T) {
+	good := helpers{uid: 1000, name: "me", found: true, caps: true}
+	for _, c := range []struct {
+		name   string
+		change func(*helpers)
+		want   []string // each a part of its own
+	}{
+		{"nothing", func(*helpers) {}, nil},
+		{"root without capabilities", func(h *helpers) { *h = helpers{} }, []string{"--cap-add SETUID --cap-add SETGID --cap-add SETFCAP"}},
+		{"not installed", func(h *helpers) { h.found = false }, []string{"install the package uidmap"}},
+		{"no setuid bit", func(h *helpers) { h.powerless = "/x/newgidmap" }, []string{"/x/newgidmap is neither setuid"}},
+		{"no line", func(h *helpers) { h.ranges = errors.New("/etc/subuid has no line for me") }, []string{"no line for me: usermod --add-subuids 100000-165535"}},
+		{"restricted", func(h *helpers) { *h = helpers{uid: 1000, noNewPrivs: true, ranges: os.ErrNotExist} },
+			[]string{"without no-new-privileges", "--cap-add SETUID", "package uidmap", "useradd --uid 1000 NAME", "usermod"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := good
+			c.change(&h)
+			got := strings.Split(h.missing(), "; ")
+			if len(c.want) == 0 {
+				c.want = []string{""}
+			}
+			if len(got) != len(c.want) {
+				t.Fatalf("%q, want %q", got, c.want)
+			}
+			for i, w := range c.want {
+				if !strings.Contains(got[i], w) {
+					t.Errorf("%q does not say %q", got[i], w)
+				}
+			}
+		})
 	}
 }
 
