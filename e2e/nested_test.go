@@ -24,6 +24,9 @@ func (o outer) sh(script string) (string, error) {
 var capable = []string{"--cap-add=SYS_ADMIN", "--cap-add=SYS_PTRACE", "--cap-add=NET_ADMIN", "--cap-add=DAC_READ_SEARCH",
 	"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"}
 
+// unconfined is what rung userns needs and no more.
+var unconfined = []string{"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"}
+
 const nestedDockerfile = `FROM @small
 RUN --mount=type=cache,target=/c mkdir /srv && echo nested > /srv/file && chown 33:44 /srv/file && chmod 4755 /srv/file && touch /c/x
 COPY f /f
@@ -40,8 +43,8 @@ func TestDenWorksInsideContainers(t *testing.T) {
 	}{
 		{"privileged", "privileged", []string{"--privileged"}},
 		{"capable", "privileged", capable},
-		{"without seccomp", "userns", []string{"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"}},
-		{"without seccomp and masks", "userns", []string{"--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--security-opt=systempaths=unconfined"}},
+		{"without seccomp", "userns", unconfined},
+		{"without seccomp and masks", "userns", append([]string{"--security-opt=systempaths=unconfined"}, unconfined...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -113,6 +116,60 @@ func TestStoreOnAContainersOwnOverlayCopiesAndSaysSo(t *testing.T) {
 	for _, word := range []string{"volume", "4755 33:44", "copy"} {
 		if !strings.Contains(out, word) {
 			t.Errorf("den does not say %q:\n%s", word, out)
+		}
+	}
+}
+
+func TestReadOnlyContainerHasItsStoreOnTheVolume(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f", "store/": ""})
+	o := outer{docker, d, append([]string{"--read-only", "-v", d.store() + ":/var/lib/den"}, unconfined...)}
+	out, err := o.sh(`den build -q -t nested ctx; den run --rm nested stat -c '%a %u:%g' /srv/file; den images -q nested`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 3 || lines[1] != "4755 33:44" {
+		t.Errorf("want an id, a mode and an id:\n%s", out)
+	}
+	// Names are the job's own, though all of its file systems but /dev/shm are read-only or shared.
+	if out, err := o.sh(`den images -q nested`); err != nil || out != "" {
+		t.Errorf("the next job has names of the one before: %q, %v", out, err)
+	}
+}
+
+// What needs no namespaces works for every root that may give files away.
+func TestImagesTravelWithoutARung(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	from, to := smallImage(t), newName(t)
+	d.fill(d.home, files{"ctx/Dockerfile": "FROM " + from + "\nCOPY f /f\n", "ctx/f": "f"})
+	o := outer{docker, d, []string{"-e", "DEN_STORE=/work/store"}}
+	_, err := o.sh(strings.NewReplacer("FROM", from, "TO", to).Replace(`den pull -q FROM; den tag FROM TO; den push -q TO; den rmi FROM TO
+		den pull -q TO; den save -o /tmp/x.tar TO; den rmi TO; den load -qi /tmp/x.tar; den inspect TO; den history TO; den images
+		den build -q -t copied ctx; den save -o /tmp/y.tar copied; den info; den prune -f --all`))
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := o.sh(`den run --rm ` + from + ` true`); err == nil || !strings.Contains(err.Error(), "no rung fits") {
+		t.Errorf("den run: %v", err)
+	}
+}
+
+func TestStoreThatIsSomebodyElsesSaysWhoMayWrite(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	d.fill(d.home, files{"store/": ""})
+	for _, c := range []struct{ home, want string }{
+		{"/home/app", "it belongs to uid 0 and this is uid 1000"}, // root's volume
+		{"/", "on this container's own file system"},              // a home that cannot be written
+	} {
+		o := outer{docker, d, []string{"--user=1000", "-e", "HOME=" + c.home, "-v", d.store() + ":/home/app/.local/share/den"}}
+		if out, _ := o.sh(`den images 2>&1`); !strings.Contains(out, c.want) {
+			t.Errorf("HOME=%s: den does not say %q:\n%s", c.home, c.want, out)
 		}
 	}
 }

@@ -61,7 +61,9 @@ func engineDirs(euid int, env func(string) string) []string {
 	if euid == 0 {
 		add("/run", engineName)
 	}
-	add(os.TempDir(), fmt.Sprintf("%s-%d", engineName, euid))
+	for _, dir := range []string{os.TempDir(), "/dev/shm"} { // Docker gives read-only containers the latter
+		add(dir, fmt.Sprintf("%s-%d", engineName, outerUID()))
+	}
 	return dirs
 }
 

@@ -56,6 +56,9 @@ func (s *Store) checkFormat() error {
 		}
 		f, owner, err = readFormat(s.path(formatFile))
 	}
+	if errors.Is(err, os.ErrNotExist) && s.readOnly {
+		return s.unwritable()
+	}
 	if err != nil {
 		return err
 	}
@@ -107,6 +110,17 @@ func (s *Store) create() error {
 		return os.Remove(tmp)
 	}
 	return err
+}
+
+// unwritable is the error for a directory that is no store and cannot become one: a
+// volume that belongs to root, say, in a container of another user.
+func (s *Store) unwritable() error {
+	owner := "somebody else"
+	if info, err := os.Stat(s.root); err == nil {
+		owner = fmt.Sprintf("uid %d", info.Sys().(*syscall.Stat_t).Uid)
+	}
+	return fmt.Errorf("the directory holds no store and cannot be written: it belongs to %s and this is uid %d; "+
+		"give it to this user, or set DEN_STORE to another: %w", owner, os.Geteuid(), errdefs.ErrFailedPrecondition)
 }
 
 func isFolder(name string) bool {

@@ -82,7 +82,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 
 func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	if err := os.MkdirAll(s.root, 0o755); err != nil {
-		return err
+		return fmt.Errorf("%w; set DEN_STORE to a directory that can be written, best on a volume", err)
 	}
 	fsys, err := s.checkPlace(o.UnsafeFS)
 	if err != nil {
@@ -118,31 +118,6 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 		return err
 	}
 	return s.openEngine(ctx, o.EngineDir)
-}
-
-// DefaultRoot is where the store is when nobody says otherwise: $DEN_STORE,
-// else /var/lib/den for root and a directory in the user's home for others.
-func DefaultRoot() string {
-	if dir := os.Getenv("DEN_STORE"); dir != "" {
-		return dir
-	}
-	return dataDir()
-}
-
-// dataDir is the user's own directory for den. Root in a user namespace that a
-// plain user made may not write to /var/lib and is that user in truth. An image
-// without /var/lib gets one: what is there must not change with what a command makes.
-func dataDir() string {
-	if os.Geteuid() == 0 && unix.Access(nearest("/var/lib"), unix.W_OK) == nil {
-		return "/var/lib/den"
-	}
-	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "den")
-	}
-	if home := os.Getenv("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".local", "share", "den")
-	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("den-%d", os.Geteuid()))
 }
 
 // Close ends this process's use of the store. What it published is synced to
