@@ -56,6 +56,7 @@ Exit codes: 0 built (or, with --check, nothing found), 1 the build failed or
 		},
 	}
 	f := cmd.Flags()
+	budgetFlags(f, g)
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (`host:ip`)")
 	f.StringArrayVar(&o.allow, "allow", nil, "Allow an extra privilege (`network.host`, security.insecure)")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "Add an annotation to the image")

@@ -40,7 +40,11 @@ func newLogin(g *globals, io streams) *cobra.Command {
 }
 
 func runLogin(ctx context.Context, g *globals, o *loginOptions, io streams, server string) error {
-	reg, err := daemon.Registry(g.daemonOptions(io))
+	do, err := g.daemonOptions(io)
+	if err != nil {
+		return err
+	}
+	reg, err := daemon.Registry(do)
 	if err != nil {
 		return err
 	}
@@ -111,7 +115,11 @@ func newLogout(g *globals, io streams) *cobra.Command {
 		Args:  rangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			server := strings.Join(args, "")
-			reg, err := daemon.Registry(g.daemonOptions(io))
+			do, err := g.daemonOptions(io)
+			if err != nil {
+				return err
+			}
+			reg, err := daemon.Registry(do)
 			if err != nil {
 				return err
 			}

@@ -7,12 +7,13 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+	"github.com/spf13/pflag"
 
 	"den/internal/daemon"
 )
 
 // daemonOptions are the global flags as the daemon takes them.
-func (g *globals) daemonOptions(io streams) daemon.Options {
+func (g *globals) daemonOptions(io streams) (daemon.Options, error) {
 	say := func(line string) { fmt.Fprintln(io.err, "den:", line) }
 	o := daemon.Options{
 		StoreRoot: g.store, DataRoot: g.dataRoot, Isolation: g.isolation,
@@ -22,7 +23,19 @@ func (g *globals) daemonOptions(io streams) daemon.Options {
 	if g.debug {
 		o.Debug = say
 	}
-	return o
+	var err error
+	if o.MaxBytes, err = byteSize("max-size", g.maxSize); err != nil {
+		return o, err
+	}
+	o.MinFreeBytes, err = byteSize("min-free", g.minFree)
+	return o, err
+}
+
+// budgetFlags are the limits of commands that write much. Every command that
+// takes none obeys the environment's.
+func budgetFlags(f *pflag.FlagSet, g *globals) {
+	f.StringVar(&g.maxSize, "max-size", g.maxSize, "Cap of the shared store: cache is evicted for what is written, least recently used first (also $DEN_STORE_MAX_SIZE)")
+	f.StringVar(&g.minFree, "min-free", g.minFree, "Disk space that the store leaves free (also $DEN_STORE_MIN_FREE)")
 }
 
 // lookupEnv is os.LookupEnv with what the flags say instead.
@@ -36,7 +49,10 @@ func (g *globals) lookupEnv(name string) (string, bool) {
 // withDen opens den for one command and closes it after. A plain user's process
 // moves into its user namespace first, which starts den again from the top.
 func withDen(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) error) error {
-	o := g.daemonOptions(io)
+	o, err := g.daemonOptions(io)
+	if err != nil {
+		return err
+	}
 	if err := daemon.Enter(ctx, o); err != nil {
 		return err
 	}
@@ -46,8 +62,11 @@ func withDen(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) e
 // withNames is withDen for commands that touch no trees: they work also where
 // no rung does.
 func withNames(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) error) error {
-	o := g.daemonOptions(io)
-	err := daemon.Enter(ctx, o)
+	o, err := g.daemonOptions(io)
+	if err != nil {
+		return err
+	}
+	err = daemon.Enter(ctx, o)
 	if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotImplemented(err) {
 		return err
 	}

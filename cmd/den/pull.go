@@ -33,6 +33,7 @@ func newPull(g *globals, io streams) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
+	budgetFlags(f, g)
 	f.BoolVarP(&o.allTags, "all-tags", "a", false, "Refused: name each tag")
 	hide(f, "all-tags")
 	f.BoolVar(&o.all, "all-platforms", false, "Download the image for every platform it has")

@@ -27,6 +27,8 @@ type globals struct {
 	certs     []string
 	daemon    string
 	config    string
+	maxSize   string
+	minFree   string
 	debug     bool
 	// notes are said once den is where it works: a plain user's is started
 	// twice, and so is one that detaches.
@@ -39,7 +41,7 @@ func listEnv(name string) []string {
 }
 
 func newRoot(io streams) *cobra.Command {
-	g := &globals{}
+	g := &globals{maxSize: os.Getenv("DEN_STORE_MAX_SIZE"), minFree: os.Getenv("DEN_STORE_MIN_FREE")}
 	root := &cobra.Command{
 		Use:           "den [OPTIONS] COMMAND",
 		Short:         "Build images and run containers inside containers, without a daemon",

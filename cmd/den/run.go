@@ -72,6 +72,7 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 		},
 	}
 	f := cmd.Flags()
+	budgetFlags(f, g)
 	f.SetInterspersed(false)
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (`host:ip`)")
 	f.StringArrayVarP(&o.attach, "attach", "a", nil, "Attach to STDIN, STDOUT or STDERR")

@@ -56,6 +56,7 @@ func printUsage(ctx context.Context, d *daemon.Den, io streams, format string) e
 	}{
 		{"Blobs", u.Blobs}, {"Layers", u.Layers}, {"Cache records", u.Records},
 		{"Cache mounts", u.CacheMounts}, {"Volumes", u.Volumes}, {"Containers", u.Containers},
+		{"Under way", u.Drafts}, {"Reserved", store.UsageOf{Bytes: u.ReservedBytes}},
 	}
 	var rows []map[string]any
 	for _, p := range parts {

@@ -33,6 +33,9 @@ type Options struct {
 	StoreRoot string
 	// DataRoot keeps the engine's own id; empty is one per user.
 	DataRoot string
+	// MaxBytes caps the store, MinFreeBytes is what stays free of its disk; 0 is
+	// no limit.
+	MaxBytes, MinFreeBytes int64
 	// Isolation forces a rung; empty or "auto" lets den choose.
 	Isolation string
 	// Mirrors, Insecure, Certs (CACertDirs) and DaemonJSON are
@@ -105,7 +108,9 @@ func Enter(ctx context.Context, o Options) error {
 // Open opens the store. Close it.
 func Open(ctx context.Context, o Options) (*Den, error) {
 	o = withDefaults(o)
-	st, err := store.Open(ctx, storeRoot(o), store.Options{EngineDir: o.DataRoot, Notice: o.Notice})
+	st, err := store.Open(ctx, storeRoot(o), store.Options{
+		EngineDir: o.DataRoot, Notice: o.Notice, MaxBytes: o.MaxBytes, MinFreeBytes: o.MinFreeBytes,
+	})
 	if err != nil {
 		return nil, err
 	}

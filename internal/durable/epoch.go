@@ -108,6 +108,9 @@ func (l *Log) enter() (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.entered == 0 {
+		if err := failpoint.Hit("durable.publish.lock"); err != nil {
+			return false, err
+		}
 		ok, err := tryFor(l.lock, unix.LOCK_SH, lockWait)
 		if !ok || err != nil {
 			return false, err

@@ -35,13 +35,18 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	}
 	// From here on the program is the one to end: signals go to it.
 	ctx = context.WithoutCancel(ctx)
+	watch, err := c.engine.Store.Watch(ctx, c.dir.Path())
+	if err != nil {
+		return Exit{}, errors.Join(err, c.failed(err))
+	}
+	defer watch.Stop()
 	if s.Starting != nil {
 		s.Starting()
 	}
 	if err := failpoint.Hit("engine.run.start"); err != nil {
 		return Exit{}, errors.Join(err, c.failed(err))
 	}
-	sb, err := c.engine.Exec.Start(ctx, r)
+	sb, err := c.engine.Exec.Start(watch.Context(), r)
 	if err != nil {
 		return Exit{}, errors.Join(err, c.failed(err))
 	}
@@ -58,6 +63,7 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	}
 	e, err := sb.Wait(ctx)
 	stop()
+	err = errors.Join(err, watch.Stop())
 	exit = Exit{Code: e.Code, OOMKilled: e.OOMKilled}
 	return exit, errors.Join(err, failpoint.Hit("engine.run.exited"), c.exited(exit))
 }

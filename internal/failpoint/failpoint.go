@@ -8,10 +8,12 @@ package failpoint
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // armed maps a point to its action. It is read once, so that a running
@@ -27,7 +29,9 @@ var errnos = map[string]syscall.Errno{
 
 // Hit runs the action armed for name: "error", "enospc", "eio" and "eintr"
 // return an error, "kill" ends the process as the OOM killer would, without
-// deferred clean-up, and "stop" stops it until somebody sends SIGCONT.
+// deferred clean-up, "stop" stops it until somebody sends SIGCONT, and "jitter"
+// waits now and then for some hundred microseconds, so that processes meet in
+// more orders.
 func Hit(name string) error {
 	points := armed()
 	if len(points) == 0 {
@@ -45,6 +49,11 @@ func act(name, action string) error {
 		select {} // the kernel may take a moment
 	case "stop":
 		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	case "jitter":
+		if rand.IntN(4) == 0 {
+			time.Sleep(time.Duration(rand.IntN(400)) * time.Microsecond)
+		}
+		return nil
 	case "error":
 		return fmt.Errorf("failpoint %s", name)
 	}

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -88,8 +89,12 @@ func (m *Images) ImportLayer(ctx context.Context, r io.Reader) (*store.Layer, er
 		return nil, release(err, plain)
 	}
 	defer draft.Close()
-	_, err = layer.Unpack(ctx, plain, draft.FS(), layer.UnpackOptions{InUserns: m.o.InUserns})
-	if err := release(err, plain); err != nil {
+	watch, err := draft.Watch(ctx)
+	if err != nil {
+		return nil, release(err, plain)
+	}
+	_, err = layer.Unpack(watch.Context(), watch.Paced(plain), draft.FS(), layer.UnpackOptions{InUserns: m.o.InUserns})
+	if err := release(errors.Join(err, watch.Stop()), plain); err != nil {
 		return nil, err
 	}
 	a, err := layer.WriteTar(ctx, io.Discard, layer.WalkUpper(draft.FS()))

@@ -92,7 +92,10 @@ func (m *Images) tree(ctx context.Context, l Layer, o TreeOptions) (*store.Layer
 		return nil, err
 	}
 	defer leave()
-	t, err = m.unpack(ctx, l, s, w.Bump)
+	err = m.st.RetryFull(ctx, func() error {
+		t, err = m.unpack(ctx, l, s, w.Bump)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", l.DiffID, err)
 	}
@@ -120,6 +123,10 @@ func (m *Images) unpack(ctx context.Context, l Layer, s *status, alive func()) (
 		return nil, err
 	}
 	defer draft.Close()
+	watch, err := draft.Watch(ctx)
+	if err != nil {
+		return nil, err
+	}
 
 	pr, pw := io.Pipe()
 	var fetched atomic.Bool
@@ -136,7 +143,8 @@ func (m *Images) unpack(ctx context.Context, l Layer, s *status, alive func()) (
 	}
 	unpacked := make(chan outcome, 1)
 	go func() {
-		a, err := m.apply(ctx, in, draft.FS())
+		a, err := m.apply(watch, in, draft.FS())
+		err = errors.Join(err, watch.Stop())
 		pr.CloseWithError(err) // a writer must not wait for a reader that gave up
 		unpacked <- outcome{a, err}
 	}()
@@ -166,12 +174,12 @@ func metaOf(a layer.Applied) store.LayerMeta {
 }
 
 // apply unpacks a layer's blob into dir, and reads it to its end.
-func (m *Images) apply(ctx context.Context, blob io.Reader, dir string) (layer.Applied, error) {
+func (m *Images) apply(watch *store.Watch, blob io.Reader, dir string) (layer.Applied, error) {
 	r, _, err := layer.Decompress(blob)
 	if err != nil {
 		return layer.Applied{}, err
 	}
-	a, err := layer.Unpack(ctx, r, dir, layer.UnpackOptions{InUserns: m.o.InUserns})
+	a, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, layer.UnpackOptions{InUserns: m.o.InUserns})
 	if err := errors.Join(err, r.Close()); err != nil {
 		return layer.Applied{}, err
 	}

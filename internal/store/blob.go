@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -95,7 +96,9 @@ func (s *Store) PutBlob(ctx context.Context, r io.Reader) (*Blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("put blob: %w", err)
 	}
-	d, _, err := oci.Copy(f, &ctxReader{ctx, r})
+	w := &roomyWriter{ctx: ctx, store: s, file: f}
+	d, _, err := oci.Copy(w, &ctxReader{ctx, r})
+	err = errors.Join(err, w.room.Close())
 	var b *Blob
 	if err == nil {
 		b, err = s.publishBlob(ctx, f, d)
@@ -106,6 +109,33 @@ func (s *Store) PutBlob(ctx context.Context, r io.Reader) (*Blob, error) {
 	return b, f.Close()
 }
 
+// A roomyWriter writes a file within the budget, and tries again once when the
+// disk is full and some cache could be removed.
+type roomyWriter struct {
+	ctx   context.Context
+	store *Store
+	file  *os.File
+	room  *Reservation
+}
+
+func (w *roomyWriter) Write(p []byte) (n int, err error) {
+	if w.room == nil {
+		if w.room, err = w.store.Reserve(w.ctx, -1); err != nil {
+			return 0, err
+		}
+	}
+	if err := w.room.Ensure(w.ctx, int64(len(p))); err != nil {
+		return 0, err
+	}
+	err = w.store.RetryFull(w.ctx, func() error {
+		m, err := w.file.Write(p[n:])
+		n += m
+		return err
+	})
+	w.room.Wrote(int64(n))
+	return n, err
+}
+
 // publishTries bounds how often a winner may vanish before it can be leased.
 const publishTries = 100
 
@@ -114,6 +144,9 @@ const publishTries = 100
 // collected, or turn out to be damaged, before it can be leased; then the name
 // is free again.
 func (s *Store) publishBlob(ctx context.Context, f *os.File, d oci.Digest) (*Blob, error) {
+	if err := failpoint.Hit("store.blob.chmod"); err != nil {
+		return nil, err
+	}
 	if err := f.Chmod(0o444); err != nil {
 		return nil, err
 	}
@@ -144,7 +177,10 @@ func (s *Store) nameBlob(f *os.File, d oci.Digest) (*Blob, error) {
 		return nil, err
 	}
 	o := blobObject(d)
-	if err = sys.Flock(ro, unix.LOCK_SH); err == nil {
+	if err = failpoint.Hit("store.blob.lock"); err == nil {
+		err = sys.Flock(ro, unix.LOCK_SH)
+	}
+	if err == nil {
 		err = s.publish(f.Name(), o.rel(), false)
 	}
 	if err == nil {

@@ -184,7 +184,9 @@ func (s *Store) newCacheMount(r CacheMountRequest, rel string, how int) (*CacheM
 		return nil, err
 	}
 	tmp := f.Name()
-	err = s.fillCacheMount(tmp, r)
+	if err = failpoint.Hit("store.cachemount.fill"); err == nil {
+		err = s.fillCacheMount(tmp, r)
+	}
 	if err == nil {
 		err = failpoint.Hit("store.cachemount.rename")
 	}

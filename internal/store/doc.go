@@ -25,5 +25,6 @@
 //	volumes/<class>/<engine>/<name>/fs     mutable trees of an engine
 //	condemned/ work/ ingest/ tmp/ trash/   the collector's flags, work locks, downloads, drafts
 //	sync/<boot id>/                        what is not known to be on disk
-//	lock/{store,gc,recover}
+//	reserve/<rand>                         room promised to a writer
+//	lock/{store,gc,recover,ledger}
 package store

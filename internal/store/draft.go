@@ -35,7 +35,9 @@ func (s *Store) NewDraft(ctx context.Context) (*Draft, error) {
 		return nil, fmt.Errorf("new draft: %w", err)
 	}
 	d := &Draft{store: s, dir: dir, path: dir.Name()}
-	err = os.Mkdir(d.FS(), 0o755)
+	if err = failpoint.Hit("store.draft.mkdir"); err == nil {
+		err = os.Mkdir(d.FS(), 0o755)
+	}
 	if err == nil {
 		// Whatever the umask: it becomes the root directory of a container.
 		err = os.Chmod(d.FS(), 0o755)
@@ -48,6 +50,11 @@ func (s *Store) NewDraft(ctx context.Context) (*Draft, error) {
 
 // FS is the directory that becomes the layer's tree.
 func (d *Draft) FS() string { return filepath.Join(d.path, fsDir) }
+
+// Watch keeps room for who writes the draft's tree, as Store.Watch does.
+func (d *Draft) Watch(ctx context.Context) (*Watch, error) {
+	return d.store.Watch(ctx, d.path)
+}
 
 // Work is an empty directory beside it, an overlay's work directory. The first
 // call makes it, because most drafts need none; Publish reports if it could not.
@@ -87,6 +94,9 @@ func (d *Draft) Publish(ctx context.Context, m LayerMeta) (*Layer, error) {
 func (d *Draft) publish(ctx context.Context, m LayerMeta, over []*lease) (*Layer, error) {
 	data, err := json.Marshal(m)
 	if err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("store.draft.meta"); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(d.path, metaFile), data, 0o644); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/sys"
 )
 
@@ -142,6 +143,9 @@ func (s *Store) lockEngine(ctx context.Context, create bool) error {
 func openEngineLock(path string, create bool) (*os.File, error) {
 	if !create {
 		return os.Open(path)
+	}
+	if err := failpoint.Hit("store.engine.lock"); err != nil {
+		return nil, err
 	}
 	for {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -45,7 +45,7 @@ const probePrefix = ".den-probe-"
 
 // folders are made with the store; everything else is made when needed.
 var folders = []string{"blobs/sha256", "cache", "cachemount", "condemned", "derived", "engines", "ingest",
-	"layers", "lock", "pulled", "sync", "tmp", "trash", "volumes", "work"}
+	"layers", "lock", "pulled", "reserve", "sync", "tmp", "trash", "volumes", "work"}
 
 // checkFormat reads formatFile, and makes the store when there is none.
 func (s *Store) checkFormat() error {

@@ -94,15 +94,23 @@ func (s *Store) openPartial(d oci.Digest, w *Work) (*os.File, error) {
 	if w.Duplicate() {
 		return s.newTmp(unix.LOCK_SH, createFile)
 	}
+	if err := failpoint.Hit("store.ingest.open"); err != nil {
+		return nil, err
+	}
 	return os.OpenFile(s.path("ingest", d.Encoded()), os.O_RDWR|os.O_CREATE, 0o644)
 }
 
 // fill completes f, verifies and publishes it.
 func (s *Store) fill(ctx context.Context, in Ingest, f *os.File) (*Blob, error) {
-	p := &partial{in: in, file: f, hash: sha256.New(), buf: make([]byte, copyBytes)}
+	p := &partial{store: s, in: in, file: f, hash: sha256.New(), buf: make([]byte, copyBytes)}
 	if err := p.resume(ctx); err != nil {
 		return nil, err
 	}
+	var err error
+	if p.room, err = s.Reserve(ctx, max(in.SizeBytes-p.n, -1)); err != nil {
+		return nil, err
+	}
+	defer p.room.Close()
 	if err := p.fetch(ctx); err != nil {
 		return nil, err
 	}
@@ -134,11 +142,13 @@ type onlyWriter struct{ io.Writer }
 
 // A partial is a blob that is not complete yet.
 type partial struct {
-	in   Ingest
-	file *os.File
-	hash hash.Hash
-	buf  []byte
-	n    int64 // bytes in file, hash and tee
+	store *Store
+	room  *Reservation
+	in    Ingest
+	file  *os.File
+	hash  hash.Hash
+	buf   []byte
+	n     int64 // bytes in file, hash and tee
 }
 
 // resume passes over the bytes that an interrupted try left in the file.
@@ -174,18 +184,18 @@ func (p *partial) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = p.append(&ctxReader{ctx, body})
+	err = p.append(ctx, &ctxReader{ctx, body})
 	return errors.Join(err, body.Close())
 }
 
-func (p *partial) append(r io.Reader) error {
+func (p *partial) append(ctx context.Context, r io.Reader) error {
 	for {
 		n, err := r.Read(p.buf)
 		if p.in.SizeBytes >= 0 && p.n+int64(n) > p.in.SizeBytes {
 			return fmt.Errorf("longer than the promised %d bytes: %w", p.in.SizeBytes, errdefs.ErrDataLoss)
 		}
 		if n > 0 {
-			if err := p.write(p.buf[:n]); err != nil {
+			if err := p.write(ctx, p.buf[:n]); err != nil {
 				return err
 			}
 		}
@@ -202,13 +212,21 @@ func (p *partial) append(r io.Reader) error {
 	return nil
 }
 
-func (p *partial) write(b []byte) error {
-	if err := failpoint.Hit("store.ingest.write"); err != nil {
+func (p *partial) write(ctx context.Context, b []byte) error {
+	if err := p.room.Ensure(ctx, int64(len(b))); err != nil {
 		return err
 	}
-	if _, err := p.file.WriteAt(b, p.n); err != nil {
+	err := p.store.RetryFull(ctx, func() error {
+		if err := failpoint.Hit("store.ingest.write"); err != nil {
+			return err
+		}
+		_, err := p.file.WriteAt(b, p.n)
+		return err
+	})
+	if err != nil {
 		return err
 	}
+	p.room.Wrote(int64(len(b)))
 	return p.pass(b)
 }
 

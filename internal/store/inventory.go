@@ -78,6 +78,7 @@ func (s *Store) shards(ctx context.Context, folder string, fn func(shard, name s
 // the policy likes, a build-cache record.
 type root struct {
 	Record
+	name string // of a reference
 	what string // for humans
 	rel  string
 	used time.Time
@@ -146,7 +147,7 @@ func (s *Store) readRoot(ctx context.Context, rel, what string, fn func(root) er
 	if r.Name != "" {
 		what += " " + r.Name
 	}
-	return fn(root{Record: r.Record, what: what, rel: rel, used: info.ModTime()})
+	return fn(root{Record: r.Record, name: r.Name, what: what, rel: rel, used: info.ModTime()})
 }
 
 // A closure is the set of objects that roots keep. It reads the metadata of the
@@ -237,9 +238,12 @@ func (s *Store) cacheMounts(ctx context.Context) ([]mutable, error) {
 	return s.mutables(ctx, "cachemount/*/*/*")
 }
 
+// globRel is fs.Glob beneath root.
+func globRel(root, pattern string) ([]string, error) { return fs.Glob(os.DirFS(root), pattern) }
+
 // mutables finds the trees whose relative path matches pattern.
 func (s *Store) mutables(ctx context.Context, pattern string) ([]mutable, error) {
-	rels, err := fs.Glob(os.DirFS(s.root), pattern)
+	rels, err := globRel(s.root, pattern)
 	if err != nil {
 		return nil, err
 	}

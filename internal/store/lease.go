@@ -51,6 +51,9 @@ func (s *Store) acquire(ctx context.Context, o object) (*lease, error) {
 		return l, nil
 	}
 	for {
+		if err := failpoint.Hit("store.acquire.open"); err != nil {
+			return nil, fmt.Errorf("acquire %s: %w", o, err)
+		}
 		f, err := openObject(path)
 		if errors.Is(err, unix.ENOENT) {
 			return nil, missing(o)
@@ -81,7 +84,7 @@ func (s *Store) lockObject(ctx context.Context, f *os.File, path string, o objec
 		return false, err
 	}
 	same, err := sys.SameInode(f, path)
-	if !same || err != nil {
+	if err != nil || !same && !broken("norecheck") {
 		return false, err
 	}
 	if err := failpoint.Hit("store.acquire.rescue"); err != nil {
@@ -92,6 +95,9 @@ func (s *Store) lockObject(ctx context.Context, f *os.File, path string, o objec
 
 // rescue removes the collector's flag from o, on which we hold a lease.
 func (s *Store) rescue(o object) error {
+	if broken("norescue") {
+		return nil
+	}
 	err := unix.Unlink(s.path("condemned", o.flag()))
 	// Who may only read can publish nothing that names the object.
 	if err == nil || errors.Is(err, unix.ENOENT) || s.readOnly {
@@ -161,6 +167,14 @@ func (s *Store) touch(path string, last unix.Timespec) {
 	}
 	// Only a hint: a failure costs an eviction that comes too early.
 	_ = os.Chtimes(path, now, now)
+}
+
+// touchName is touch for who does not know the time of last use.
+func (s *Store) touchName(path string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) == nil {
+		s.touch(path, st.Mtim)
+	}
 }
 
 // release gives back one reference. The lock goes with the last copy of the

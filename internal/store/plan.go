@@ -1,12 +1,16 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"den/internal/failpoint"
 )
 
 // A Plan is what a prune would remove, found without a lock: what somebody
@@ -73,7 +77,11 @@ func (inv *inventory) plan(o PruneOptions) Plan {
 			drop(obj)
 		}
 	}
-	for _, e := range slices.SortedFunc(slices.Values(inv.entries), o.order) {
+	candidates := slices.Clone(inv.entries)
+	if o.pressed {
+		candidates = append(candidates, inv.pulled...)
+	}
+	for _, e := range slices.SortedFunc(slices.Values(candidates), o.order()) {
 		if o.KeepBytes > 0 && p.LeftBytes <= o.KeepBytes {
 			break
 		}
@@ -97,8 +105,23 @@ func (inv *inventory) plan(o PruneOptions) Plan {
 	return p
 }
 
-// order says which entry goes first: the one used longest ago.
-func (o PruneOptions) order(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) }
+// order says which entry goes first: the one used longest ago. Under pressure
+// what was dear to make, for its size, ages slower.
+func (o PruneOptions) order() func(a, b CacheEntry) int {
+	if !o.pressed {
+		return func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) }
+	}
+	now := time.Now()
+	return func(a, b CacheEntry) int { return cmp.Compare(b.staleness(now), a.staleness(now)) }
+}
+
+// staleness is the time since an entry was used, divided by how many seconds
+// it takes to make a mebibyte of it again.
+func (e CacheEntry) staleness(now time.Time) float64 {
+	idle := max(now.Sub(e.LastUsed).Seconds(), 0) + 1
+	mebibytes := float64(e.SizeBytes)/(1<<20) + 1
+	return idle / (1 + e.Cost.Seconds()/mebibytes)
+}
 
 // forgettable lists, relative to the root, what is not worth keeping for its
 // age: dead engines, abandoned downloads and memos. With All and no other wish
@@ -139,6 +162,9 @@ func (s *Store) forget(ctx context.Context, rels []string) error {
 	for _, rel := range rels {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if err := failpoint.Hit("store.gc.forget"); err != nil {
+			return err
 		}
 		path := s.path(rel)
 		var err error

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/sys"
 )
 
@@ -29,6 +30,8 @@ const (
 const (
 	cacheRegular = "regular"
 	cacheMounted = "exec.cachemount"
+	// cachePulled is a reference that can be pulled again.
+	cachePulled = "pulled"
 )
 
 // PruneOptions says which build cache may go. Objects that a reference or a
@@ -46,6 +49,10 @@ type PruneOptions struct {
 	// Filters are docker's: "type" (regular or exec.cachemount), "id" (a
 	// record's key or its begin, or a cache mount's id).
 	Filters map[string][]string
+
+	// pressed says that room is needed: pulled references, which are a cache of
+	// registries, may go too, and the cost of entries counts.
+	pressed bool
 }
 
 func (o PruneOptions) check() error {
@@ -82,7 +89,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (freedBytes int64, er
 	if err := o.check(); err != nil {
 		return 0, err
 	}
-	unlock, err := s.lockGC(ctx)
+	unlock, err := s.lockGCFor(ctx, s.patience)
 	if err != nil {
 		return 0, fmt.Errorf("prune: %w", err)
 	}
@@ -117,7 +124,10 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (freedBytes int64, er
 // evict removes a record, which is always safe, or a cache mount that nobody
 // uses. Its objects are the collector's.
 func (s *Store) evict(e CacheEntry) (int64, error) {
-	if e.Type == cacheRegular {
+	if err := failpoint.Hit("store.gc.evict"); err != nil {
+		return 0, err
+	}
+	if e.Type != cacheMounted {
 		return 0, removeFile(s.path(e.rel))
 	}
 	ok, err := s.discard(s.path(e.rel))

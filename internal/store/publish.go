@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ func (s *Store) newTmp(how int, create func(path string) (*os.File, error)) (*os
 	}
 	for {
 		path := s.path("tmp", rand.Text())
+		if err := failpoint.Hit("store.tmp.create"); err != nil {
+			return nil, err
+		}
 		f, err := create(path)
 		if errors.Is(err, errReaped) {
 			continue
@@ -82,6 +86,9 @@ func (s *Store) publish(from, rel string, replace bool) error {
 	err := marked()
 	if errors.Is(err, unix.ENOENT) {
 		// The folder is made when the first name needs it.
+		if err := failpoint.Hit("store.publish.mkdir"); err != nil {
+			return err
+		}
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return fmt.Errorf("publish %s: %w", rel, err)
 		}
@@ -101,6 +108,10 @@ func (s *Store) publish(from, rel string, replace bool) error {
 
 // writeFile publishes data as the small file rel.
 func (s *Store) writeFile(rel string, data []byte, replace bool) error {
+	return s.RetryFull(context.Background(), func() error { return s.tryWriteFile(rel, data, replace) })
+}
+
+func (s *Store) tryWriteFile(rel string, data []byte, replace bool) error {
 	f, err := s.newTmp(unix.LOCK_SH, createFile)
 	if err != nil {
 		return err

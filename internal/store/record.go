@@ -179,6 +179,9 @@ func (s *Store) putDerived(path string, data []byte) error {
 	}
 	_, err = f.Write(append(checksum(data), data...))
 	if err == nil {
+		err = failpoint.Hit("store.derived.rename")
+	}
+	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if errors.Is(err, os.ErrNotExist) {

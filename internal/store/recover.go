@@ -89,6 +89,9 @@ func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
 			return err
 		}
 	}
+	if err := failpoint.Hit("store.recover.acquit"); err != nil {
+		return err
+	}
 	return durable.Acquit(dir, boot)
 }
 
@@ -142,6 +145,9 @@ func (discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
 // drop removes a suspect. Nobody has a lease on it: no store is open yet.
 func (s *Store) drop(rel string) error {
+	if err := failpoint.Hit("store.recover.drop"); err != nil {
+		return err
+	}
 	trash, err := s.moveToTrash(s.path(rel))
 	if err != nil {
 		return ignore(err, os.ErrNotExist)

@@ -54,7 +54,11 @@ func (s *Store) Refs(ctx context.Context) ([]Ref, error) { return s.listRefs(ctx
 
 // PulledRef is Ref for the references that all engines share.
 func (s *Store) PulledRef(ctx context.Context, name string) (*Ref, error) {
-	return s.readRef(pulledFolder, name)
+	r, err := s.readRef(pulledFolder, name)
+	if err == nil {
+		s.touchName(s.path(pulledFolder, refFile(name)))
+	}
+	return r, err
 }
 
 // SetPulledRef is SetRef for the references that all engines share.
@@ -120,7 +124,10 @@ func (s *Store) removeRef(folder, name string) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
-	err := os.Remove(s.path(folder, refFile(name)))
+	err := failpoint.Hit("store.ref.remove")
+	if err == nil {
+		err = os.Remove(s.path(folder, refFile(name)))
+	}
 	if err != nil {
 		return fmt.Errorf("delete reference %s: %w", name, notFoundIfBad(err))
 	}

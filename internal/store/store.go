@@ -28,6 +28,11 @@ type Options struct {
 	// because locks and renames are not known to work there. One process tree
 	// at a time may use it.
 	UnsafeFS bool
+	// MaxBytes caps objects, cache mounts, containers, volumes, drafts and
+	// reservations together; 0 is no cap. It binds the processes that have it.
+	MaxBytes int64
+	// MinFreeBytes is what this process leaves free of the file system.
+	MinFreeBytes int64
 	// Notice gets a line for the user; nil drops it.
 	Notice func(string)
 }
@@ -41,7 +46,8 @@ type Store struct {
 	notice   func(string)
 	patience time.Duration // with silent holders of work
 	busyWait time.Duration // for objects that somebody holds exclusively
-	user     *os.File      // lock/store, shared while this process uses the store
+	budget   budget
+	user     *os.File // lock/store, shared while this process uses the store
 	log      *durable.Log
 	engine   engine
 
@@ -62,7 +68,8 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{}}
+	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{},
+		budget: budget{maxBytes: o.MaxBytes, minFreeBytes: o.MinFreeBytes}}
 	s.closeOnce = sync.OnceValue(s.close)
 	if s.notice == nil {
 		s.notice = func(string) {}
@@ -126,6 +133,10 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 func (s *Store) Close() error { return s.closeOnce() }
 
 func (s *Store) close() error {
+	// Nobody waits for more than a collection of what this process made.
+	if err := s.collectAtExit(context.Background()); err != nil {
+		s.notice(fmt.Sprintf("store %s: %v", s.root, err))
+	}
 	if err := s.log.Detach(); err != nil {
 		s.notice(fmt.Sprintf("store %s: what was just written is not synced: %v", s.root, err))
 	}
@@ -193,14 +204,14 @@ func waitLock(ctx context.Context, f *os.File, how int, waiting func()) error {
 
 // A poll paces the attempts at something that nobody announces: soon at first,
 // because most waits are short, then 50 times a second.
-type poll struct{ pause time.Duration }
+type poll struct{ pause, most time.Duration }
 
-func newPoll() *poll { return &poll{pause: 100 * time.Microsecond} }
+func newPoll() *poll { return &poll{pause: 100 * time.Microsecond, most: 20 * time.Millisecond} }
 
 func (p *poll) wait(ctx context.Context) error {
 	t := time.NewTimer(p.pause)
 	defer t.Stop()
-	p.pause = min(2*p.pause, 20*time.Millisecond)
+	p.pause = min(2*p.pause, p.most)
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"den/internal/oci"
@@ -23,6 +24,11 @@ type UsageOf struct {
 // with the size of their tar, trees that change with what they take on disk.
 type Usage struct {
 	Blobs, Layers, Records, CacheMounts, Volumes, Containers UsageOf
+	// Drafts are the uppers of steps, and downloads, that are under way.
+	Drafts UsageOf
+	// ReservedBytes is the room promised to writers, MaxBytes the cap if there
+	// is one.
+	ReservedBytes, MaxBytes int64
 }
 
 // A CacheEntry is a build-cache record or a cache mount.
@@ -37,6 +43,8 @@ type CacheEntry struct {
 	SizeBytes int64
 	Created   time.Time
 	LastUsed  time.Time
+	// Cost is how long it took to make, where that is known.
+	Cost time.Duration
 	// Shared says that an image or container names its layers as well.
 	Shared bool
 	InUse  bool
@@ -47,6 +55,7 @@ type CacheEntry struct {
 // An inventory is what the policy decides by.
 type inventory struct {
 	entries []CacheEntry
+	pulled  []CacheEntry // the references that all engines share
 	sizes   map[object]int64
 	// users counts what names an object, keeps says what an entry names.
 	users      map[object]int
@@ -69,17 +78,59 @@ func (s *Store) takeInventory(ctx context.Context) (*inventory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.roots(ctx, func(r root) error { return rooted.add(r.Record) }); err != nil {
+	var pulled []root
+	err = s.roots(ctx, func(r root) error {
+		if strings.HasPrefix(r.rel, pulledFolder+"/") {
+			pulled = append(pulled, r)
+			return nil
+		}
+		return rooted.add(r.Record)
+	})
+	if err != nil {
 		return nil, err
 	}
 	inv.rooted = rooted
 	for o := range rooted.live {
 		inv.users[o]++
 	}
+	for _, r := range pulled {
+		if err := inv.addPulled(r); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.records(ctx, func(r root) error { return inv.addRecord(r) }); err != nil {
 		return nil, err
 	}
 	return inv, s.addCacheMounts(ctx, inv)
+}
+
+// addPulled counts a pulled reference as a root, and notes what it keeps.
+func (inv *inventory) addPulled(r root) error {
+	c := inv.rooted.empty()
+	if err := c.add(r.Record); err != nil {
+		return err
+	}
+	e := CacheEntry{ID: r.name, Type: cachePulled, Description: r.what, LastUsed: r.used, rel: r.rel}
+	inv.keep(&e, c)
+	inv.pulled = append(inv.pulled, e)
+	for o := range c.live {
+		inv.rooted.live[o] = true
+	}
+	return nil
+}
+
+// keep notes that e keeps what is in c.
+func (inv *inventory) keep(e *CacheEntry, c *closure) {
+	for o := range c.live {
+		size, there := inv.sizes[o]
+		if !there {
+			continue
+		}
+		e.SizeBytes += size
+		e.Shared = e.Shared || inv.rooted.live[o]
+		inv.users[o]++
+		inv.keeps[e.rel] = append(inv.keeps[e.rel], o)
+	}
 }
 
 func (inv *inventory) addRecord(r root) error {
@@ -94,18 +145,10 @@ func (inv *inventory) addRecord(r root) error {
 		Description: r.Op,
 		Created:     r.Created,
 		LastUsed:    r.used,
+		Cost:        time.Duration(r.CostNanos),
 		rel:         r.rel,
 	}
-	for o := range c.live {
-		size, there := inv.sizes[o]
-		if !there {
-			continue
-		}
-		e.SizeBytes += size
-		e.Shared = e.Shared || inv.rooted.live[o]
-		inv.users[o]++
-		inv.keeps[r.rel] = append(inv.keeps[r.rel], o)
-	}
+	inv.keep(&e, c)
 	inv.entries = append(inv.entries, e)
 	return nil
 }
@@ -151,11 +194,17 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	}{
 		{&u.Volumes, "volumes/*/" + s.engine.id + "/*"},
 		{&u.Containers, s.engineRel("containers", "*")},
+		{&u.Drafts, "tmp/*"},
+		{&u.Drafts, "ingest/*"},
 	}
 	for _, t := range trees {
 		if err := s.treeUsage(ctx, t.pattern, t.of); err != nil {
 			return Usage{}, fmt.Errorf("usage: %w", err)
 		}
+	}
+	u.MaxBytes = s.budget.maxBytes
+	if u.ReservedBytes, err = s.reservedBytes(); err != nil {
+		return Usage{}, fmt.Errorf("usage: %w", err)
 	}
 	return u, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/failpoint"
 	"den/internal/sys"
 )
 
@@ -68,6 +69,9 @@ func (s *Store) newVolume(ctx context.Context, path string) (*os.File, error) {
 	err = os.Mkdir(dir, 0o755)
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		err = failpoint.Hit("store.volume.rename")
 	}
 	if err == nil {
 		err = s.renameNew(f.Name(), path)

@@ -47,6 +47,9 @@ func (s *Store) Work(ctx context.Context, kind, key string, waiting func()) (*Wo
 	}
 	path := s.path("work", workName(kind, key))
 	for {
+		if err := failpoint.Hit("store.work.open"); err != nil {
+			return nil, err
+		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			return nil, fmt.Errorf("work %s: %w", kind, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -32,6 +33,7 @@ type step struct {
 	shmBytes int64       // of /dev/shm, where the build says
 	results  []stepResult
 	started  []func() error // undone once the payload runs
+	written  []string       // directories of the store that the payload may fill
 
 	scratchDir   string
 	scratchFiles int
@@ -86,6 +88,7 @@ func (s *step) newWritable(ctx context.Context, r *Ref) (*writable, error) {
 		return nil, err
 	}
 	s.onClose(d.Close)
+	s.written = append(s.written, filepath.Dir(d.FS()))
 	a, err := s.env.Driver.Prepare(ctx, stack, d)
 	if err != nil {
 		return nil, err
@@ -130,14 +133,20 @@ func (s *step) run(ctx context.Context) error {
 	if err := failpoint.Hit("ops.exec.start"); err != nil {
 		return err
 	}
+	watch, err := s.env.Store.Watch(ctx, s.written...)
+	if err != nil {
+		return s.failed(ctx, err)
+	}
+	ctx = watch.Context()
 	sb, err := s.env.Exec.Start(ctx, req)
 	if err != nil {
-		return s.failed(ctx, startError(err))
+		return errors.Join(s.failed(ctx, startError(err)), watch.Stop())
 	}
 	err = s.afterStart()
 	// ctx kills the payload; its end is waited for all the same, or its
 	// mounts would still be there when the layers' leases go.
 	exit, waitErr := sb.Wait(context.WithoutCancel(ctx))
+	full := watch.Stop()
 	if err = errors.Join(err, waitErr); err != nil {
 		return fmt.Errorf("run %s: %w", s.v.Name, err)
 	}
@@ -146,7 +155,7 @@ func (s *step) run(ctx context.Context) error {
 		stderr.flushTail()
 		return err
 	}
-	return nil
+	return full
 }
 
 // startError gives an error that is the program's own the exit code that it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -100,8 +101,12 @@ func (t *localTree) Import(ctx context.Context) (image.Layer, *store.Layer, erro
 		return image.Layer{}, nil, err
 	}
 	defer draft.Close()
-	built, err := layer.Build(ctx, draft.FS(), f.files(), t.env.buildOptions())
-	if err == nil {
+	watch, err := draft.Watch(ctx)
+	if err != nil {
+		return image.Layer{}, nil, err
+	}
+	built, err := layer.Build(watch.Context(), draft.FS(), f.files(), t.env.buildOptions())
+	if err = errors.Join(err, watch.Stop()); err == nil {
 		err = f.verify(t.root)
 	}
 	if err != nil {

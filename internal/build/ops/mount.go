@@ -195,6 +195,7 @@ func (s *step) cacheMounts(ctx context.Context) (map[int]*store.CacheMount, erro
 	out := map[int]*store.CacheMount{}
 	for n, c := range got {
 		s.onClose(c.Close)
+		s.written = append(s.written, c.Dir())
 		out[index[n]] = c
 	}
 	return out, nil

@@ -19,8 +19,12 @@ func (e *Env) build(ctx context.Context, files iter.Seq2[layer.File, error], ver
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	applied, err := layer.Build(ctx, d.FS(), files, layer.UnpackOptions{InUserns: e.InUserns})
+	watch, err := d.Watch(ctx)
 	if err != nil {
+		return nil, err
+	}
+	applied, err := layer.Build(watch.Context(), d.FS(), files, layer.UnpackOptions{InUserns: e.InUserns})
+	if err := errors.Join(err, watch.Stop()); err != nil {
 		return nil, err
 	}
 	return e.publish(ctx, nil, d, applied, vertex)
