@@ -48,8 +48,8 @@ bench: ## benchmarks beside the code, then the workloads against the floor and t
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/...
 	sh scripts/bench.sh
 
-stress: ## the store under many processes and kill -9, half an hour
-	DEN_STRESS=10m $(GO) test -count=1 -run UnderRandomKills -timeout 30m ./internal/store
+stress: ## the store under many processes and kill -9, an hour and a half
+	$(GO) test -tags stress -count=1 -v -run Stress -timeout 120m ./internal/store -stress 1h
 	cd e2e && DEN_STORM=10m $(GO) test -count=1 -v -run 'Storm|JobsOfOneStore' -timeout 40m .
 
 fuzz: ## each fuzz target for twenty seconds

@@ -50,6 +50,8 @@ else
 	echo "skipped: the tests as a plain user need root, newuidmap and runuser"
 fi
 
+step "the store's models, and a minute of stress" "$GO" test -tags stress -count=1 -run 'Model|Stress' -timeout 12m ./internal/store
+
 step "end to end" sh -c "cd e2e && '$GO' test -timeout 12m ./..."
 
 if [ -n "$failed" ]; then

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 
 // children are what the test binary does when it is started as a child.
 var children = map[string]func(ctx context.Context, root string) error{
+	"another":    another,
 	"everything": everything,
 	"ingest":     ingestSlowly,
 	"lease":      leaseAndWait,
@@ -34,7 +36,11 @@ var children = map[string]func(ctx context.Context, root string) error{
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv("DEN_TEST_CHILD"); name != "" {
-		if err := children[name](context.Background(), os.Getenv("DEN_TEST_ROOT")); err != nil {
+		do := children[name]
+		if do == nil {
+			do = extraChildren()[name]
+		}
+		if err := do(context.Background(), os.Getenv("DEN_TEST_ROOT")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -55,7 +61,11 @@ func stderr(cmd *exec.Cmd) string { return cmd.Stderr.(*strings.Builder).String(
 
 // everything passes every failpoint of the store, a reboot included.
 func everything(ctx context.Context, root string) error {
-	o := Options{EngineDir: filepath.Join(filepath.Dir(root), "engine"), Durability: durable.Epoch}
+	engine := os.Getenv("DEN_TEST_ENGINE")
+	if engine == "" {
+		engine = filepath.Join(filepath.Dir(root), "engine")
+	}
+	o := Options{EngineDir: engine, Durability: durable.Epoch, MaxBytes: 1 << 40}
 	s, err := Open(ctx, root, o)
 	if err != nil {
 		return err
@@ -78,13 +88,29 @@ func everything(ctx context.Context, root string) error {
 	if s, err = Open(ctx, root, o); err != nil {
 		return err
 	}
-	steps := []func(context.Context, *Store) error{ingestOne, commitOne, nameOne, mountOne, containOne, collectOne}
-	for _, step := range steps {
+	for _, step := range everyStep {
 		if err := step(ctx, s); err != nil {
 			return errors.Join(err, s.release())
 		}
 	}
 	return errors.Join(s.log.Sync(), s.Close())
+}
+
+var everyStep = []func(context.Context, *Store) error{ingestOne, commitOne, nameOne, mountOne, containOne, collectOne, pruneOne}
+
+// another does the same work beside somebody who may be stopped, without a reboot.
+func another(ctx context.Context, root string) error {
+	s, err := Open(ctx, root, Options{EngineDir: filepath.Join(filepath.Dir(root), "another"), Durability: durable.Epoch, MaxBytes: 1 << 40})
+	if err != nil {
+		return err
+	}
+	s.patience = 100 * time.Millisecond
+	for _, step := range append([]func(context.Context, *Store) error{publishLoose}, everyStep...) {
+		if err := unlessStuck(step(ctx, s)); err != nil {
+			return errors.Join(err, s.release())
+		}
+	}
+	return s.Close()
 }
 
 // publishLoose leaves suspects.
@@ -145,8 +171,43 @@ func mountOne(ctx context.Context, s *Store) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(mounts[0].Close(), s.PutDerived("memo", []byte("memo")))
+	err = errors.Join(mounts[0].Close(), s.PutDerived("memo", []byte("memo")))
+	if err != nil {
+		return err
+	}
+	_, hold, _, err := s.Volume(ctx, "data", true)
+	if err != nil {
+		return err
+	}
+	return hold.Close()
 }
+
+// pruneOne evicts one record, and leaves those that others look for.
+func pruneOne(ctx context.Context, s *Store) error {
+	b, err := s.PutBlob(ctx, strings.NewReader("evicted"))
+	if err != nil {
+		return err
+	}
+	_, err = s.PutRecord(ctx, digest.FromString("evicted"), Record{Blobs: []oci.Digest{b.Digest()}}, false)
+	if err := errors.Join(err, b.Close()); err != nil {
+		return err
+	}
+	old := time.Now().Add(-2 * derivedTTL)
+	if err := ignore(os.Chtimes(s.derivedPath("memo"), old, old), fs.ErrNotExist); err != nil {
+		return err // absent if somebody else has just forgotten it
+	}
+	_, err = s.Prune(ctx, PruneOptions{All: true, Filters: map[string][]string{"id": {string(digest.FromString("evicted"))}}})
+	if err != nil {
+		return err
+	}
+	if err := s.SetRef(ctx, Ref{Name: "gone"}); err != nil {
+		return err
+	}
+	return s.DeleteRef(ctx, "gone")
+}
+
+// unlessStuck forgives that another collector was stopped.
+func unlessStuck(err error) error { return ignore(err, errStuck) }
 
 func containOne(ctx context.Context, s *Store) error {
 	l, err := publishLayer(ctx, s, "contained")
@@ -223,8 +284,19 @@ func TestKilledAnywhereTheStoreIsSound(t *testing.T) {
 
 // The same with a failing system call instead: an error, and no more.
 func TestFailedAnywhereTheStoreIsSound(t *testing.T) {
+	type failure struct{ point, action string }
+	var failures []failure
 	for i, point := range failpoints(t) {
-		action := []string{"enospc", "eio"}[i%2]
+		actions := []string{"enospc", "eio", "eintr"}
+		if !stressBuild {
+			actions = actions[i%3 : i%3+1]
+		}
+		for _, action := range actions {
+			failures = append(failures, failure{point, action})
+		}
+	}
+	for _, f := range failures {
+		point, action := f.point, f.action
 		t.Run(point+"="+action, func(t *testing.T) {
 			t.Parallel()
 			root := filepath.Join(t.TempDir(), "store")
@@ -240,6 +312,68 @@ func TestFailedAnywhereTheStoreIsSound(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A process is stopped at every point, and the next one does its work all the
+// same; then the stopped one goes on and finishes too. Where the others have to
+// wait for it, they go on when it is killed.
+func TestStoppedAnywhereTheOthersGoOn(t *testing.T) {
+	for _, point := range failpoints(t) {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			root := filepath.Join(t.TempDir(), "store")
+			stopped := child(t, "everything", root, point+"=stop")
+			must(t, stopped.Start())
+			mustStop(t, stopped)
+			next := child(t, "another", root, "")
+			must(t, next.Start())
+			if mayHoldUpOthers(point) {
+				must(t, stopped.Process.Kill())
+				_ = stopped.Wait()
+			}
+			if err := next.Wait(); err != nil {
+				t.Errorf("the next process: %v: %s", err, stderr(next))
+			}
+			if !mayHoldUpOthers(point) {
+				if err := goOn(stopped); err != nil {
+					t.Errorf("the stopped process: %v: %s", err, stderr(stopped))
+				}
+			}
+			mustBeSound(t, openStore(t, root, t.TempDir()))
+		})
+	}
+}
+
+// mayHoldUpOthers are the points where others wait for as long as it takes, and
+// must: before recovery, which throws suspects away, is over nobody may use the
+// store, and Sync is one at a time.
+func mayHoldUpOthers(point string) bool {
+	return strings.HasPrefix(point, "store.recover.") || strings.HasPrefix(point, "durable.sync.") || point == "store.trash.rename"
+}
+
+// goOn waits for a process that stops itself whenever it comes to its point.
+func goOn(cmd *exec.Cmd) error {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t := time.NewTicker(time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-t.C:
+			_ = cmd.Process.Signal(syscall.SIGCONT) // it may have ended
+		}
+	}
+}
+
+// mustStop waits until the process has stopped itself.
+func mustStop(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("did not stop: %v %v: %s", status, err, stderr(cmd))
 	}
 }
 
