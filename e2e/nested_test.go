@@ -43,6 +43,7 @@ func TestDenWorksInsideContainers(t *testing.T) {
 	}{
 		{"privileged", "privileged", []string{"--privileged"}},
 		{"capable", "privileged", capable},
+		{"capable but for chown", "userns", append([]string{"--cap-drop=CHOWN"}, capable...)},
 		{"without seccomp", "userns", unconfined},
 		{"without seccomp and masks", "userns", append([]string{"--security-opt=systempaths=unconfined"}, unconfined...)},
 	} {

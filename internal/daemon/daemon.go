@@ -170,7 +170,7 @@ func (d *Den) choose(ctx context.Context) error {
 	if facts.Overlay != 0 && facts.FSType == "overlay" {
 		d.options.Notice("storage driver " + why) // it ends with the option that helps
 	}
-	if choice.SharePids {
+	if choice.SharePids || choice.Lacks != 0 {
 		d.options.Notice("rung " + string(choice.Rung) + ": " + choice.Why)
 	}
 	d.options.Debug(fmt.Sprintf("rung %s: %s; storage driver %s", choice.Rung, choice.Why, why))

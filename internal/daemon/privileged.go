@@ -5,11 +5,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/sandbox"
 	"den/internal/sys"
 )
 
-// privileged says that the process can very likely mount: root with
-// CAP_SYS_ADMIN. It is a shortcut that spares the common case a probe before
+// privileged says that the process can very likely mount, and do what root is
+// expected to: root with CAP_SYS_ADMIN. It is a shortcut that spares the common case a probe before
 // the store is open; the real trial follows when something is to be run.
 func privileged() bool {
 	if os.Geteuid() != 0 {
@@ -20,7 +21,8 @@ func privileged() bool {
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	effective := sys.CapSet(data[0].Effective) // the expected ones are among the first 32
+	return effective.Has(unix.CAP_SYS_ADMIN) && sandbox.Lacks(effective) == 0
 }
 
 // ownsTrees says that the process can make trees with all their owners and modes

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/probe"
+	"den/internal/sys"
 )
 
 // A Rung is one strength of isolation.
@@ -26,6 +27,9 @@ type Choice struct {
 	Enter bool
 	// SharePids says that sandboxes cannot have a pid namespace of their own.
 	SharePids bool
+	// Lacks are capabilities that what runs expects and will not have, since the
+	// outer container does not give them.
+	Lacks sys.CapSet
 	// Why is one sentence for people.
 	Why string
 }
@@ -36,10 +40,14 @@ type Choice struct {
 func Choose(f probe.Facts, isolation string) (Choice, error) {
 	switch isolation {
 	case "", "auto", "default", "oci", "rootless":
-		if c, ok := here(f); ok {
+		c, ok := here(f)
+		if ok && c.Lacks == 0 {
 			return c, nil
 		}
-		if c, ok := enter(f); ok {
+		if c, ok := enter(f); ok { // in there it has all of them
+			return c, nil
+		}
+		if ok {
 			return c, nil
 		}
 		return Choice{}, fmt.Errorf("isolation: no rung fits this outer container:\n%s\n%s%w", privilegedWhy(f), usernsWhy(f), hidden{errdefs.ErrFailedPrecondition})
@@ -84,7 +92,18 @@ func here(f probe.Facts) (Choice, bool) {
 	case f.Mknod != 0:
 		c.Rung, c.Why = RungUserns, "this process may make namespaces and mounts, but no device nodes"
 	}
+	if c.Lacks = Lacks(f.CapEff); c.Lacks != 0 {
+		c.Why += fmt.Sprintf("; without %s, which the outer container does not give: steps that need them fail (docker run --cap-add)", strings.Join(c.Lacks.Names(), ", "))
+	}
 	return c.shared(f.Trial), true
+}
+
+// Lacks are the capabilities without which root is not what steps take it for, and
+// that effective does not hold: to change users, and to give files owners, modes and capabilities.
+func Lacks(effective sys.CapSet) sys.CapSet {
+	const expected = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID |
+		1<<unix.CAP_SETGID | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETPCAP | 1<<unix.CAP_SETFCAP
+	return expected &^ effective
 }
 
 // shared says so where sandboxes cannot have process ids of their own.

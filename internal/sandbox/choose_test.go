@@ -23,10 +23,18 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	admin |= Lacks(0)
+	chown, err := sys.ParseCap("CHOWN")
+	if err != nil {
+		t.Fatal(err)
+	}
 	root := probe.Facts{CapEff: admin}
-	remapped := probe.Facts{InUserns: true, Trial: probe.Trial{Mknod: unix.EPERM}}
-	masked := probe.Facts{InUserns: true, Trial: probe.Trial{Mknod: unix.EPERM, FreshProc: unix.EPERM}}
-	noNodes := probe.Facts{Trial: probe.Trial{Mknod: unix.EPERM}}
+	halfRoot := probe.Facts{CapEff: admin &^ chown}
+	halfRootFiltered := halfRoot
+	halfRootFiltered.Userns = refused("unshare", unix.EPERM)
+	remapped := probe.Facts{InUserns: true, CapEff: admin, Trial: probe.Trial{Mknod: unix.EPERM}}
+	masked := probe.Facts{InUserns: true, CapEff: admin, Trial: probe.Trial{Mknod: unix.EPERM, FreshProc: unix.EPERM}}
+	noNodes := probe.Facts{CapEff: admin, Trial: probe.Trial{Mknod: unix.EPERM}}
 	user := probe.Facts{Trial: refused("clone", unix.EPERM), IDs: probe.IDRange{Newuidmap: "/usr/bin/newuidmap"}}
 	bare := user
 	bare.IDs.Missing = "install the package uidmap"
@@ -43,12 +51,16 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		rung      Rung
 		enter     bool
 		shared    bool
+		lacks     sys.CapSet
 		class     error
 		text      string
 	}{
 		{name: "root", f: root, rung: RungPrivileged},
 		{name: "root, foreign word", f: root, isolation: "oci", rung: RungPrivileged},
 		{name: "root, forced down", f: root, isolation: "userns", rung: RungUserns, enter: true},
+		{name: "root without a capability", f: halfRoot, rung: RungUserns, enter: true},
+		{name: "root without a capability, forced up", f: halfRoot, isolation: "privileged", rung: RungPrivileged, lacks: chown},
+		{name: "root without a capability and user namespaces", f: halfRootFiltered, rung: RungPrivileged, lacks: chown},
 		{name: "remapped", f: remapped, rung: RungUserns},
 		{name: "masked", f: masked, isolation: "userns", rung: RungUserns, shared: true},
 		{name: "user", f: user, rung: RungUserns, enter: true},
@@ -71,7 +83,7 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.Rung != c.rung || got.Enter != c.enter || got.SharePids != c.shared || got.Why == "" {
+		if err != nil || got.Rung != c.rung || got.Enter != c.enter || got.SharePids != c.shared || got.Lacks != c.lacks || got.Why == "" {
 			t.Errorf("%s: %+v, %v", c.name, got, err)
 		}
 	}
