@@ -25,10 +25,18 @@ func idRange(f *Facts) IDRange {
 		return r
 	}
 	r, h := helperRange(f.UID)
+	h.oneID = f.InUserns && oneID()
 	h.noNewPrivs = f.NoNewPrivs
 	h.caps = hasAll(f.CapBnd, unix.CAP_SETUID, unix.CAP_SETGID)
 	r.Missing = h.missing()
 	return r
+}
+
+// oneID reports whether there is one id in this user namespace, so that no other
+// can be mapped into one below it.
+func oneID() bool {
+	maps, err := sys.SelfIDMap("uid")
+	return err == nil && sys.CountIDs(maps) < 2
 }
 
 // ownRange maps every id that the process has to itself, which its own
@@ -60,6 +68,7 @@ type helpers struct {
 	found            bool   // both are in PATH
 	powerless        string // one that gives no right to its caller
 	ranges           error  // why there is no range in /etc/subuid or /etc/subgid
+	oneID            bool   // in the user namespace around den: nothing else helps
 	noNewPrivs, caps bool   // caps: CAP_SETUID and CAP_SETGID can be had
 }
 
@@ -94,6 +103,9 @@ func helperRange(uid int) (r IDRange, h helpers) {
 // missing says everything that a user has to set or install before the helpers
 // work; "" if they should.
 func (h helpers) missing() string {
+	if h.oneID {
+		return "the user namespace around den has one id only: make it with a range of them (newuidmap, unshare --map-auto, or Kubernetes hostUsers: false)"
+	}
 	if h.uid == 0 && !h.caps {
 		return "it needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: docker run --cap-add SETUID --cap-add SETGID --cap-add SETFCAP"
 	}

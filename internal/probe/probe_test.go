@@ -44,6 +44,7 @@ func TestWhatNewuidmapLacksIsSaidAtOnce(t *testing.T) {
 	}{
 		{"nothing", func(*helpers) {}, nil},
 		{"root without capabilities", func(h *helpers) { *h = helpers{} }, []string{"--cap-add SETUID --cap-add SETGID --cap-add SETFCAP"}},
+		{"a user namespace of one id", func(h *helpers) { h.oneID, h.found, h.caps = true, false, false }, []string{"has one id only"}},
 		{"not installed", func(h *helpers) { h.found = false }, []string{"install the package uidmap"}},
 		{"no setuid bit", func(h *helpers) { h.powerless = "/x/newgidmap" }, []string{"/x/newgidmap is neither setuid"}},
 		{"no line", func(h *helpers) { h.ranges = errors.New("/etc/subuid has no line for me") }, []string{"no line for me: usermod --add-subuids 100000-165535"}},

@@ -133,6 +133,8 @@ func privilegedWhy(f probe.Facts) string {
 	switch {
 	case f.Refused == nil:
 		return "  privileged: not tried"
+	case f.Refused.Call == "setgroups" && f.CapEff.Has(unix.CAP_SETGID):
+		return why + "; this user namespace was made with setgroups denied, as for a single id"
 	case !f.CapEff.Has(unix.CAP_SYS_ADMIN):
 		return why + "; it needs CAP_SYS_ADMIN: docker run --privileged, or Kubernetes securityContext.privileged: true"
 	}

@@ -228,11 +228,12 @@ func (p *program) init() {
 	exit := p.Words(sys.Int(uint64(recordInit)), sys.Int(0))
 	status := exit.Part(8)
 	pid, other, chld := p.Cell(0), p.Cell(0), p.Cell(0)
-	p.Do(unix.SYS_CLONE, sys.Int(int(unix.SIGCHLD)), sys.Int(0), sys.Int(0), sys.Int(0), sys.Int(0)).To(pid).Zero(payload).Note("start init")
-	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdProgress), sys.Int(fdSend), sys.Int(0)).MayFail()
+	// Before there is a payload to look. It inherits the first and the last until it executes.
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str("den-init")).MayFail()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_CHILD_SUBREAPER), sys.Int(1)).MayFail() // where it is not process 1
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()
+	p.Do(unix.SYS_CLONE, sys.Int(int(unix.SIGCHLD)), sys.Int(0), sys.Int(0), sys.Int(0), sys.Int(0)).To(pid).Zero(payload).Note("start init")
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdProgress), sys.Int(fdSend), sys.Int(0)).MayFail()
 	const sigchld = uint64(1) << (unix.SIGCHLD - 1)
 	flags := sys.Int(unix.SFD_NONBLOCK | unix.SFD_CLOEXEC)
 	p.Do(unix.SYS_SIGNALFD4, sys.Int(-1), p.Words(sys.Int(sigchld)), sys.Int(8), flags).To(chld).MayFail()
