@@ -34,6 +34,8 @@ type client struct {
 	gw   Gateway
 	opts gwclient.BuildOpts
 
+	expansions *expansions
+
 	inputsOnce sync.Once
 	inputs     map[string]llb.State
 	inputsErr  error
@@ -42,7 +44,7 @@ type client struct {
 var _ gwclient.Client = (*client)(nil)
 
 func newClient(req Request, gw Gateway) *client {
-	return &client{req: req, gw: gw, opts: gwclient.BuildOpts{
+	return &client{req: req, gw: gw, expansions: newExpansions(req.Options), opts: gwclient.BuildOpts{
 		Opts:      req.Options,
 		SessionID: req.SessionID,
 		Product:   "den",
@@ -96,7 +98,7 @@ func (c *client) Solve(ctx context.Context, r gwclient.SolveRequest) (*gwclient.
 		}
 	}
 	res := gwclient.NewResult()
-	res.SetRef(&checkedRef{ref, c.dockerfile()})
+	res.SetRef(&checkedRef{ref, c.dockerfile(), c.expansions})
 	return res, nil
 }
 
@@ -127,6 +129,9 @@ func (c *client) forward(ctx context.Context, r gwclient.SolveRequest) (*gwclien
 
 func (c *client) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
 	r, err := c.gw.ResolveImage(ctx, ref, opt)
+	if err == nil {
+		err = c.expansions.image(ref, r.Config)
+	}
 	if err != nil {
 		return "", "", nil, err
 	}
@@ -139,6 +144,9 @@ func (c *client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt
 		return c.gw.ResolveSource(ctx, op, opt)
 	}
 	r, err := c.gw.ResolveImage(ctx, rest, opt)
+	if err == nil {
+		err = c.expansions.image(rest, r.Config)
+	}
 	if err != nil {
 		return nil, err
 	}

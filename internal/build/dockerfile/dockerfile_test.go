@@ -31,6 +31,8 @@ import (
 type fake struct {
 	files map[string]string
 	sizes map[string]int64 // claimed by StatFile
+	// container is the part of base images' configuration that containers get.
+	container string
 
 	mu       sync.Mutex
 	solved   []denllb.Edge
@@ -56,7 +58,11 @@ func (g *fake) ResolveImage(_ context.Context, name string, o sourceresolver.Opt
 	if strings.Contains(name, "missing") {
 		return nil, fmt.Errorf("%s: %w", name, errdefs.ErrNotFound)
 	}
-	cfg := []byte(`{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("0", 64) + `"]}}`)
+	container := g.container
+	if container == "" {
+		container = `{"Env":["PATH=/bin"]}`
+	}
+	cfg := []byte(`{"architecture":"amd64","os":"linux","config":` + container + `,"rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("0", 64) + `"]}}`)
 	name, _, _ = strings.Cut(name, "@")
 	return &Resolved{Name: name + "@" + string(digest.FromString(name)), Digest: digest.FromString(name), Config: cfg}, nil
 }
@@ -251,6 +257,50 @@ func TestEndlessDockerfileIsRefusedAtOnce(t *testing.T) {
 	g = file("FROM alpine\nCOPY <<EOF /x\n" + strings.Repeat("RUN x\n", 2*maxInstructions) + "EOF\n")
 	if _, err := compile(t, g); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestVariablesThatGrowBeyondBoundsAreRefused(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	for name, c := range map[string]struct{ text, line string }{
+		"doubling":     {"FROM alpine\nENV A=xxxx\n" + strings.Repeat("ENV A=$A${A}\n", 40), "Dockerfile:19: the variable A expands"},
+		"in turns":     {"FROM alpine\nARG A=xxxx\n" + strings.Repeat("ARG B=$A$A$A$A\nARG A=$B$B$B$B\n", 10), "Dockerfile:11: the variable B expands"},
+		"replacing":    {"FROM alpine\nENV A=" + long + " B=" + long + "\nENV C=${A//x/$B$B}\n", "Dockerfile:3: the variable C expands"},
+		"triggers":     {"FROM alpine\nONBUILD ENV A=xxxx\n" + strings.Repeat("ONBUILD ENV A=$A$A\n", 40), "the variable A expands"},
+		"a document":   {"FROM alpine\nENV A=" + long + "\nCOPY <<EOF /x\n" + strings.Repeat(strings.Repeat("$A", 1000)+"\n", 40) + "EOF\n", "Dockerfile:3: the here-document EOF expands"},
+		"environments": {"FROM alpine\n" + strings.Repeat("ENV A="+long+"\nENV B=$B$A\n", 600) + strings.Repeat("RUN x\n", 1000), "take more than 512 MiB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := compile(t, file(c.text)); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), c.line) {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+	for name, text := range map[string]string{
+		"a path":            "FROM alpine\n" + strings.Repeat("ENV PATH=/some/directory/bin:$PATH\n", 200),
+		"a quoted document": "FROM alpine\nENV A=" + long + "\nCOPY <<'EOF' /x\n" + strings.Repeat(strings.Repeat("$A", 1000)+"\n", 40) + "EOF\n",
+		"a command":         "FROM alpine\nENV A=" + long + "\nRUN <<EOF\n" + strings.Repeat("echo $A\n", 1000) + "EOF\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := compile(t, file(text)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestBaseImageMayNotExpandBeyondBounds(t *testing.T) {
+	for name, config := range map[string]string{
+		"environment": `{"Env":["A=` + strings.Repeat("x", 1000) + `"]}`,
+		"triggers":    `{"OnBuild":["ENV A=xxxx"` + strings.Repeat(`,"ENV A=$A$A"`, 40) + `]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := file("FROM alpine\n" + strings.Repeat("ENV A=$A$A\n", 12))
+			g.container = config
+			if _, err := compile(t, g); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "the variable A expands") {
+				t.Errorf("error is %v", err)
+			}
+		})
 	}
 }
 

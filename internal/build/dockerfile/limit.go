@@ -23,6 +23,7 @@ const maxInstructions = 5000
 type checkedRef struct {
 	gwclient.Reference
 	dockerfile string
+	expansions *expansions
 }
 
 // unwrap returns the gateway's own reference.
@@ -33,7 +34,8 @@ func unwrap(r gwclient.Reference) gwclient.Reference {
 	return r
 }
 
-// ReadFile reads a file, and refuses a Dockerfile with too many instructions.
+// ReadFile reads a file, and refuses a Dockerfile with too many instructions or
+// with variables that grow beyond all bounds.
 func (r *checkedRef) ReadFile(ctx context.Context, q gwclient.ReadRequest) ([]byte, error) {
 	data, err := r.Reference.ReadFile(ctx, q)
 	if err != nil || path.Clean(q.Filename) != path.Clean(r.dockerfile) {
@@ -41,9 +43,15 @@ func (r *checkedRef) ReadFile(ctx context.Context, q gwclient.ReadRequest) ([]by
 	}
 	// What cannot be parsed is reported by the frontend, with its place.
 	tree, err := parser.Parse(bytes.NewReader(data))
-	if err == nil && len(tree.AST.Children) > maxInstructions {
-		return nil, fmt.Errorf("%s has %d instructions, at most %d are allowed: %w: %w",
-			q.Filename, len(tree.AST.Children), maxInstructions, oci.ErrTooLarge, errdefs.ErrInvalidArgument)
+	if err != nil {
+		return data, nil
 	}
-	return data, nil
+	if n := len(tree.AST.Children); n > maxInstructions {
+		return nil, tooMany(q.Filename, n)
+	}
+	return data, r.expansions.file(q.Filename, tree.AST)
+}
+
+func tooMany(file string, n int) error {
+	return fmt.Errorf("%s has %d instructions, at most %d are allowed: %w: %w", file, n, maxInstructions, oci.ErrTooLarge, errdefs.ErrInvalidArgument)
 }
