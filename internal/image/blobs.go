@@ -219,11 +219,11 @@ func (m *Images) layerBlob(ctx context.Context, l Layer, f Format, hasManifest b
 			if b, err := m.st.Blob(ctx, l.Blob.Digest); err == nil {
 				held.add(b)
 				if b.Size() == l.Blob.Size {
-					return source{desc: *l.Blob}, nil
+					return source{desc: *l.Blob, repo: l.Repo, diffID: l.DiffID, here: true}, nil
 				}
 			}
 			if l.Repo != "" && m.reg != nil {
-				return source{desc: *l.Blob, repo: l.Repo}, nil
+				return source{desc: *l.Blob, repo: l.Repo, diffID: l.DiffID}, nil
 			}
 		}
 	}
@@ -232,7 +232,7 @@ func (m *Images) layerBlob(ctx context.Context, l Layer, f Format, hasManifest b
 		return source{}, err
 	}
 	held.add(b)
-	return source{desc: desc}, nil
+	return source{desc: desc, diffID: l.DiffID, here: true}, nil
 }
 
 // gather makes sure that the bytes of all layers are in the store.
@@ -240,7 +240,7 @@ func (m *Images) gather(ctx context.Context, b *Blobs, sink progress.Sink, verte
 	g, gctx := errgroup.WithContext(ctx)
 	kept := make(chan io.Closer, len(b.sources))
 	for _, src := range b.sources {
-		if src.repo == "" {
+		if src.here {
 			continue
 		}
 		g.Go(func() error {
@@ -261,7 +261,8 @@ func (m *Images) gather(ctx context.Context, b *Blobs, sink progress.Sink, verte
 		return err
 	}
 	for d, src := range b.sources {
-		b.sources[d] = source{desc: src.desc}
+		src.here = true
+		b.sources[d] = src
 	}
 	return nil
 }

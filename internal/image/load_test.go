@@ -196,6 +196,47 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 	}
 }
 
+func TestBlobOfAnotherLayerIsRefusedThoughTheTreeIsHere(t *testing.T) {
+	b := newBench(t)
+	good := newForeign(t, "amd64", makeTar(t, tarMember{name: "a", body: "a"}))
+	config := digest.FromBytes(good.config).Encoded() + ".json"
+	manifest := func(tag string) string {
+		return `[{"Config":"` + config + `","RepoTags":["` + tag + `"],"Layers":["aaa/layer.tar"]}]`
+	}
+	must(b.Load(t.Context(), bytes.NewReader(dockerSave(t, good, manifest("good:1"))), LoadOptions{}))(t)
+	evil := newForeign(t, "amd64", makeTar(t, tarMember{name: "a", body: "evil"}))
+	evil.config = good.config
+	_, err := b.Load(t.Context(), bytes.NewReader(dockerSave(t, evil, manifest("evil:1"))), LoadOptions{})
+	var de *oci.DigestError
+	if !errors.As(err, &de) || de.Want != digest.FromBytes(good.tars[0]) || !strings.Contains(err.Error(), "does not belong to the image's configuration") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := b.Resolve(t.Context(), "evil:1", ResolveOptions{Mode: ResolveLocal}); !errdefs.IsNotFound(err) {
+		t.Errorf("it has a name: %v", err)
+	}
+	b.clean()
+}
+
+func TestBlobsOfOtherPlatformsAreChecked(t *testing.T) {
+	b := newBench(t)
+	mine := newForeign(t, "amd64", makeTar(t, tarMember{name: "a", body: "a"}))
+	evil := newForeign(t, "arm64", makeTar(t, tarMember{name: "b", body: "b"}))
+	blob := gzipped(t, makeTar(t, tarMember{name: "b", body: "another"}))
+	m := *must(oci.ParseManifest(evil.manifest, ""))(t)
+	m.Layers[0].Digest, m.Layers[0].Size = digest.FromBytes(blob), int64(len(blob))
+	evil.manifest, evil.blobs = marshal(t, m), [][]byte{blob}
+	b.reg.put(t, "app:1", mine, evil)
+	_, err := b.Pull(t.Context(), b.name("app:1"), PullOptions{AllPlatforms: true})
+	var de *oci.DigestError
+	if !errors.As(err, &de) || de.Want != digest.FromBytes(evil.tars[0]) {
+		t.Errorf("pulled with error %v", err)
+	}
+	if list := must(b.List(t.Context(), nil))(t); len(list) != 0 {
+		t.Errorf("%d images have a name", len(list))
+	}
+	b.clean()
+}
+
 func TestLayoutDirectoryKeepsItsOtherImages(t *testing.T) {
 	b := newBench(t)
 	dir := t.TempDir()

@@ -297,6 +297,11 @@ func (m *Images) adopt(ctx context.Context, found []*entry, o LoadOptions) ([]Lo
 			img.Layers[i].SizeBytes = t.Meta().SizeBytes
 		}
 		defer closeTrees(trees)
+		for _, img := range e.Images {
+			if err := m.checkHere(ctx, img); err != nil {
+				return nil, err
+			}
+		}
 	}
 	var loaded []Loaded
 	for _, e := range found {

@@ -175,7 +175,7 @@ func (m *Images) tarOf(ctx context.Context, l Layer) (*tarSource, error) {
 	return t, nil
 }
 
-// download brings a blob into the store.
+// download brings a layer's blob into the store.
 func (m *Images) download(ctx context.Context, src source, s *status) (*store.Blob, error) {
 	leave, err := take(ctx, m.slots)
 	if err != nil {
@@ -185,6 +185,9 @@ func (m *Images) download(ctx context.Context, src source, s *status) (*store.Bl
 	b, err := m.ingest(ctx, src, nil, s, func() {})
 	if err != nil {
 		return nil, err
+	}
+	if err := m.check(ctx, b, src.diffID); err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
 	s.done("Download complete")
 	return b, nil

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -105,6 +106,9 @@ func (m *Images) fetchLayers(ctx context.Context, e *entry, img *Image, o PullOp
 		held.add(t)
 		img.Layers[i].SizeBytes = t.Meta().SizeBytes
 	}
+	if err := m.checkHere(ctx, img); err != nil {
+		return 0, err
+	}
 	for _, other := range e.Images {
 		if other == img {
 			continue
@@ -126,13 +130,16 @@ func (m *Images) fetchBlobs(ctx context.Context, img *Image, o PullOptions, held
 	for i, l := range img.Layers {
 		if b, err := m.st.Blob(ctx, l.Blob.Digest); err == nil {
 			held.add(b)
+			if err := m.check(ctx, b, l.DiffID); err != nil {
+				return 0, errors.Join(err, g.Wait())
+			}
 			continue
 		}
 		fresh++
 		g.Go(func() error {
 			s := newStatus(o.Sink, o.Vertex, l.Blob.Digest)
 			s.phase("Waiting", 0)
-			b, err := m.download(gctx, source{*l.Blob, l.Repo}, s)
+			b, err := m.download(gctx, source{desc: *l.Blob, repo: l.Repo, diffID: l.DiffID}, s)
 			if err != nil {
 				return fmt.Errorf("layer %s: %w", l.DiffID, err)
 			}

@@ -120,24 +120,14 @@ func (m *Images) push(ctx context.Context, b *Blobs, ref oci.Reference, o PushOp
 }
 
 // pushLayer makes a layer's blob be in repo: it is there, or is mounted from
-// where it was pulled, or goes up.
+// another repository of the same registry that is known to have it, or goes up.
 func (m *Images) pushLayer(ctx context.Context, src source, repo string, o PushOptions) error {
 	s := newStatus(o.Sink, o.Vertex, src.desc.Digest)
 	s.phase("Preparing", 0)
-	if src.repo == "" {
-		src.repo = m.origin(src.desc.Digest)
-	}
-	if src.repo == repo {
-		if ok, err := m.reg.HasBlob(ctx, repo, src.desc); err == nil && ok {
-			s.done("Layer already exists")
-			return nil
-		}
-	}
-	if src.repo != "" && src.repo != repo && domainOf(src.repo) == domainOf(repo) {
-		if ok, err := m.reg.MountBlob(ctx, repo, src.repo, src.desc); err == nil && ok {
-			s.done("Mounted from " + familiar(src.repo))
-			return nil
-		}
+	if said, err := m.already(ctx, src, repo); err == nil && said != "" {
+		s.done(said)
+		m.noteOrigin(src.desc.Digest, repo)
+		return nil
 	}
 	b, err := m.bytesOf(ctx, src, s)
 	if err != nil {
@@ -161,6 +151,36 @@ func (m *Images) pushLayer(ctx context.Context, src source, repo string, o PushO
 	return nil
 }
 
+// already makes a blob be in repo without a transfer, if it can, and says how:
+// nobody mounts what is there, nor uploads what can be mounted. A layer that no
+// repository of the registry is known to have is asked for by the upload.
+func (m *Images) already(ctx context.Context, src source, repo string) (string, error) {
+	from := m.origins(src, domainOf(repo))
+	if len(from) == 0 {
+		return "", nil
+	}
+	has, err := m.reg.HasBlob(ctx, repo, src.desc)
+	if err != nil {
+		return "", err
+	}
+	if has {
+		return "Layer already exists", nil
+	}
+	for _, f := range from {
+		if f == repo {
+			continue // it was there
+		}
+		mounted, err := m.reg.MountBlob(ctx, repo, f, src.desc)
+		if err != nil {
+			return "", err
+		}
+		if mounted {
+			return "Mounted from " + familiar(f), nil
+		}
+	}
+	return "", nil
+}
+
 // bytesOf opens a blob in the store, fetched if need be.
 func (m *Images) bytesOf(ctx context.Context, src source, s *status) (*store.Blob, error) {
 	b, err := m.st.Blob(ctx, src.desc.Digest)
@@ -170,22 +190,29 @@ func (m *Images) bytesOf(ctx context.Context, src source, s *status) (*store.Blo
 	return m.download(ctx, src, s)
 }
 
-// origin returns a repository that a blob was pushed to from here.
-func (m *Images) origin(d oci.Digest) string {
-	raw, err := m.st.Derived("image/origin/" + string(d))
-	if err != nil {
-		return ""
+// originKey names the memo of a repository of a registry that has a blob.
+func originKey(d oci.Digest, domain string) string {
+	return "image/origin/" + string(d) + "/" + domain
+}
+
+// origins lists the repositories of a registry that a blob was pulled from, or
+// that it was last seen in by a push from here.
+func (m *Images) origins(src source, domain string) []string {
+	var list []string
+	if raw, err := m.st.Derived(originKey(src.desc.Digest, domain)); err == nil {
+		if name, err := oci.ParseName(string(raw)); err == nil {
+			list = append(list, name.Name())
+		}
 	}
-	name, err := oci.ParseName(string(raw))
-	if err != nil {
-		return ""
+	if src.repo != "" && domainOf(src.repo) == domain && !slices.Contains(list, src.repo) {
+		list = append(list, src.repo)
 	}
-	return name.Name()
+	return list
 }
 
 // noteOrigin remembers where a blob can be mounted from. Best effort.
 func (m *Images) noteOrigin(d oci.Digest, repo string) {
-	_ = m.st.PutDerived("image/origin/"+string(d), []byte(repo))
+	_ = m.st.PutDerived(originKey(d, domainOf(repo)), []byte(repo))
 }
 
 // exported records the blobs and the manifest that a named image has now, if

@@ -31,6 +31,41 @@ func TestPulledImageIsPushedAsItCame(t *testing.T) {
 	}
 }
 
+// mountable lets the registry forget what other repositories have, so that
+// blobs have to be mounted or uploaded, and lists where they were mounted from.
+func (s *server) mountable() (from func() []string) {
+	var list []string
+	there := map[string]bool{} // "repository digest"
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		repo, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/blobs/")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch mount := r.URL.Query().Get("mount"); {
+		case r.Method == "PUT" && strings.HasPrefix(rest, "uploads/"):
+			there[repo+" "+r.URL.Query().Get("digest")] = true
+		case r.Method == "HEAD" && rest != "" && !there[repo+" "+rest]:
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		case r.Method == "POST" && mount != "":
+			list = append(list, r.URL.Query().Get("from"))
+			there[repo+" "+mount] = true
+			w.Header().Set("Location", "/v2/"+repo+"/blobs/"+mount)
+			w.WriteHeader(http.StatusCreated)
+			return true
+		}
+		return false
+	}
+	return func() []string {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		out := list
+		list = nil
+		return out
+	}
+}
+
 func TestLayersAreMountedAcrossRepositories(t *testing.T) {
 	b := newBench(t)
 	b.reg.put(t, "app:1", twoLayers(t, "amd64"))
@@ -38,23 +73,50 @@ func TestLayersAreMountedAcrossRepositories(t *testing.T) {
 	if err := b.Tag(t.Context(), b.name("app:1"), b.name("copy:1")); err != nil {
 		t.Fatal(err)
 	}
-	var mounts []string
-	b.reg.hook = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method == "POST" && r.URL.Query().Get("mount") != "" {
-			mounts = append(mounts, r.URL.Query().Get("from"))
-			w.Header().Set("Location", "/v2/copy/blobs/"+r.URL.Query().Get("mount"))
-			w.WriteHeader(http.StatusCreated)
-			return true
-		}
-		return false
-	}
+	mounts := b.reg.mountable()
 	b.reg.forget()
 	must(b.Push(t.Context(), b.name("copy:1"), PushOptions{}))(t)
-	if diff := cmp.Diff([]string{"app", "app"}, mounts); diff != "" {
+	if diff := cmp.Diff([]string{"app", "app"}, mounts()); diff != "" {
 		t.Error(diff)
 	}
 	if n := b.reg.count("GET", "/v2/app/blobs/"); n != 0 {
 		t.Errorf("%d layers were fetched to be pushed", n)
+	}
+	must(b.Push(t.Context(), b.name("copy:1"), PushOptions{}))(t)
+	if again := mounts(); len(again) != 0 {
+		t.Errorf("what is there was mounted again: %v", again)
+	}
+}
+
+func TestFirstPushMountsTheBaseThatIsHere(t *testing.T) {
+	b, elsewhere := newBench(t), newServer(t)
+	b.reg.put(t, "base:1", twoLayers(t, "amd64"))
+	base := must(b.Pull(t.Context(), b.name("base:1"), PullOptions{}))(t)
+	img := b.buildOn(base.Image, "app", "hello")
+	blobs := must(b.Blobs(t.Context(), []*Image{img}, Format{}))(t)
+	defer blobs.Close()
+	mounts := b.reg.mountable()
+	b.reg.forget()
+	push := func(names ...string) {
+		t.Helper()
+		if err := b.PushBlobs(t.Context(), blobs, names, PushOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push(b.name("app:1"), b.name("app:2"))
+	if diff := cmp.Diff([]string{"base", "base"}, mounts()); diff != "" {
+		t.Error(diff)
+	}
+	if n := b.reg.count("PUT", "/v2/app/blobs/uploads/"); n != 2 {
+		t.Errorf("%d blobs went up, want the new layer and the configuration", n)
+	}
+	// Another registry in between does not make this one's be forgotten.
+	push(elsewhere.host+"/app:1", b.name("second:1"))
+	if n := len(mounts()); n != 3 {
+		t.Errorf("%d layers were mounted, want all", n)
+	}
+	if n := b.reg.count("PUT", "/v2/second/blobs/uploads/"); n != 1 {
+		t.Errorf("%d blobs went up to the second repository, want the configuration", n)
 	}
 }
 

@@ -159,9 +159,9 @@ func (m *Images) unpack(ctx context.Context, l Layer, s *status, alive func()) (
 	if out.err != nil {
 		return nil, out.err
 	}
+	m.noteDiffID(src.desc.Digest, out.applied.DiffID)
 	if out.applied.DiffID != l.DiffID {
-		return nil, fmt.Errorf("blob %s does not belong to the image's configuration: %w",
-			src.desc.Digest, &oci.DigestError{Want: l.DiffID, Got: out.applied.DiffID})
+		return nil, errForeign(src.desc.Digest, l.DiffID, out.applied.DiffID)
 	}
 	if err := failpoint.Hit("image.unpack.publish"); err != nil {
 		return nil, err
@@ -189,8 +189,10 @@ func (m *Images) apply(watch *store.Watch, blob io.Reader, dir string) (layer.Ap
 
 // source says where the bytes of a layer come from.
 type source struct {
-	desc oci.Descriptor
-	repo string // empty: they are in the store
+	desc   oci.Descriptor
+	repo   string     // has them; empty: only the store does
+	diffID oci.Digest // of the layer that they are
+	here   bool       // the store had them when they were looked for
 }
 
 // sourceOf finds a blob of the layer: the one it was pulled as, here or in
@@ -198,14 +200,14 @@ type source struct {
 func (m *Images) sourceOf(ctx context.Context, l Layer) (source, error) {
 	if l.Blob != nil {
 		if l.Repo != "" && m.reg != nil {
-			return source{*l.Blob, l.Repo}, nil // the store asks only for what it lacks
+			return source{desc: *l.Blob, repo: l.Repo, diffID: l.DiffID}, nil // the store asks only for what it lacks
 		}
 		if m.hasBlob(ctx, l.Blob.Digest) {
-			return source{desc: *l.Blob}, nil
+			return source{desc: *l.Blob, diffID: l.DiffID, here: true}, nil
 		}
 	}
 	if desc, ok := m.madeOf(ctx, l.DiffID); ok {
-		return source{desc: desc}, nil
+		return source{desc: desc, diffID: l.DiffID, here: true}, nil
 	}
 	return source{}, fmt.Errorf("it is not in the store and nothing says where it came from, build or pull the image again: %w",
 		errdefs.ErrNotFound)
