@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"den/internal/sandbox"
 )
 
 // streams are the standard streams of a command. stdout is data, stderr is talk.
@@ -30,6 +32,9 @@ type exitError struct {
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 func main() {
+	if sandbox.Reap() {
+		return
+	}
 	os.Exit(run(os.Args, streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
 }
 

@@ -1,47 +1,60 @@
 package sandbox
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
 )
 
-// killDescendants kills what a payload without a pid namespace has left behind. New
-// ones can appear while it looks, so it looks until there are none.
-func killDescendants(holder int) {
+// reapEnv is the whole environment of a holder that executes den to reap.
+const reapEnv = "_DEN_REAP=1"
+
+// Reap reports whether this process is a holder that executed den to end what a
+// payload without a pid namespace has left behind; then that is done. The first thing
+// that a main function does.
+//
+// Such processes are the holder's children, or become so when their parents are
+// killed, since it is the nearest subreaper. To find them needs more than the system
+// calls of a plan. It is the holder that does it, because den may be dead.
+func Reap() bool {
+	if !slices.Equal(os.Environ(), []string{reapEnv}) {
+		return false
+	}
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // they see its entry in /proc
 	for {
-		kids := children(holder)
-		if len(kids) == 0 {
-			return
+		// Nobody else waits for them, so that the ids stay theirs.
+		for _, pid := range children(os.Getpid()) {
+			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		var wg sync.WaitGroup
-		for _, pid := range kids {
-			// A pidfd pins the process while it is checked that it is still the holder's.
-			fd, err := unix.PidfdOpen(pid, 0)
-			if err != nil {
-				continue
-			}
-			if parent(pid) == holder {
-				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-				wg.Go(func() {
-					_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
-					unix.Close(fd)
-				})
-				continue
-			}
-			unix.Close(fd)
+		if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+			return true
 		}
-		wg.Wait()
 	}
 }
 
-// children lists the direct children of pid. What lives deeper becomes a child
-// of the holder, the nearest subreaper, when its parent is killed.
+// reapOrphans is where the holder's life ends when its payload is gone: if there
+// are other children it becomes what Reap is, from the program in descriptor fd.
+func (p *program) reapOrphans(fd int) {
+	alone, orphans, left := p.Label(), p.Label(), p.Label()
+	p.Mark(left)
+	p.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(unix.WNOHANG), sys.Int(0)).Pos(left).Zero(orphans).Err(alone)
+	p.Mark(orphans)
+	p.Do(unix.SYS_EXECVEAT, sys.Int(fd), p.Str(""), p.Strs([]string{"den-holder"}), p.Strs([]string{reapEnv}), sys.Int(unix.AT_EMPTY_PATH)).MayFail()
+	// The leases are needed until the last is gone.
+	wait := p.Label()
+	p.Mark(wait)
+	p.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail().Pos(wait)
+	p.Mark(alone)
+}
+
+// children lists the direct children of pid, also those that have ended.
 func children(pid int) []int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
@@ -49,7 +62,7 @@ func children(pid int) []int {
 	}
 	var kids []int
 	for f := range strings.FieldsSeq(string(b)) {
-		if n, err := strconv.Atoi(f); err == nil && !zombie(n) {
+		if n, err := strconv.Atoi(f); err == nil {
 			kids = append(kids, n)
 		}
 	}
@@ -64,33 +77,23 @@ func scanChildren(pid int) []int {
 	}
 	var kids []int
 	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil && parent(n) == pid && !zombie(n) {
+		if n, err := strconv.Atoi(e.Name()); err == nil && parent(n) == pid {
 			kids = append(kids, n)
 		}
 	}
 	return kids
 }
 
-// stat returns the fields of a process after its name.
-func stat(pid int) []string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	i := bytes.LastIndexByte(b, ')') // a name may contain anything
-	if err != nil || i < 0 {
-		return nil
-	}
-	return strings.Fields(string(b[i+1:]))
-}
-
+// parent is 0 for a process that is gone.
 func parent(pid int) int {
-	f := stat(pid)
-	if len(f) < 2 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	i := strings.LastIndexByte(string(b), ')') // a name may contain anything
+	if err != nil || i < 0 {
 		return 0
 	}
-	n, _ := strconv.Atoi(f[1])
-	return n
-}
-
-func zombie(pid int) bool {
-	f := stat(pid)
-	return len(f) == 0 || f[0] == "Z" || f[0] == "X"
+	if f := strings.Fields(string(b[i+1:])); len(f) > 1 {
+		n, _ := strconv.Atoi(f[1])
+		return n
+	}
+	return 0
 }

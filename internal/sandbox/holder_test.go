@@ -44,7 +44,16 @@ func TestHelperRunsUntilItIsKilled(t *testing.T) {
 	_, _ = s.Wait(t.Context())
 }
 
-func TestPayloadDiesWithDenAndTheLeaseAfterIt(t *testing.T) {
+func TestPayloadDiesWithDenAndTheLeaseAfterIt(t *testing.T) { diesWithDen(t) }
+
+// The payload's children have left its session, and it has no pid namespace with
+// which they would end.
+func TestPayloadWithSharedPidsDiesWithDenAndTheLeaseAfterIt(t *testing.T) {
+	t.Setenv("DEN_TEST_SHARE_PIDS", "1")
+	diesWithDen(t)
+}
+
+func diesWithDen(t *testing.T) {
 	executor(t, sandbox.Options{})
 	dir := t.TempDir()
 	den := exec.Command(os.Args[0], "-test.run=^TestHelperRunsUntilItIsKilled$")
@@ -126,7 +135,7 @@ func TestPlainUserPassesTheContract(t *testing.T) {
 	if err := os.WriteFile(dir+"/sandbox.test", bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(dir+"/sandbox.test", "-test.run=^(TestContract|TestPayloadDiesWithDenAndTheLeaseAfterIt)$", "-test.v")
+	cmd := exec.Command(dir+"/sandbox.test", "-test.run=^(TestContract|TestPayload.*DiesWithDenAndTheLeaseAfterIt)$", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir + "/tmp"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential(cred)}

@@ -87,7 +87,7 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
 	}
-	s := &running{id: r.ID, streams: streams, stubs: &stubs{root: r.Root}, done: make(chan struct{}), sharePids: n.o.Choice.SharePids}
+	s := &running{id: r.ID, streams: streams, stubs: &stubs{root: r.Root}, done: make(chan struct{})}
 	s.cgroup = newCgroup(r, n.cgroupVersion())
 	if err := n.start(ctx, r, s); err != nil {
 		streams.closeChild()
@@ -139,7 +139,17 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 			files[i] = pipes.sync
 		}
 	}
-	if s.holder, err = p.Start("den-holder", append(files, leases...)); err != nil {
+	files = append(files, leases...)
+	if n.o.Choice.SharePids {
+		exe, err := os.Open("/proc/self/exe")
+		if err != nil {
+			pipes.closeOwn()
+			return err
+		}
+		defer exe.Close()
+		files = append(files, exe)
+	}
+	if s.holder, err = p.Start("den-holder", files); err != nil {
 		pipes.closeOwn()
 		return err
 	}

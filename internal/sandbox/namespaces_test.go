@@ -17,6 +17,9 @@ import (
 // TestMain enters a user namespace where that is the way to run sandboxes, so
 // that the same tests run as root and as a plain user.
 func TestMain(m *testing.M) {
+	if sandbox.Reap() {
+		return
+	}
 	f := probe.Gather(context.Background(), os.TempDir())
 	if c, err := sandbox.Choose(f, os.Getenv("DEN_TEST_ISOLATION")); err == nil && c.Enter {
 		fmt.Fprintln(os.Stderr, "enter user namespace:", sandbox.EnterUserns(f, os.Args, os.Environ()))
@@ -30,6 +33,9 @@ func executor(t testing.TB, o sandbox.Options) sandbox.Executor {
 	var err error
 	if o.Choice, err = sandbox.Choose(probe.Gather(t.Context(), t.TempDir()), os.Getenv("DEN_TEST_ISOLATION")); err != nil {
 		t.Skip("needs namespaces: ", err)
+	}
+	if os.Getenv("DEN_TEST_SHARE_PIDS") != "" {
+		o.Choice.SharePids = true
 	}
 	if o.Choice.Enter {
 		t.Skip("needs to be inside a user namespace, which could not be entered")
@@ -48,6 +54,12 @@ func TestContract(t *testing.T) {
 // TestContractWithOverlaysOfOldKernels mounts as kernels before 6.5 need it.
 func TestContractWithOverlaysOfOldKernels(t *testing.T) {
 	sandboxtest.Contract(t, executor(t, sandbox.Options{OldOverlay: true}))
+}
+
+// TestContractWithSharedPids is how sandboxes run below a masked /proc.
+func TestContractWithSharedPids(t *testing.T) {
+	t.Setenv("DEN_TEST_SHARE_PIDS", "1")
+	sandboxtest.Contract(t, executor(t, sandbox.Options{}))
 }
 
 // TestContractWithoutPtrace is for root whose capabilities lack CAP_SYS_PTRACE:

@@ -163,9 +163,14 @@ func (p *program) cloneFlags() int {
 // of the payload and has den's control pipe: when that ends, den is gone and the payload
 // is killed; only when the payload is gone the holder ends, and with it the leases.
 func (p *program) holder(payload sys.Label) {
-	failed, loop, ended, orphan, reap := p.Label(), p.Label(), p.Label(), p.Label(), p.Label()
+	failed, loop, ended, orphan := p.Label(), p.Label(), p.Label(), p.Label()
 	p.OnFatal(failed)
-	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdLeases+p.o.leases), sys.Int(^uint32(0)), sys.Int(0))
+	fdReaper := fdLeases + p.o.leases
+	rest := fdReaper
+	if p.o.sharePids {
+		rest++
+	}
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(rest), sys.Int(^uint32(0)), sys.Int(0))
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str("den-holder")).MayFail()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()
 	p.Do(unix.SYS_SETSID).MayFail()
@@ -196,9 +201,8 @@ func (p *program) holder(payload sys.Label) {
 	p.Do(unix.SYS_WAIT4, pid.Value(), status.Addr(), sys.Int(0), sys.Int(0)).MayFail()
 	p.Mark(ended)
 	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), exit, sys.Int(recordLength)).MayFail()
-	if p.o.sharePids { // nobody else reaps, and the leases are needed until the last is gone
-		p.Mark(reap)
-		p.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail().Pos(reap)
+	if p.o.sharePids {
+		p.reapOrphans(fdReaper)
 	}
 	p.Exit(0)
 	p.Mark(failed)

@@ -15,18 +15,17 @@ import (
 
 // running is a started sandbox: the holder, and den's ends of its pipes.
 type running struct {
-	id        string
-	program   *program
-	streams   *streams
-	stubs     *stubs
-	cgroup    *cgroup
-	pipes     *pipes
-	holder    int
-	pid       int
-	root      *os.File // the payload's root directory, until it executes
-	master    *os.File
-	sharePids bool
-	stop      func() bool
+	id      string
+	program *program
+	streams *streams
+	stubs   *stubs
+	cgroup  *cgroup
+	pipes   *pipes
+	holder  int
+	pid     int
+	root    *os.File // the payload's root directory, until it executes
+	master  *os.File
+	stop    func() bool
 
 	// Set before done is closed.
 	exit Exit
@@ -205,9 +204,6 @@ func (s *running) reap() (Exit, error) {
 		switch kind {
 		case recordExit:
 			status, sawExit = value, true
-			if s.sharePids {
-				killDescendants(s.holder)
-			}
 		case recordInit:
 			initStatus, sawInit = value, true
 		}
