@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
 )
 
 // maxPasswdBytes bounds what is read of a sandbox's /etc/passwd.
@@ -47,10 +49,7 @@ func homeOf(r io.Reader, uid uint32) string {
 // openRegular opens a file inside root if it is one: opening a pipe or a
 // device of a hostile image could wait or do something.
 func openRegular(root int, path string) (*os.File, error) {
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := sys.OpenInRoot(root, path, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package sys
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,10 +71,40 @@ func (p *Plan) MoveMount(from, to Arg) *Op {
 		Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 }
 
+// openAttempts are for openat2(2) with RESOLVE_IN_ROOT: it says EAGAIN at a ".." if
+// anybody on the machine renamed or mounted something meanwhile.
+const openAttempts = 8
+
 // OpenInRoot opens path with root as the root directory; no symbolic link leads
 // out of it, and none of proc's magic links is followed.
 func (p *Plan) OpenInRoot(root Arg, path string, flags uint64, c *Cell) *Op {
-	return p.OpenAt2(root, path, unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}, c)
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	done := p.Label()
+	var before []*Op
+	for range openAttempts - 1 {
+		next := p.Label()
+		before = append(before, p.OpenAt2(root, path, how, c).Err(next).Zero(done).Pos(done))
+		p.Mark(next)
+	}
+	o := p.OpenAt2(root, path, how, c)
+	p.Mark(done)
+	o.before = before
+	return o
+}
+
+// OpenInRoot is Plan.OpenInRoot for the calling process.
+func OpenInRoot(root int, path string, flags uint64) (fd int, err error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for range openAttempts {
+		err = retry(func() error {
+			fd, err = unix.Openat2(root, path, &how)
+			return err
+		})
+		if !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+	}
+	return fd, err
 }
 
 // OpenAt2 is openat2(2).

@@ -62,6 +62,7 @@ type Op struct {
 	fatal, mayFail bool
 	note           string
 	index          int
+	before         []*Op // earlier attempts at the same, which continue where it does
 }
 
 // NewPlan returns an empty plan. Without OnFatal, a fatal error exits with 125.
@@ -190,10 +191,20 @@ func (o *Op) MayFail() *Op { o.mayFail, o.fatal, o.err = true, false, 0; return 
 func (o *Op) Err(l Label) *Op { o.err, o.fatal = l, false; return o }
 
 // Zero continues at l after a result of 0.
-func (o *Op) Zero(l Label) *Op { o.zero = l; return o }
+func (o *Op) Zero(l Label) *Op {
+	for _, b := range append(o.before, o) {
+		b.zero = l
+	}
+	return o
+}
 
 // Pos continues at l after any other result.
-func (o *Op) Pos(l Label) *Op { o.pos = l; return o }
+func (o *Op) Pos(l Label) *Op {
+	for _, b := range append(o.before, o) {
+		b.pos = l
+	}
+	return o
+}
 
 // Note says for people what the operation is for; it begins an error's text.
 func (o *Op) Note(s string) *Op { o.note = s; return o }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -131,6 +132,44 @@ func TestPlanClonesAndWaits(t *testing.T) {
 	out, code := runPlan(t, p)
 	if code != 0 || string(out) != "y\n\x00\x05\x00\x00\x00\x00\x00\x00" {
 		t.Errorf("exit %d, output %q", code, out)
+	}
+}
+
+// The kernel gives up at a ".." if there was a rename anywhere meanwhile.
+func TestOpeningInARootIsTriedAgainWhileOthersRename(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"a/b", "r"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		a, b := filepath.Join(dir, "r", "1"), filepath.Join(dir, "r", "2")
+		_ = os.WriteFile(a, nil, 0o600)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = os.Rename(a, b), os.Rename(b, a)
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	p := NewPlan()
+	root, c := p.Cell(0), p.Cell(0)
+	p.Do(unix.SYS_OPENAT, Int(unix.AT_FDCWD), p.Str(dir), Int(unix.O_PATH)).To(root)
+	for range 300 {
+		p.OpenInRoot(root.Value(), "/a/b/../b/../../a", unix.O_PATH, c)
+		p.Close(c)
+	}
+	p.Exit(0)
+	for range 5 {
+		if _, code := runPlan(t, p); code != 0 {
+			t.Fatal("opening in a root failed")
+		}
 	}
 }
 
