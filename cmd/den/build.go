@@ -14,6 +14,7 @@ type buildOptions struct {
 	annotations   []string
 	buildArgs     []string
 	buildContexts []string
+	cacheScopes   []string
 	call          string
 	check         bool
 	file          string
@@ -62,6 +63,7 @@ Exit codes: 0 built (or, with --check, nothing found), 1 the build failed or
 	f.StringArrayVar(&o.annotations, "annotation", nil, "Add an annotation to the image")
 	f.StringArrayVar(&o.buildArgs, "build-arg", nil, "Set a build-time variable")
 	f.StringArrayVar(&o.buildContexts, "build-context", nil, "Additional build context (`name=path`)")
+	f.StringSliceVar(&o.cacheScopes, "cache-scope", listEnv("DEN_CACHE_SCOPE"), "Scopes of the build cache: the first is written to, all are read (also $DEN_CACHE_SCOPE)")
 	f.StringVar(&o.call, "call", "build", "Evaluation of the build: `build`, check, outline, targets")
 	f.BoolVar(&o.check, "check", false, `Shorthand for "--call=check"`)
 	f.StringVarP(&o.file, "file", "f", "", "Name of the Dockerfile (default PATH/Dockerfile; - for standard input)")

@@ -24,7 +24,7 @@ func (c buildCall) request() build.Request {
 		Context: c.context, File: o.file, Stdin: c.streams.in, Stdout: c.streams.out,
 		Tags: o.tags, BuildArgs: o.buildArgs, BuildContexts: o.buildContexts, Labels: o.labels,
 		Annotations: o.annotations, Target: o.target, Platforms: o.platforms,
-		NoCache: o.noCache, NoCacheFilter: o.noCacheFilter, Pull: o.pull,
+		NoCache: o.noCache, NoCacheFilter: o.noCacheFilter, CacheScopes: o.cacheScopes, Pull: o.pull,
 		Network: o.network, AddHosts: o.addHosts, ShmSize: o.shmSize, Ulimits: o.ulimits,
 		Secrets: o.secrets, SSH: o.ssh, Allow: o.allow,
 		Outputs: o.outputs, Push: o.push, Load: o.load, IIDFile: o.iidFile, MetadataFile: o.metadataFile,

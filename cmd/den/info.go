@@ -16,6 +16,7 @@ import (
 type info struct {
 	Version       string
 	Store         string
+	BaseStores    []string `json:",omitempty"`
 	FileSystem    string
 	EngineID      string
 	Class         string
@@ -64,7 +65,7 @@ func newInfo(g *globals, io streams) *cobra.Command {
 
 func gatherInfo(ctx context.Context, d *daemon.Den) (*info, error) {
 	x := &info{
-		Version: releaseVersion, Store: d.Store.Root(), EngineID: d.Store.EngineID(), Class: d.Store.Class(),
+		Version: releaseVersion, Store: d.Store.Root(), BaseStores: d.Store.Bases(), EngineID: d.Store.EngineID(), Class: d.Store.Class(),
 		NCPU: runtime.NumCPU(), OSType: runtime.GOOS, Architecture: runtime.GOARCH,
 	}
 	list, err := d.Images.List(ctx, nil)
@@ -117,6 +118,9 @@ func printInfo(io streams, x *info) {
 	line := func(name string, value any) { fmt.Fprintf(io.out, "%-16s %v\n", name+":", value) }
 	line("Version", x.Version)
 	line("Store", fmt.Sprintf("%s (%s)", x.Store, x.FileSystem))
+	for _, dir := range x.BaseStores {
+		line("Base store", dir)
+	}
 	line("Engine", x.EngineID)
 	line("Owners on disk", x.Class)
 	line("Rung", fmt.Sprintf("%s (%s)", x.Rung, x.RungWhy))

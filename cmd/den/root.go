@@ -20,6 +20,7 @@ func (e *usageError) Error() string { return e.text }
 // globals are the flags that every command takes.
 type globals struct {
 	store     string
+	bases     []string
 	dataRoot  string
 	isolation string
 	mirrors   []string
@@ -58,6 +59,7 @@ func newRoot(io streams) *cobra.Command {
 	root.SetVersionTemplate("den version {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&g.store, "store", "", "Directory of the shared store (default $DEN_STORE, else one per user)")
+	f.StringSliceVar(&g.bases, "base-store", listEnv("DEN_BASE_STORE"), "Directory of another store to read from in place, and never to change (also $DEN_BASE_STORE)")
 	f.StringVar(&g.dataRoot, "data-root", os.Getenv("DEN_DATA_ROOT"), "Directory that says which engine this is: the owner of names and containers (also $DEN_DATA_ROOT)")
 	f.StringVar(&g.isolation, "isolation", "", "Rung of isolation: auto, privileged, userns (default $DEN_ISOLATION, else auto)")
 	f.StringSliceVar(&g.mirrors, "registry-mirror", nil, "Registry mirror for docker.io, or HOST=URL for another (also $DEN_MIRROR)")

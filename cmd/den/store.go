@@ -45,18 +45,25 @@ func newStoreDf(g *globals, io streams) *cobra.Command {
 	return cmd
 }
 
+// A usagePart is a line of den store df.
+type usagePart struct {
+	name string
+	of   store.UsageOf
+}
+
 func printUsage(ctx context.Context, d *daemon.Den, io streams, format string) error {
 	u, err := d.Store.Usage(ctx)
 	if err != nil {
 		return err
 	}
-	parts := []struct {
-		name string
-		of   store.UsageOf
-	}{
+	parts := []usagePart{
 		{"Blobs", u.Blobs}, {"Layers", u.Layers}, {"Cache records", u.Records},
 		{"Cache mounts", u.CacheMounts}, {"Volumes", u.Volumes}, {"Containers", u.Containers},
 		{"Under way", u.Drafts}, {"Reserved", store.UsageOf{Bytes: u.ReservedBytes}},
+	}
+	for _, b := range u.Bases {
+		parts = append(parts, usagePart{b.Root + ": blobs", b.Blobs}, usagePart{b.Root + ": layers", b.Layers},
+			usagePart{b.Root + ": records", b.Records})
 	}
 	var rows []map[string]any
 	for _, p := range parts {

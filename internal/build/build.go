@@ -117,6 +117,7 @@ type plan struct {
 	ssh         sshAgents
 	allow       []string
 	sink        progress.Sink
+	scopes      []string
 }
 
 // parse understands a request without reading anything but docker's
@@ -145,6 +146,13 @@ func (b *Builder) parse(r *Request) (*plan, error) {
 	if p.allow, err = entitlements(r); err != nil {
 		return nil, err
 	}
+	for _, text := range r.CacheScopes {
+		scope, err := store.ParseScope(text)
+		if err != nil {
+			return nil, err
+		}
+		p.scopes = append(p.scopes, scope)
+	}
 	for _, tag := range r.Tags {
 		if ref, err := oci.ParseReference(tag); err != nil || ref.Digest != "" {
 			return nil, invalid("invalid tag %q: invalid reference format", tag)
@@ -165,7 +173,7 @@ func (b *Builder) Solve(ctx context.Context, r Request) (_ *Response, err error)
 	if err != nil {
 		return nil, err
 	}
-	g := newGateway(b.env(p, in), p.sink, b.o.Slots)
+	g := newGateway(b.env(p, in), p, b.o.Slots)
 	defer func() { err = errors.Join(err, g.solver.Close(), in.Close()) }()
 	maps.Copy(p.opts, in.opts)
 	res, err := dockerfile.Compile(ctx, dockerfile.Request{

@@ -46,12 +46,12 @@ type vertexKey struct {
 
 var _ dockerfile.Gateway = (*gateway)(nil)
 
-func newGateway(env *ops.Env, sink progress.Sink, slots int) *gateway {
+func newGateway(env *ops.Env, p *plan, slots int) *gateway {
 	return &gateway{
 		env:      env,
-		solver:   solver.New(ops.NewCache(env.Store, env.Images), solver.Options{Slots: slots, Sink: sink}),
+		solver:   solver.New(ops.NewCache(env.Store, env.Images, p.scopes...), solver.Options{Slots: slots, Sink: p.sink}),
 		resolve:  ops.NewResolver(env),
-		sink:     sink,
+		sink:     p.sink,
 		vertices: map[vertexKey]*solver.Vertex{},
 	}
 }

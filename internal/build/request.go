@@ -42,6 +42,9 @@ type Request struct {
 	// NoCache executes every step, NoCacheFilter those of the named stages.
 	NoCache       bool
 	NoCacheFilter []string
+	// CacheScopes are the scopes of the build cache: the first is written to,
+	// all are read. None is the default scope.
+	CacheScopes []string
 	// Pull asks the registry even for images that are here.
 	Pull bool
 

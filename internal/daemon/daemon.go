@@ -31,6 +31,8 @@ import (
 type Options struct {
 	// StoreRoot is the shared store; empty is store.DefaultRoot.
 	StoreRoot string
+	// BaseStores are directories of stores that are read below it, and not changed.
+	BaseStores []string
 	// DataRoot keeps the engine's own id; empty is one per user.
 	DataRoot string
 	// MaxBytes caps the store, MinFreeBytes is what stays free of its disk; 0 is
@@ -109,7 +111,7 @@ func Enter(ctx context.Context, o Options) error {
 func Open(ctx context.Context, o Options) (*Den, error) {
 	o = withDefaults(o)
 	st, err := store.Open(ctx, storeRoot(o), store.Options{
-		EngineDir: o.DataRoot, Notice: o.Notice, MaxBytes: o.MaxBytes, MinFreeBytes: o.MinFreeBytes,
+		EngineDir: o.DataRoot, Bases: o.BaseStores, Notice: o.Notice, MaxBytes: o.MaxBytes, MinFreeBytes: o.MinFreeBytes,
 	})
 	if err != nil {
 		return nil, err

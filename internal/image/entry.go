@@ -27,10 +27,11 @@ type entry struct {
 	name   string
 	tagged time.Time
 	pulled bool // from the references that all engines share
+	base   bool // from a base store, which is not ours to change
 }
 
 func decodeEntry(r *store.Ref, pulled bool) (*entry, error) {
-	e := &entry{name: r.Name, tagged: r.Created, pulled: pulled}
+	e := &entry{name: r.Name, tagged: r.Created, pulled: pulled, base: r.Base != ""}
 	if err := json.Unmarshal(r.Data, e); err != nil {
 		return nil, fmt.Errorf("reference %s: %w: %w", r.Name, err, errdefs.ErrDataLoss)
 	}

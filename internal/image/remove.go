@@ -95,13 +95,15 @@ func repositories(entries []*entry) []string {
 // untag removes a name, here and from the pulled ones.
 func (m *Images) untag(ctx context.Context, e *entry, rest []*entry) ([]Removed, error) {
 	err := m.locked(ctx, e.name, func() error {
-		if err := m.st.DeleteRef(ctx, e.name); err != nil && !errdefs.IsNotFound(err) {
-			return err
+		own := m.st.DeleteRef(ctx, e.name)
+		if own != nil && !errdefs.IsNotFound(own) {
+			return own
 		}
-		if err := m.st.DeletePulledRef(ctx, e.name); err != nil && !errdefs.IsNotFound(err) {
-			return err
+		err := m.st.DeletePulledRef(ctx, e.name)
+		if errdefs.IsNotFound(err) || own == nil && errdefs.IsFailedPrecondition(err) {
+			return nil // of a base's, one's own name is what goes
 		}
-		return nil
+		return err
 	})
 	if err != nil || untagged(e.name) {
 		return nil, err
@@ -220,7 +222,7 @@ func (m *Images) planPrune(ctx context.Context, all []*entry, o PruneOptions) (g
 		goes[s.ConfigDigest] = !used && (o.All || s.Dangling()) && keep(s)
 	}
 	for _, e := range all {
-		if goes[bestOf(e.Images, m.o.Platform).ConfigDigest] {
+		if !e.base && goes[bestOf(e.Images, m.o.Platform).ConfigDigest] {
 			gone = append(gone, e)
 		} else {
 			rest = append(rest, e)

@@ -26,8 +26,12 @@ type Blob struct {
 }
 
 // Blob returns the blob named d; the error is of class errdefs.ErrNotFound
-// when the store does not have it.
+// when neither the store nor a base has it.
 func (s *Store) Blob(ctx context.Context, d oci.Digest) (*Blob, error) {
+	return orBase(ctx, s, func(s *Store) (*Blob, error) { return s.ownBlob(ctx, d) })
+}
+
+func (s *Store) ownBlob(ctx context.Context, d oci.Digest) (*Blob, error) {
 	if err := oci.CheckDigest(d); err != nil {
 		return nil, fmt.Errorf("blob: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
@@ -155,7 +159,7 @@ func (s *Store) publishBlob(ctx context.Context, f *os.File, d oci.Digest) (*Blo
 		if !errors.Is(err, os.ErrExist) {
 			return b, err
 		}
-		b, err = s.Blob(ctx, d)
+		b, err = s.ownBlob(ctx, d)
 		if errdefs.IsNotFound(err) && try < publishTries && ctx.Err() == nil {
 			continue
 		}

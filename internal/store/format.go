@@ -56,7 +56,7 @@ func (s *Store) checkFormat() error {
 		}
 		f, owner, err = readFormat(s.path(formatFile))
 	}
-	if errors.Is(err, os.ErrNotExist) && s.readOnly {
+	if errors.Is(err, os.ErrNotExist) && s.readOnly && !s.isBase {
 		return s.unwritable()
 	}
 	if err != nil {
@@ -64,8 +64,11 @@ func (s *Store) checkFormat() error {
 	}
 	unknown := func(flag string) bool { return !slices.Contains(knownFlags, flag) }
 	if f.Format != formatVersion || slices.ContainsFunc(f.Incompat, unknown) {
-		return fmt.Errorf("it has format %d %v, made by a newer den; use that one, or another DEN_STORE: %w",
-			f.Format, f.Incompat, errdefs.ErrFailedPrecondition)
+		way := "use that one, or another DEN_STORE"
+		if s.isBase {
+			way = "use that one, or leave out --base-store (DEN_BASE_STORE)"
+		}
+		return fmt.Errorf("it has format %d %v, made by a newer den; %s: %w", f.Format, f.Incompat, way, errdefs.ErrFailedPrecondition)
 	}
 	if slices.ContainsFunc(f.ROCompat, unknown) {
 		s.readOnly = true

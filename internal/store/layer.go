@@ -52,9 +52,14 @@ type Layer struct {
 	close func() error
 }
 
-// Layer returns the tree of diffID for this process's ownership class; the
-// error is of class errdefs.ErrNotFound when there is none that can be used.
+// Layer returns the tree of diffID for this process's ownership class, from
+// this store or a base; the error is of class errdefs.ErrNotFound when there is
+// none that can be used.
 func (s *Store) Layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
+	return orBase(ctx, s, func(s *Store) (*Layer, error) { return s.ownLayer(ctx, diffID) })
+}
+
+func (s *Store) ownLayer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
 	l, err := s.layer(ctx, diffID)
 	if errors.Is(err, errBusy) {
 		// Unpacking it once more costs disk and nothing else.
@@ -102,11 +107,12 @@ func (s *Store) openLayer(ctx context.Context, meta LayerMeta, own *lease) (*Lay
 	return newLayer(meta, append([]*lease{own}, over...)), nil
 }
 
-// acquireAll leases the own trees of layers.
+// acquireAll leases the own trees of layers, here or in a base.
 func (s *Store) acquireAll(ctx context.Context, diffIDs []oci.Digest) ([]*lease, error) {
 	leases := make([]*lease, 0, len(diffIDs))
 	for _, d := range diffIDs {
-		l, err := s.acquire(ctx, layerObject(s.class, s.LayerID(d)))
+		o := layerObject(s.class, s.LayerID(d))
+		l, err := orBase(ctx, s, func(s *Store) (*lease, error) { return s.acquire(ctx, o) })
 		if err != nil {
 			return nil, errors.Join(err, releaseAll(leases))
 		}

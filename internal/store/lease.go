@@ -50,6 +50,9 @@ func (s *Store) acquire(ctx context.Context, o object) (*lease, error) {
 	if l := s.shareLease(path); l != nil {
 		return l, nil
 	}
+	if s.suspect(o.rel()) || s.foreign && o.kind == kindLayer {
+		return nil, missing(o)
+	}
 	for {
 		if err := failpoint.Hit("store.acquire.open"); err != nil {
 			return nil, fmt.Errorf("acquire %s: %w", o, err)
@@ -95,12 +98,13 @@ func (s *Store) lockObject(ctx context.Context, f *os.File, path string, o objec
 
 // rescue removes the collector's flag from o, on which we hold a lease.
 func (s *Store) rescue(o object) error {
-	if broken("norescue") {
+	// Who may only read can publish nothing that names the object: the lease is
+	// all that he needs.
+	if s.readOnly || broken("norescue") {
 		return nil
 	}
 	err := unix.Unlink(s.path("condemned", o.flag()))
-	// Who may only read can publish nothing that names the object.
-	if err == nil || errors.Is(err, unix.ENOENT) || s.readOnly {
+	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return fmt.Errorf("rescue %s: %w", o, err)

@@ -62,9 +62,11 @@ func hexSum(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func (s *Store) recordPath(key oci.Digest) string {
+func (s *Store) recordPath(key oci.Digest) string { return s.path(recordRel(key)) }
+
+func recordRel(key oci.Digest) string {
 	hex := key.Encoded()
-	return s.path("cache", hex[:2], hex+".json")
+	return filepath.Join("cache", hex[:2], hex+".json")
 }
 
 // isHex reports whether name is a sha256 in hex, as objects are named.

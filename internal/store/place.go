@@ -43,6 +43,9 @@ func (s *Store) checkPlace(unsafe bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if s.isBase {
+		return fs, s.checkBasePlace(fs)
+	}
 	if unix.Access(s.root, unix.W_OK) != nil {
 		s.readOnly = true
 	}
@@ -63,6 +66,19 @@ func (s *Store) checkPlace(unsafe bool) (string, error) {
 		s.notice(fmt.Sprintf("store %s is on an unknown file system (%s); only this container should use it", s.root, fs))
 	}
 	return fs, nil
+}
+
+// checkBasePlace is checkPlace for who only reads. One that is part of the
+// container's image is nobody's to collect.
+func (s *Store) checkBasePlace(fs string) error {
+	switch p := placeOf(fs); {
+	case p == placeRefused && !(fs == "fuse" && isContainerRoot(s.root)):
+		return fmt.Errorf("its file system is %s, where locks between machines or kernels do not hold, so that its owner could remove what is in use; "+
+			"leave out --base-store (DEN_BASE_STORE): %w", fs, errdefs.ErrFailedPrecondition)
+	case p == placePrivate && fs != "overlay" && fs != "fuse":
+		s.notice(fmt.Sprintf("base store %s is on an unknown file system (%s); nobody should collect it meanwhile", s.root, fs))
+	}
+	return nil
 }
 
 // isContainerRoot reports whether dir is on the same file system as /.

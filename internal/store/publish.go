@@ -136,8 +136,11 @@ func removeFile(path string) error {
 }
 
 // discard moves what path names, if nobody holds it, into the trash and
-// removes it there. It reports whether it did.
+// removes it there. It reports whether it did. Who may only read leaves it.
 func (s *Store) discard(path string) (bool, error) {
+	if s.readOnly {
+		return false, nil
+	}
 	f, err := openObject(path)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil

@@ -24,6 +24,8 @@ type Record struct {
 	Layers []oci.Digest    `json:"layers,omitempty"`
 	Blobs  []oci.Digest    `json:"blobs,omitempty"`
 	Data   json.RawMessage `json:"data,omitempty"`
+	// Scope is that of the cache key, which contains it (ScopedKey).
+	Scope string `json:"scope,omitempty"`
 	// Op says for humans what made it.
 	Op string `json:"op,omitempty"`
 	// CostNanos is how long it took, which the collector weighs.
@@ -42,13 +44,16 @@ func (r Record) check() error {
 	return nil
 }
 
-// Record returns the build-cache record under key; the error is of class
-// errdefs.ErrNotFound when there is none. What it names may be gone.
+// Record returns this store's build-cache record under key; the error is of
+// class errdefs.ErrNotFound when there is none. What it names may be gone.
 func (s *Store) Record(ctx context.Context, key oci.Digest) (*Record, error) {
 	if err := oci.CheckDigest(key); err != nil {
 		return nil, fmt.Errorf("record: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	path := s.recordPath(key)
+	if s.suspect(recordRel(key)) {
+		return nil, fmt.Errorf("record %s: %w", key, errdefs.ErrNotFound)
+	}
 	var r Record
 	info, err := readJSON(path, &r)
 	if err == nil && r.check() != nil {
@@ -59,6 +64,24 @@ func (s *Store) Record(ctx context.Context, key oci.Digest) (*Record, error) {
 	}
 	s.touch(path, unix.NsecToTimespec(info.ModTime().UnixNano()))
 	return &r, nil
+}
+
+// Records returns the build-cache records under key: this store's, then those
+// of its bases. What they name may be gone; then the next may serve.
+func (s *Store) Records(ctx context.Context, key oci.Digest) ([]*Record, error) {
+	var found []*Record
+	r, err := s.Record(ctx, key)
+	if err == nil {
+		found = append(found, r)
+	} else if !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	for _, b := range s.bases {
+		if r, err := b.Record(ctx, key); err == nil {
+			found = append(found, r)
+		}
+	}
+	return found, nil
 }
 
 // PutRecord stores r under key and returns the record that is there then:
@@ -75,7 +98,7 @@ func (s *Store) PutRecord(ctx context.Context, key oci.Digest, r Record, replace
 	if err := failpoint.Hit("store.record.write"); err != nil {
 		return nil, err
 	}
-	rel := filepath.Join("cache", key.Encoded()[:2], key.Encoded()+".json")
+	rel := recordRel(key)
 	for {
 		err := s.writeFile(rel, data, replace)
 		if err == nil {
@@ -143,6 +166,10 @@ func (s *Store) derivedPath(name string) string {
 // Derived returns what PutDerived stored under name, or an error of class
 // errdefs.ErrNotFound: a memo may be gone at any time.
 func (s *Store) Derived(name string) ([]byte, error) {
+	return orBase(context.Background(), s, func(s *Store) ([]byte, error) { return s.ownDerived(name) })
+}
+
+func (s *Store) ownDerived(name string) ([]byte, error) {
 	data, err := s.readDerived(s.derivedPath(name))
 	if err == nil && (len(data) < 4 || string(data[:4]) != string(checksum(data[4:]))) {
 		err = &badFileError{errors.New("checksum does not match")}

@@ -21,6 +21,8 @@ import (
 type Ref struct {
 	Name string `json:"name"`
 	Record
+	// Base is the base store that it was found in, which nobody here changes.
+	Base string `json:"-"`
 }
 
 // pulledFolder holds the references that all engines share.
@@ -52,8 +54,16 @@ func (s *Store) DeleteRef(ctx context.Context, name string) error {
 // Refs returns this engine's references, by name.
 func (s *Store) Refs(ctx context.Context) ([]Ref, error) { return s.listRefs(ctx, s.refsFolder()) }
 
-// PulledRef is Ref for the references that all engines share.
+// PulledRef is Ref for the references that all engines share, those of the
+// bases included.
 func (s *Store) PulledRef(ctx context.Context, name string) (*Ref, error) {
+	return orBase(ctx, s, func(s *Store) (*Ref, error) { return s.ownPulledRef(name) })
+}
+
+func (s *Store) ownPulledRef(name string) (*Ref, error) {
+	if s.suspect(filepath.Join(pulledFolder, refFile(name))) {
+		return nil, fmt.Errorf("reference %s: %w", name, errdefs.ErrNotFound)
+	}
 	r, err := s.readRef(pulledFolder, name)
 	if err == nil {
 		s.touchName(s.path(pulledFolder, refFile(name)))
@@ -64,13 +74,51 @@ func (s *Store) PulledRef(ctx context.Context, name string) (*Ref, error) {
 // SetPulledRef is SetRef for the references that all engines share.
 func (s *Store) SetPulledRef(ctx context.Context, r Ref) error { return s.writeRef(pulledFolder, r) }
 
-// DeletePulledRef is DeleteRef for the references that all engines share.
+// DeletePulledRef is DeleteRef for the references that all engines share; the
+// error is of class errdefs.ErrFailedPrecondition when only a base has it.
 func (s *Store) DeletePulledRef(ctx context.Context, name string) error {
-	return s.removeRef(pulledFolder, name)
+	err := s.removeRef(pulledFolder, name)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	for _, b := range s.bases {
+		if _, berr := b.ownPulledRef(name); berr == nil {
+			return fmt.Errorf("delete reference %s: it is in the base store %s, which is only read: %w", name, b.root, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return err
 }
 
-// PulledRefs is Refs for the references that all engines share.
-func (s *Store) PulledRefs(ctx context.Context) ([]Ref, error) { return s.listRefs(ctx, pulledFolder) }
+// PulledRefs is Refs for the references that all engines share, those of the
+// bases included.
+func (s *Store) PulledRefs(ctx context.Context) ([]Ref, error) {
+	refs, err := s.listRefs(ctx, pulledFolder)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, r := range refs {
+		seen[r.Name] = true
+	}
+	for _, b := range s.bases {
+		below, err := b.listRefs(ctx, pulledFolder)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			continue // a base is a cache
+		}
+		for _, r := range below {
+			if !seen[r.Name] && !b.suspect(filepath.Join(pulledFolder, refFile(r.Name))) {
+				seen[r.Name] = true
+				r.Base = b.root
+				refs = append(refs, r)
+			}
+		}
+	}
+	slices.SortFunc(refs, func(a, b Ref) int { return strings.Compare(a.Name, b.Name) })
+	return refs, nil
+}
 
 func refFile(name string) string { return hexSum(name) + ".json" }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"den/internal/durable"
 	"den/internal/sys"
@@ -24,6 +23,9 @@ type Options struct {
 	// Durability says what a power cut may take; empty is durable.Epoch, on
 	// tmpfs durable.None.
 	Durability durable.Mode
+	// Bases are directories of other stores, which are read and never changed:
+	// what they have counts as being here. The first that has it serves.
+	Bases []string
 	// UnsafeFS opens a store on a file system that is refused otherwise,
 	// because locks and renames are not known to work there. One process tree
 	// at a time may use it.
@@ -50,6 +52,13 @@ type Store struct {
 	user     *os.File // lock/store, shared while this process uses the store
 	log      *durable.Log
 	engine   engine
+
+	bases []*Store // asked for what is not here
+	// Of a base: what a crash may have torn, and whether its trees are for
+	// other owners than this process's.
+	isBase   bool
+	suspects map[string]bool
+	foreign  bool
 
 	closeOnce func() error
 
@@ -101,11 +110,7 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	if err := s.checkFormat(); err != nil {
 		return err
 	}
-	if s.user, err = openLock(s.path("lock", "store"), s.readOnly); err != nil {
-		return err
-	}
-	// Held exclusively only while an offline repair or upgrade runs.
-	if err := waitLock(ctx, s.user, unix.LOCK_SH, nil); err != nil {
+	if s.user, err = s.useShared(ctx); err != nil {
 		return err
 	}
 	boot, err := sys.BootID()
@@ -115,6 +120,9 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	}
 	if s.readOnly {
 		mode = durable.None
+		if s.suspects, err = s.suspected(); err != nil {
+			return err
+		}
 	}
 	if mode != durable.None {
 		if err := s.recover(ctx, boot); err != nil {
@@ -124,7 +132,10 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	if s.log, err = durable.Open(s.path("sync"), boot, mode); err != nil {
 		return err
 	}
-	return s.openEngine(ctx, o.EngineDir)
+	if err := s.openEngine(ctx, o.EngineDir); err != nil {
+		return err
+	}
+	return s.openBases(ctx, o.Bases)
 }
 
 // Close ends this process's use of the store. What it published is synced to
@@ -148,6 +159,7 @@ func (s *Store) release() error {
 	if s.log != nil {
 		errs = append(errs, s.log.Close())
 	}
+	errs = append(errs, closeBases(s.bases))
 	for _, f := range []*os.File{s.engine.lock, s.user} {
 		if f != nil {
 			errs = append(errs, f.Close())

@@ -26,6 +26,8 @@ type Usage struct {
 	Blobs, Layers, Records, CacheMounts, Volumes, Containers UsageOf
 	// Drafts are the uppers of steps, and downloads, that are under way.
 	Drafts UsageOf
+	// Bases are the base stores, which do not count here.
+	Bases []BaseUsage
 	// ReservedBytes is the room promised to writers, MaxBytes the cap if there
 	// is one.
 	ReservedBytes, MaxBytes int64
@@ -201,6 +203,9 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 		if err := s.treeUsage(ctx, t.pattern, t.of); err != nil {
 			return Usage{}, fmt.Errorf("usage: %w", err)
 		}
+	}
+	if u.Bases, err = s.basesUsage(ctx); err != nil {
+		return Usage{}, fmt.Errorf("usage: %w", err)
 	}
 	u.MaxBytes = s.budget.maxBytes
 	if u.ReservedBytes, err = s.reservedBytes(); err != nil {

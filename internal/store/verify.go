@@ -134,8 +134,16 @@ func (v *verification) layer(o object, l *lease) error {
 	}
 	for _, d := range meta.Over {
 		below := layerObject(class, layerID(class, d)).rel()
-		if _, err := os.Lstat(v.store.path(below)); errors.Is(err, os.ErrNotExist) {
-			v.problem(o.rel(), "lies over %s, which is not there", d)
+		if _, err := os.Lstat(v.store.path(below)); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		what := fmt.Sprintf("lies over %s, which is not there", d)
+		switch {
+		case len(v.store.bases) == 0:
+			v.problem(o.rel(), "%s (if it is in a base store, say --base-store)", what)
+		case !v.store.exists(layerObject(class, layerID(class, d))):
+			// Its owner has removed it: this layer is a miss, and goes when it is asked for.
+			v.Dangling = append(v.Dangling, o.rel()+" "+what)
 		}
 	}
 	return nil
@@ -174,6 +182,12 @@ func (v *verification) names(ctx context.Context) error {
 
 func (s *Store) exists(o object) bool {
 	_, err := os.Lstat(s.path(o.rel()))
+	for _, b := range s.bases {
+		if err == nil {
+			break
+		}
+		_, err = os.Lstat(b.path(o.rel()))
+	}
 	return err == nil
 }
 

@@ -27,6 +27,7 @@ const bumpEvery = 10 * time.Second
 type cache struct {
 	store  *store.Store
 	images *image.Images
+	scopes []string // the first is written to, all are read
 }
 
 // recordData is what a record's Data holds: the stack of each output.
@@ -37,19 +38,39 @@ type recordData struct {
 // NewCache keeps results as records of the store, for every process that uses
 // the store. A record names layers by diffID and, for layers that came from a
 // registry, the blob and the repository that they can be had from again.
-func NewCache(st *store.Store, images *image.Images) solver.Cache {
-	return &cache{store: st, images: images}
+//
+// Scopes keep records apart whose writers do not trust each other alike: a
+// record is found only by who names its scope. New ones are written to the
+// first scope, all are read, in this order; none is the default scope, "".
+func NewCache(st *store.Store, images *image.Images, scopes ...string) solver.Cache {
+	if len(scopes) == 0 {
+		scopes = []string{""}
+	}
+	return &cache{store: st, images: images, scopes: scopes}
 }
+
+// key names a record in the scope that is written to.
+func (c *cache) key(key oci.Digest) oci.Digest { return store.ScopedKey(c.scopes[0], key) }
 
 // Load returns the results recorded under key. Each layer that is in the store
 // is leased; one that is not must be fetchable, or the record is a miss.
 // Nothing is downloaded or unpacked.
 func (c *cache) Load(ctx context.Context, key oci.Digest) ([]solver.Result, error) {
-	rec, err := c.store.Record(ctx, key)
-	if err != nil {
-		return nil, err
+	miss := fmt.Errorf("record %s: %w", key, errdefs.ErrNotFound)
+	for _, scope := range c.scopes {
+		recs, err := c.store.Records(ctx, store.ScopedKey(scope, key))
+		if err != nil {
+			return nil, err
+		}
+		for _, rec := range recs {
+			out, err := c.open(ctx, key, rec)
+			if err == nil || !errdefs.IsNotFound(err) {
+				return out, err
+			}
+			miss = err
+		}
 	}
-	return c.open(ctx, key, rec)
+	return nil, miss
 }
 
 func (c *cache) open(ctx context.Context, key oci.Digest, rec *store.Record) (_ []solver.Result, err error) {
@@ -93,7 +114,8 @@ func (c *cache) openStack(ctx context.Context, layers []image.Layer) (*Ref, erro
 // Save records out under key. Results that cannot be named for other processes,
 // or whose layers were not checked against their diffIDs yet, are not recorded.
 func (c *cache) Save(ctx context.Context, key oci.Digest, out []solver.Result, replace bool, cost time.Duration, name string) ([]solver.Result, error) {
-	rec := store.Record{Op: name, CostNanos: cost.Nanoseconds(), Created: time.Now()}
+	key = c.key(key)
+	rec := store.Record{Scope: c.scopes[0], Op: name, CostNanos: cost.Nanoseconds(), Created: time.Now()}
 	var data recordData
 	seen := map[oci.Digest]bool{}
 	for _, res := range out {
@@ -145,7 +167,7 @@ func (c *cache) Save(ctx context.Context, key oci.Digest, out []solver.Result, r
 // Lock takes key among all processes of the store and keeps saying that its
 // holder is alive.
 func (c *cache) Lock(ctx context.Context, key oci.Digest, waiting func()) (func(), error) {
-	w, err := c.store.Work(ctx, "k", string(key), waiting)
+	w, err := c.store.Work(ctx, "k", string(c.key(key)), waiting)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"den/internal/build/solver"
 	"den/internal/image"
 	"den/internal/oci"
+	"den/internal/store"
 )
 
 func TestAnotherProcessFindsWhatOneSaved(t *testing.T) {
@@ -151,5 +152,56 @@ func TestRefsShareLeasesUntilTheLastCloses(t *testing.T) {
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestRecordIsFoundOnlyByWhoNamesItsScope(t *testing.T) {
+	ctx := context.Background()
+	env := storeEnv(t, t.TempDir())
+	r := testRef(t, env, testFile{name: "a", content: "hello"})
+	key := digest.FromString("key")
+	scoped := NewCache(env.Store, env.Images, "pr-1", "main")
+	if _, err := scoped.Save(ctx, key, []solver.Result{r}, false, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		scopes []string
+		hit    bool
+	}{{[]string{"pr-1"}, true}, {[]string{"pr-2", "pr-1"}, true}, {[]string{"pr-2"}, false}, {[]string{"main"}, false}, {nil, false}} {
+		got, err := NewCache(env.Store, env.Images, c.scopes...).Load(ctx, key)
+		if c.hit != (err == nil) || !c.hit && !errdefs.IsNotFound(err) {
+			t.Errorf("scopes %q: %v", c.scopes, err)
+		}
+		if err := closeAll(got); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestRecordOfABaseServesWhereOnesOwnIsOfNoUse(t *testing.T) {
+	ctx, below := context.Background(), t.TempDir()
+	base := storeEnv(t, below)
+	r := testRef(t, base, testFile{name: "a", content: "hello"})
+	key := digest.FromString("key")
+	if _, err := NewCache(base.Store, base.Images).Save(ctx, key, []solver.Result{r}, false, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(ctx, t.TempDir(), store.Options{EngineDir: t.TempDir(), Bases: []string{below}, UnsafeFS: true, Durability: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	gone := digest.FromString("gone")
+	own := store.Record{Layers: []oci.Digest{gone}, Data: []byte(`{"outputs":[[{"diffID":"` + gone.String() + `"}]]}`)}
+	if _, err := st.PutRecord(ctx, key, own, false); err != nil {
+		t.Fatal(err)
+	}
+	got, err := NewCache(st, base.Images).Load(ctx, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(got)
+	if got[0].ID() != r.ID() {
+		t.Errorf("got %s, want %s", got[0].ID(), r.ID())
 	}
 }
