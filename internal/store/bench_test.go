@@ -5,8 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"den/internal/durable"
 	"den/internal/oci"
@@ -91,25 +93,62 @@ func BenchmarkWork(b *testing.B) {
 }
 
 func BenchmarkOpen(b *testing.B) {
-	s := benchStore(b, durable.Epoch)
-	engine := b.TempDir()
-	for b.Loop() {
-		again, err := Open(b.Context(), s.Root(), Options{EngineDir: engine})
-		must(b, err)
-		must(b, again.Close())
+	for _, objects := range []int{0, 100_000} {
+		b.Run(fmt.Sprintf("of %d objects", objects), func(b *testing.B) {
+			s := benchStore(b, durable.Epoch)
+			fillWith(b, s, objects)
+			engine := b.TempDir()
+			for b.Loop() {
+				again, err := Open(b.Context(), s.Root(), Options{EngineDir: engine})
+				must(b, err)
+				must(b, again.Close())
+			}
+		})
 	}
 }
 
-// BenchmarkCollect removes 10,000 objects that nothing names.
+// cpu is what this process has used of the processors.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkCollect removes 10,000 objects that nothing names, and looks at
+// 10,000 that are kept.
 func BenchmarkCollect(b *testing.B) {
-	s := benchStore(b, durable.None)
 	const objects = 10_000
-	for b.Loop() {
-		b.StopTimer()
-		for i := range objects {
-			putBlob(b, s, fmt.Sprint(i))
-		}
-		b.StartTimer()
-		collect(b, s)
+	run := func(name string, before func(s *Store)) {
+		b.Run(name, func(b *testing.B) {
+			s := benchStore(b, durable.None)
+			var used time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				before(s)
+				begin := cpu(b)
+				b.StartTimer()
+				collect(b, s)
+				used += cpu(b) - begin
+			}
+			b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "cpu-ms/op")
+		})
 	}
+	run("10000 unnamed blobs", func(s *Store) { fillWith(b, s, objects) })
+	run("10000 unnamed layers", func(s *Store) {
+		for i := range objects {
+			putLayer(b, s, fmt.Sprint(i))
+		}
+	})
+	run("10000 named blobs", func(s *Store) {
+		if exists(s.recordPath(digest.FromString("all"))) {
+			return
+		}
+		var r Record
+		for i := range objects {
+			r.Blobs = append(r.Blobs, putBlob(b, s, fmt.Sprint(i)))
+		}
+		_, err := s.PutRecord(b.Context(), digest.FromString("all"), r, false)
+		must(b, err)
+	})
 }
