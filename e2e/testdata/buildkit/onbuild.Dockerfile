@@ -1,0 +1,21 @@
+FROM @small AS base
+ONBUILD ARG X=1
+ONBUILD ENV Y=$X
+ONBUILD COPY a.txt /on/
+ONBUILD WORKDIR /onwork
+ONBUILD USER 33
+ONBUILD RUN echo $X $Y > /tmp/on
+ONBUILD LABEL trig=ger
+ONBUILD EXPOSE 1234
+ONBUILD CMD ["on"]
+ONBUILD ENTRYPOINT ["ent"]
+ONBUILD HEALTHCHECK CMD true
+ONBUILD STOPSIGNAL INT
+ONBUILD VOLUME /onv
+ONBUILD SHELL ["/bin/ash", "-c"]
+ONBUILD ADD b.txt /onb
+FROM base AS next
+RUN id -u > /tmp/id
+FROM next
+CMD shellform
+#flags --build-arg=X=2

@@ -1,0 +1,8 @@
+FROM --platform=$BUILDPLATFORM @small AS build
+ARG TARGETPLATFORM TARGETOS TARGETARCH TARGETVARIANT TARGETSTAGE
+RUN echo $TARGETPLATFORM $TARGETOS $TARGETARCH $TARGETVARIANT $TARGETSTAGE > /target
+FROM scratch
+COPY --from=build /target /
+WORKDIR /w
+CMD ["/target"]
+#flags --platform=linux/arm/v7
