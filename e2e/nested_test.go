@@ -52,7 +52,7 @@ func TestDenWorksInsideContainers(t *testing.T) {
 			d := newDen(t)
 			d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
 			o := outer{docker, d, append(c.flags, "-e", "DEN_STORE=/work/store")}
-			out, err := o.sh(`den info; den build -q -t nested -o type=tar,dest=/work/out.tar ctx; den build -q -t nested ctx; den run --rm nested stat -c '%a %u:%g %n' /srv/file; den run --rm --network=none nested cat /tmp/id`)
+			out, err := o.sh(`den info; den build -q -t nested -o type=tar,dest=/work/out.tar ctx; den build -q -t nested ctx; den run --rm nested stat -c '%a %u:%g %n' /srv/file; den run --rm --network=none nested cat /tmp/id; den run --rm -u 0 nested toolbox hostile /dev/shm`)
 			if err != nil && strings.Contains(err.Error(), "unable to apply caps") {
 				t.Skip("needs a root with all capabilities")
 			}

@@ -55,6 +55,26 @@ RUN cat /proc/keys 2>/dev/null | wc -l > /keys; dmesg 2>/dev/null | wc -l > /dme
 	})
 }
 
+// What toolbox hostile tries is listed there.
+func TestHostileStepsGetNowhere(t *testing.T) {
+	t.Parallel()
+	bothRungs(t, func(t *testing.T, d *den) {
+		got := d.tree(d.dir(files{"Dockerfile": `FROM @small
+RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=bind,target=/b,rw toolbox hostile /c /t /b > /steps
+RUN --network=none toolbox hostile >> /steps
+USER app
+RUN toolbox hostile > /tmp/user
+`}))
+		got.holds(t, "steps", "")
+		got.holds(t, "tmp/user", "")
+		container(t, d)
+		equal(t, "worked", "", d.run("run", "--rm", "-v", "v:/v", "-v", d.dir(nil)+":/b", "--cap-add", "DAC_OVERRIDE", "small", "toolbox", "hostile", "/v", "/b"))
+		if weak := d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "small", "toolbox", "hostile"); !strings.Contains(weak, "unshare user is allowed") {
+			t.Errorf("toolbox hostile has become harmless: %q", weak)
+		}
+	})
+}
+
 // fileOf is a file's text from a tar.
 func fileOf(t *testing.T, archive, name string) string {
 	t.Helper()

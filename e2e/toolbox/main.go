@@ -22,6 +22,7 @@ var commands = map[string]func(args []string) error{
 	"caps":     caps,
 	"eat":      eat,
 	"fds":      fds,
+	"hostile":  hostile,
 	"ids":      ids,
 	"orphan":   orphan,
 	"signals":  signals,
