@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -15,9 +17,9 @@ func acceptedFlags(cmd *cobra.Command, g *globals) {
 		"builder":       "den has one builder",
 		"cache-from":    "den's cache is its store; importing a registry's cache is not there yet",
 		"cache-to":      "den's cache is its store; exporting it is not there yet",
-		"attest":        "attestations are not made yet",
-		"provenance":    "attestations are not made yet",
-		"sbom":          "attestations are not made yet",
+		"attest":        "den makes no attestations, so the image has none",
+		"provenance":    "den makes no attestations, so the image has none",
+		"sbom":          "den makes no attestations, so the image has none",
 		"cgroup-parent": "steps stay in the cgroup of the container around den",
 		"resource":      "limits of RUN steps are those of the container around den",
 		"cpu-period":    "limits of RUN steps are those of the container around den",
@@ -45,9 +47,6 @@ func acceptedFlags(cmd *cobra.Command, g *globals) {
 		f.Lookup(name).NoOptDefVal = "true"
 		hide(f, name)
 	}
-	for _, name := range []string{"provenance", "sbom"} {
-		f.Lookup(name).NoOptDefVal = "true"
-	}
 }
 
 func hide(f *pflag.FlagSet, name string) { f.Lookup(name).Hidden = true }
@@ -59,9 +58,11 @@ type acceptedFlag struct {
 	say       *globals
 }
 
-// Set notes the flag; false is what den does anyway, and needs no word.
+// Set notes the flag; what den does anyway needs no word.
 func (a *acceptedFlag) Set(value string) error {
-	if !a.said && value != "false" {
+	off := value == "false" || a.name == "provenance" && value == "disabled=true" ||
+		a.name == "attest" && slices.Contains(strings.Split(value, ","), "disabled=true")
+	if !a.said && !off {
 		a.said = true
 		a.say.notes = append(a.say.notes, fmt.Sprintf("--%s is ignored: %s", a.name, a.why))
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"den/internal/daemon"
@@ -34,8 +35,7 @@ func newPull(g *globals, io streams) *cobra.Command {
 	}
 	f := cmd.Flags()
 	budgetFlags(f, g)
-	f.BoolVarP(&o.allTags, "all-tags", "a", false, "Refused: name each tag")
-	hide(f, "all-tags")
+	f.BoolVarP(&o.allTags, "all-tags", "a", false, "Download all tags of the repository")
 	f.BoolVar(&o.all, "all-platforms", false, "Download the image for every platform it has")
 	f.StringVar(&o.platform, "platform", "", "Set platform if the image has several")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image's name only")
@@ -45,26 +45,75 @@ func newPull(g *globals, io streams) *cobra.Command {
 }
 
 func runPull(ctx context.Context, g *globals, o *pullOptions, io streams, name string) error {
-	if o.allTags {
-		return &usageError{"den pulls one tag at a time; name each"}
-	}
 	platform, err := parsePlatform(o.platform)
 	if err != nil {
 		return err
 	}
+	opts := image.PullOptions{Platform: platform, AllPlatforms: o.all}
 	return withDen(ctx, g, io, func(d *daemon.Den) error {
-		show := display.NewTransfer(io.err, o.quiet)
-		defer show.Close()
-		pulled, err := d.Images.Pull(ctx, name, image.PullOptions{Platform: platform, AllPlatforms: o.all, Sink: show})
-		if err := errors.Join(err, show.Close()); err != nil {
+		if o.allTags {
+			return o.pullAll(ctx, d, io, name, opts)
+		}
+		pulled, err := o.pullOne(ctx, d, io, name, opts)
+		if err != nil {
 			return err
 		}
 		if !o.quiet {
-			fmt.Fprintf(io.out, "Digest: %s\nStatus: %s\n", pulled.Digest, pulled.Status())
+			fmt.Fprintf(io.out, "Status: %s\n", pulled.Status())
 		}
 		fmt.Fprintln(io.out, pulled.Name)
 		return nil
 	})
+}
+
+// pullOne pulls one tag and says what it stands for.
+func (o *pullOptions) pullOne(ctx context.Context, d *daemon.Den, io streams, name string, opts image.PullOptions) (*image.Pulled, error) {
+	show := display.NewTransfer(io.err, o.quiet)
+	defer show.Close()
+	opts.Sink = show
+	pulled, err := d.Images.Pull(ctx, name, opts)
+	if err := errors.Join(err, show.Close()); err != nil {
+		return nil, err
+	}
+	if !o.quiet {
+		fmt.Fprintf(io.out, "Digest: %s\n", pulled.Digest)
+	}
+	return pulled, nil
+}
+
+// pullAll pulls every tag of a repository, as docker pull -a does: it ends at
+// the first that cannot be had.
+func (o *pullOptions) pullAll(ctx context.Context, d *daemon.Den, io streams, repository string, opts image.PullOptions) error {
+	named, err := reference.ParseNormalizedNamed(repository)
+	if err != nil || !reference.IsNameOnly(named) {
+		return &usageError{"tag can't be used with --all-tags/-a"}
+	}
+	tags, err := d.Images.Tags(ctx, named.Name())
+	if err != nil {
+		return err
+	}
+	if len(tags) == 0 {
+		return fmt.Errorf("the registry has no tag of %s", reference.FamiliarName(named))
+	}
+	status := "Image is up to date for "
+	for _, tag := range tags {
+		name := named.Name() + ":" + tag
+		if !o.quiet {
+			fmt.Fprintf(io.out, "%s: Pulling from %s\n", tag, reference.Path(named))
+		}
+		pulled, err := o.pullOne(ctx, d, io, name, opts)
+		if err != nil {
+			return err
+		}
+		if !pulled.UpToDate {
+			status = "Downloaded newer image for "
+		}
+	}
+	if !o.quiet {
+		fmt.Fprintf(io.out, "Status: %s%s\n", status, reference.FamiliarName(named))
+	}
+	fmt.Fprintln(io.out, named.Name())
+	return nil
 }
 
 // parsePlatform reads --platform or $DOCKER_DEFAULT_PLATFORM; nil means the machine's own.

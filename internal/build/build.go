@@ -173,7 +173,8 @@ func (b *Builder) Solve(ctx context.Context, r Request) (_ *Response, err error)
 	if err != nil {
 		return nil, err
 	}
-	g := newGateway(b.env(p, in), p, b.o.Slots)
+	env := b.env(p, in)
+	g := newGateway(env, p, b.o.Slots)
 	defer func() { err = errors.Join(err, g.solver.Close(), in.Close()) }()
 	maps.Copy(p.opts, in.opts)
 	res, err := dockerfile.Compile(ctx, dockerfile.Request{
@@ -185,6 +186,9 @@ func (b *Builder) Solve(ctx context.Context, r Request) (_ *Response, err error)
 	if res.Call != nil {
 		_, format, err := parseCall(r.Call)
 		return &Response{Call: &Call{answer: res.Call, format: format, dockerfile: in.dockerfile}}, err
+	}
+	if env.SourceDateEpoch == nil { // the frontend may have taken it from a context; no step has run yet
+		env.SourceDateEpoch = res.Images[0].Epoch
 	}
 	results, err := evaluate(ctx, res)
 	if err != nil {
@@ -212,7 +216,8 @@ func (b *Builder) env(p *plan, in *inputs) *ops.Env {
 	}
 }
 
-// epochOf is SOURCE_DATE_EPOCH; the frontend complains of one that is no number.
+// epochOf is SOURCE_DATE_EPOCH, nil if it is not a number: the frontend finds
+// out what the name of a context or stage means, and complains of others.
 func epochOf(opts map[string]string) *time.Time {
 	seconds, err := strconv.ParseInt(opts["build-arg:"+epochArg], 10, 64)
 	if err != nil {

@@ -82,6 +82,9 @@ func (e *exporter) images(ctx context.Context, o output, v oci.Digest) ([]*image
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := notes.check(o, e.results); err != nil {
+		return nil, nil, err
+	}
 	var images []*image.Image
 	for i, r := range e.results {
 		var layers []image.Layer
@@ -90,7 +93,8 @@ func (e *exporter) images(ctx context.Context, o output, v oci.Digest) ([]*image
 		}
 		res := image.Result{
 			Config: r.Config, Base: r.Base, Layers: layers, Epoch: r.Epoch,
-			Annotations: notes.of(r.Platform),
+			Annotations:           forPlatform(notes.manifest, r.Platform),
+			DescriptorAnnotations: forPlatform(notes.descriptor, r.Platform),
 		}
 		img, err := e.assemble(ctx, o, res, v)
 		if err != nil {
@@ -148,7 +152,7 @@ func (e *exporter) image(ctx context.Context, o output, v oci.Digest) (*Response
 	}
 	var target *oci.Descriptor
 	var blobs *image.Blobs
-	if o.push || len(notes.index) > 0 {
+	if o.push || notes.wantIndex() {
 		if blobs, err = e.blobs(ctx, o, images, notes, v); err != nil {
 			return nil, err
 		}
@@ -188,7 +192,7 @@ func (e *exporter) commit(ctx context.Context, images []*image.Image, names []st
 
 func (e *exporter) blobs(ctx context.Context, o output, images []*image.Image, notes *annotations, v oci.Digest) (*image.Blobs, error) {
 	f := o.format
-	f.Annotations, f.Sink, f.Vertex = notes.index, e.sink, v
+	f.Annotations, f.DescriptorAnnotations, f.Sink, f.Vertex = notes.index, notes.indexDescriptor, e.sink, v
 	done := statusOf(e.sink, v, "exporting layers")
 	b, err := e.o.Images.Blobs(ctx, images, f)
 	if err != nil {

@@ -349,6 +349,101 @@ func TestFailedOutputLeavesNoFile(t *testing.T) {
 	}
 }
 
+func TestAnnotationsOfAnIndexAndItsDescriptors(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "x"})
+	layout := t.TempDir()
+	notes := []string{"manifest:m=1", "manifest-descriptor:d=2", "manifest-descriptor[linux/arm64]:arm=3", "index:i=4", "index-descriptor:x=5"}
+	r.solve(Request{
+		Context: dir, Tags: []string{"notes:1"}, Platforms: []string{"linux/amd64", "linux/arm64"}, Annotations: notes,
+		Outputs: []string{"type=oci,tar=false,dest=" + layout},
+	})
+	read := func(name string, v any) {
+		t.Helper()
+		raw, err := os.ReadFile(filepath.Join(layout, name))
+		if err == nil {
+			err = json.Unmarshal(raw, v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var top, index oci.Index
+	read("index.json", &top)
+	if top.Manifests[0].Annotations["x"] != "5" {
+		t.Errorf("index.json names it with %v", top.Manifests[0].Annotations)
+	}
+	read("blobs/sha256/"+top.Manifests[0].Digest.Encoded(), &index)
+	if d := cmp.Diff(map[string]string{"i": "4"}, index.Annotations); d != "" {
+		t.Errorf("index (-want +got):\n%s", d)
+	}
+	for i, want := range []map[string]string{{"d": "2"}, {"d": "2", "arm": "3"}} {
+		if d := cmp.Diff(want, index.Manifests[i].Annotations); d != "" {
+			t.Errorf("%s (-want +got):\n%s", index.Manifests[i].Platform.Architecture, d)
+		}
+		var m oci.Manifest
+		read("blobs/sha256/"+index.Manifests[i].Digest.Encoded(), &m)
+		if m.Annotations["m"] != "1" {
+			t.Errorf("manifest has %v", m.Annotations)
+		}
+	}
+}
+
+func TestAnnotationsThatWouldBeLostAreRefused(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "x"})
+	for note, want := range map[string]string{
+		"index:a=b": "oci-mediatypes=false", "manifest-descriptor:a=b": "oci-mediatypes=false",
+		"manifest[linux/s390x]:a=b": "no platform linux/s390x",
+	} {
+		_, _, err := r.try(Request{
+			Context: dir, Tags: []string{"x"}, Annotations: []string{note}, Platforms: []string{"linux/amd64"},
+			Outputs: []string{"type=oci,oci-mediatypes=false,dest=" + filepath.Join(t.TempDir(), "x.tar")},
+		})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", note, err, want)
+		}
+	}
+}
+
+func TestEpochIsTakenFromAGitContext(t *testing.T) {
+	r := newRig(t)
+	repo := gitServer(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY f /f\nLABEL a=b\n", "f": "from git"})
+	r.solve(Request{
+		Context: repo + "#main", Tags: []string{"dated"}, BuildArgs: []string{"SOURCE_DATE_EPOCH=context"},
+		Outputs: []string{"type=image,rewrite-timestamp=true"},
+	})
+	c := r.config("dated")
+	if c.Created == nil || c.Created.Unix() != 1700000000 {
+		t.Errorf("the image was created at %v, the commit at 1700000000", c.Created)
+	}
+}
+
+func TestEpochOfADirectoryIsNone(t *testing.T) {
+	r := newRig(t)
+	dir := r.context(map[string]string{"Dockerfile": "FROM scratch\nCOPY f /\n", "f": "x"})
+	_, s := r.solve(Request{
+		Context: dir, BuildArgs: []string{"SOURCE_DATE_EPOCH=context"}, Outputs: []string{"type=image,rewrite-timestamp=true"},
+	})
+	if len(s.warnings) != 1 || !strings.Contains(string(s.warnings[0].Short), "SOURCE_DATE_EPOCH") {
+		t.Errorf("warnings are %v", s.warnings)
+	}
+}
+
+func TestEpochIsTakenFromAFileOnTheWeb(t *testing.T) {
+	const when = 1600000000
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Last-Modified", time.Unix(when, 0).UTC().Format(http.TimeFormat))
+		_, _ = io.WriteString(w, "FROM scratch\nLABEL a=b\n")
+	}))
+	defer srv.Close()
+	r := newRig(t)
+	r.solve(Request{Context: srv.URL + "/Dockerfile", Tags: []string{"dated"}, BuildArgs: []string{"SOURCE_DATE_EPOCH=context"}})
+	if c := r.config("dated"); c.Created == nil || c.Created.Unix() != when {
+		t.Errorf("the image was created at %v", c.Created)
+	}
+}
+
 func TestGitContext(t *testing.T) {
 	r := newRig(t)
 	repo := gitServer(t, map[string]string{"sub/Dockerfile": "FROM scratch\nCOPY f /f\n", "sub/f": "from git"})

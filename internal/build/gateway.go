@@ -171,8 +171,16 @@ func pinned(name string, img *image.Image) oci.Digest {
 }
 
 // ResolveSource describes sources for SOURCE_DATE_EPOCH=context.
-func (g *gateway) ResolveSource(_ context.Context, op *pb.SourceOp, _ sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
-	return nil, fmt.Errorf("source %.200s: a time cannot be taken from it, set SOURCE_DATE_EPOCH to a number: %w", op.GetIdentifier(), errdefs.ErrNotImplemented)
+func (g *gateway) ResolveSource(ctx context.Context, op *pb.SourceOp, o sourceresolver.Opt) (out *sourceresolver.MetaResponse, err error) {
+	title := o.LogName
+	if title == "" {
+		title = "[internal] resolve metadata of " + op.GetIdentifier()
+	}
+	err = g.inVertex(title, title+op.GetIdentifier(), func(v oci.Digest) error {
+		out, err = ops.SourceMeta(ctx, g.env, op, v, g.sink)
+		return err
+	})
+	return out, err
 }
 
 // Warn shows a lint warning.

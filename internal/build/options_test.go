@@ -153,19 +153,37 @@ func TestOutputs(t *testing.T) {
 }
 
 func TestAnnotationsGoWhereTheySay(t *testing.T) {
-	a, err := parseAnnotations([]string{"plain=1", "index:i=2", "manifest,index:both=3", "manifest[linux/arm64]:only=4", "org.x:y=5"})
+	a, err := parseAnnotations([]string{
+		"plain=1", "index:i=2", "manifest,index:both=3", "manifest[linux/arm64]:only=4", "org.x:y=5",
+		"manifest-descriptor:d=6", "index-descriptor,manifest-descriptor[linux/arm64]:e=7",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(map[string]string{"i": "2", "both": "3"}, a.index); d != "" {
 		t.Errorf("index (-want +got):\n%s", d)
 	}
-	arm, amd := a.of(oci.Platform{OS: "linux", Architecture: "arm64"}), a.of(oci.Platform{OS: "linux", Architecture: "amd64"})
-	if d := cmp.Diff(map[string]string{"plain": "1", "both": "3", "org.x:y": "5"}, amd); d != "" {
-		t.Errorf("amd64 (-want +got):\n%s", d)
+	if d := cmp.Diff(map[string]string{"e": "7"}, a.indexDescriptor); d != "" {
+		t.Errorf("descriptor of the index (-want +got):\n%s", d)
 	}
-	if arm["only"] != "4" || arm["plain"] != "1" {
-		t.Errorf("arm64: %v", arm)
+	arm, amd := oci.Platform{OS: "linux", Architecture: "arm64"}, oci.Platform{OS: "linux", Architecture: "amd64"}
+	for _, c := range []struct {
+		name      string
+		want, got map[string]string
+	}{
+		{"amd64", map[string]string{"plain": "1", "both": "3", "org.x:y": "5"}, forPlatform(a.manifest, amd)},
+		{"arm64", map[string]string{"plain": "1", "both": "3", "org.x:y": "5", "only": "4"}, forPlatform(a.manifest, arm)},
+		{"descriptor of amd64", map[string]string{"d": "6"}, forPlatform(a.descriptor, amd)},
+		{"descriptor of arm64", map[string]string{"d": "6", "e": "7"}, forPlatform(a.descriptor, arm)},
+	} {
+		if d := cmp.Diff(c.want, c.got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+	for _, bad := range []string{"index[linux/amd64]:a=b", "manifest[no/such/platform/x]:a=b", "=b", "a"} {
+		if _, err := parseAnnotations([]string{bad}); err == nil {
+			t.Errorf("annotation %q is taken", bad)
+		}
 	}
 }
 

@@ -278,8 +278,12 @@ func addToIndex(index *oci.Index, p packed) {
 	}
 	for _, name := range names {
 		d := base
+		d.Annotations = maps.Clone(p.Target.Annotations)
 		if ref, err := oci.ParseReference(name); err == nil && name != "" {
-			d.Annotations = map[string]string{nameAnnotation: name}
+			if d.Annotations == nil {
+				d.Annotations = map[string]string{}
+			}
+			d.Annotations[nameAnnotation] = name
 			if ref.Tag != "" {
 				d.Annotations[ocispec.AnnotationRefName] = ref.Tag
 			}

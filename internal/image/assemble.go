@@ -26,8 +26,8 @@ type Result struct {
 	// Epoch is SOURCE_DATE_EPOCH, nil if not set: no time in the
 	// configuration is later.
 	Epoch *time.Time
-	// Annotations for the manifest.
-	Annotations map[string]string
+	// Annotations for the manifest; DescriptorAnnotations where it is named.
+	Annotations, DescriptorAnnotations map[string]string
 	// Extra fields of the configuration, such as BuildKit's inline cache
 	// ("moby.buildkit.cache.v0").
 	Extra map[string]json.RawMessage
@@ -56,7 +56,7 @@ func Assemble(r Result) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assemble image: %w", err)
 	}
-	img.Annotations = r.Annotations
+	img.Annotations, img.DescriptorAnnotations = r.Annotations, r.DescriptorAnnotations
 	return img, nil
 }
 

@@ -26,8 +26,9 @@ type Format struct {
 	Force bool
 	// DockerTypes uses the media types of the Docker image manifest.
 	DockerTypes bool
-	// Annotations of the index, if there is one.
-	Annotations map[string]string
+	// Annotations of the index, DescriptorAnnotations of its descriptor. Either
+	// makes an index also around a single image.
+	Annotations, DescriptorAnnotations map[string]string
 
 	// Sink is told about compression as statuses of Vertex; nil drops them.
 	Sink   progress.Sink
@@ -141,6 +142,7 @@ func (m *Images) addImage(ctx context.Context, b *Blobs, i int, img *Image, f Fo
 	if err != nil {
 		return err
 	}
+	manifest.desc.Annotations = img.DescriptorAnnotations
 	out.Manifest = &manifest.desc
 	b.documents[manifest.desc.Digest] = manifest
 	config := document{raw: out.Config}

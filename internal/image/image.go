@@ -70,6 +70,9 @@ type Image struct {
 	Platform oci.Platform    `json:"platform"`
 	// Annotations go into the manifest when it is made.
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// DescriptorAnnotations go into the manifest's descriptor: in an index, an
+	// OCI layout.
+	DescriptorAnnotations map[string]string `json:"descriptorAnnotations,omitempty"`
 }
 
 // Parse decodes the image's configuration.
