@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 func TestStepsSeeNothingOfDen(t *testing.T) {
@@ -72,6 +74,23 @@ RUN toolbox hostile > /tmp/user
 		if weak := d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "small", "toolbox", "hostile"); !strings.Contains(weak, "unshare user is allowed") {
 			t.Errorf("toolbox hostile has become harmless: %q", weak)
 		}
+	})
+}
+
+func TestKeysOfDensSessionAreNotTheContainers(t *testing.T) {
+	t.Parallel()
+	bothRungs(t, func(t *testing.T, d *den) {
+		container(t, d)
+		runtime.LockOSThread() // and never unlocked: the session ends with the thread
+		const joinSession, session = 1, ^uintptr(2)
+		text := []byte("user\x00den-e2e\x00")
+		if _, _, errno := syscall.Syscall(syscall.SYS_KEYCTL, joinSession, 0, 0); errno != 0 {
+			t.Skipf("needs keys: %v", errno)
+		}
+		if _, _, errno := syscall.Syscall6(syscall.SYS_ADD_KEY, uintptr(unsafe.Pointer(&text[0])), uintptr(unsafe.Pointer(&text[5])), uintptr(unsafe.Pointer(&text[0])), 4, session, 0); errno != 0 {
+			t.Skipf("needs keys: %v", errno)
+		}
+		equal(t, "toolbox key", "no key\n", d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "small", "toolbox", "key", "den-e2e"))
 	})
 }
 

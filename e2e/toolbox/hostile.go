@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -146,6 +147,24 @@ func kernelCalls(_ []string, got func(string, ...any)) {
 			got("%s is allowed", name)
 		}
 	}
+}
+
+// key NAME prints the key of that name if the session has it: it may be that of den.
+func key(a []string) error {
+	if len(a) != 1 {
+		return errors.New("want NAME")
+	}
+	const search, session = 10, ^uintptr(2)
+	id, _, errno := syscall.Syscall6(syscall.SYS_KEYCTL, search, session, pointer("user"), pointer(a[0]), 0, 0)
+	if errno == syscall.ENOKEY {
+		fmt.Println("no key")
+		return nil
+	}
+	if errno != 0 {
+		return errno
+	}
+	_, err := fmt.Println("key", id)
+	return err
 }
 
 // deviceNodes opens the disk, memory and the kernel's log by nodes of its own.

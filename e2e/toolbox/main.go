@@ -24,6 +24,7 @@ var commands = map[string]func(args []string) error{
 	"fds":      fds,
 	"hostile":  hostile,
 	"ids":      ids,
+	"key":      key,
 	"orphan":   orphan,
 	"signals":  signals,
 	"setcap":   setcap,
