@@ -36,15 +36,13 @@ func (c buildCall) request() build.Request {
 	return r
 }
 
-// quietProgress is the mode that also prints the image's ID: "none" does not.
-const quietProgress = "quiet"
-
 func runBuild(ctx context.Context, call buildCall) error {
 	return withDen(ctx, call.globals, call.streams, func(d *daemon.Den) error {
+		mode := call.options.progress
 		if call.options.quiet {
-			call.options.progress = quietProgress
+			mode = "quiet"
 		}
-		show, err := display.NewBuild(call.streams.err, call.options.progress)
+		show, err := display.NewBuild(call.streams.err, mode)
 		if err != nil {
 			return &usageError{err.Error()}
 		}
@@ -67,7 +65,7 @@ func (c buildCall) answer(res *build.Response) error {
 		}
 		return err
 	}
-	if c.options.progress == quietProgress && res.ImageID != "" {
+	if c.options.quiet && res.ImageID != "" {
 		fmt.Fprintln(c.streams.out, res.ImageID)
 	}
 	return nil

@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // armed maps a point to its action. It is read once, so that a running
@@ -48,7 +51,7 @@ func act(name, action string) error {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the kernel may take a moment
 	case "stop":
-		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		return stop()
 	case "jitter":
 		if rand.IntN(4) == 0 {
 			time.Sleep(time.Duration(rand.IntN(400)) * time.Microsecond)
@@ -62,6 +65,14 @@ func act(name, action string) error {
 	}
 	// A misspelt action would make a crash test pass without testing.
 	panic(fmt.Sprintf("failpoint %s: unknown action %q", name, action))
+}
+
+// stop stops the process here and not a moment later: a signal to the process
+// may be another thread's to take, and this one would go on until it is.
+func stop() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }
 
 // parse reads "store.publish.rename=kill,store.ingest.write=enospc".

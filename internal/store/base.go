@@ -51,7 +51,7 @@ func (s *Store) openBase(ctx context.Context, dir string) (_ *Store, err error) 
 		return nil, err
 	}
 	b := &Store{root: root, class: s.class, readOnly: true, isBase: true, notice: s.notice, patience: s.patience,
-		busyWait: s.busyWait, leases: map[string]*lease{}}
+		busyWait: s.busyWait, boot: s.boot, pulse: s.pulse, leases: map[string]*lease{}}
 	if _, err := b.checkPlace(false); err != nil {
 		return nil, err
 	}
@@ -70,7 +70,10 @@ func (s *Store) openBase(ctx context.Context, dir string) (_ *Store, err error) 
 	if b.user, err = b.useShared(ctx); err != nil {
 		return nil, err
 	}
-	if b.suspects, err = b.suspected(); err != nil {
+	if err = b.meetHosts(ctx); err == nil {
+		b.suspects, err = b.suspected()
+	}
+	if err != nil {
 		return nil, errors.Join(err, closeBases([]*Store{b}))
 	}
 	b.foreign = !b.ownsTrees()
@@ -92,7 +95,7 @@ func sameDir(a, b string) (bool, error) {
 func (s *Store) suspected() (map[string]bool, error) {
 	boot, err := sys.BootID()
 	if err != nil {
-		boot = "unknown"
+		boot = unknownBoot
 	}
 	dir := s.path("sync")
 	if clean, err := durable.Clean(dir, boot); clean || err != nil {

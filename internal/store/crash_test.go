@@ -27,7 +27,6 @@ import (
 // children are what the test binary does when it is started as a child.
 var children = map[string]func(ctx context.Context, root string) error{
 	"another":    another,
-	"capped":     cappedProcess,
 	"everything": everything,
 	"ingest":     ingestSlowly,
 	"lease":      leaseAndWait,
@@ -66,7 +65,7 @@ func everything(ctx context.Context, root string) error {
 	if engine == "" {
 		engine = filepath.Join(filepath.Dir(root), "engine")
 	}
-	o := Options{EngineDir: engine, Durability: durable.Epoch, MaxBytes: 1 << 40}
+	o := Options{EngineDir: engine, Durability: durable.Epoch, MaxBytes: 1 << 40, pulse: hasty}
 	s, err := Open(ctx, root, o)
 	if err != nil {
 		return err
@@ -86,6 +85,9 @@ func everything(ctx context.Context, root string) error {
 			return err
 		}
 	}
+	if err := os.WriteFile(s.path(hostsFolder, "00000000-dead"), nil, 0o644); err != nil {
+		return err
+	}
 	if s, err = Open(ctx, root, o); err != nil {
 		return err
 	}
@@ -99,9 +101,13 @@ func everything(ctx context.Context, root string) error {
 
 var everyStep = []func(context.Context, *Store) error{ingestOne, commitOne, nameOne, mountOne, containOne, collectOne, pruneOne}
 
+// hasty is the pulse of processes that are alone on their machine.
+var hasty = pulse{every: time.Second, watch: 10 * time.Millisecond}
+
 // another does the same work beside somebody who may be stopped, without a reboot.
 func another(ctx context.Context, root string) error {
-	s, err := Open(ctx, root, Options{EngineDir: filepath.Join(filepath.Dir(root), "another"), Durability: durable.Epoch, MaxBytes: 1 << 40})
+	s, err := Open(ctx, root, Options{EngineDir: filepath.Join(filepath.Dir(root), "another"), Durability: durable.Epoch,
+		MaxBytes: 1 << 40, pulse: hasty})
 	if err != nil {
 		return err
 	}

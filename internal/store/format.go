@@ -44,7 +44,7 @@ var knownFlags []string
 const probePrefix = ".den-probe-"
 
 // folders are made with the store; everything else is made when needed.
-var folders = []string{"blobs/sha256", "cache", "cachemount", "condemned", "derived", "engines", "ingest",
+var folders = []string{"blobs/sha256", "cache", "cachemount", "condemned", "derived", "engines", hostsFolder, "ingest",
 	"layers", "lock", "pulled", "reserve", "sync", "tmp", "trash", "volumes", "work"}
 
 // checkFormat reads formatFile, and makes the store when there is none.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type Options struct {
 	MinFreeBytes int64
 	// Notice gets a line for the user; nil drops it.
 	Notice func(string)
+
+	pulse pulse // of tests; the zero value is defaultPulse
 }
 
 // Store is a directory of objects, open in this process. It is safe for
@@ -50,6 +53,9 @@ type Store struct {
 	busyWait time.Duration // for objects that somebody holds exclusively
 	budget   budget
 	user     *os.File // lock/store, shared while this process uses the store
+	boot     string   // names this kernel's run
+	pulse    pulse
+	heart    *heart // nil where nothing is written
 	log      *durable.Log
 	engine   engine
 
@@ -78,7 +84,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{},
-		budget: budget{maxBytes: o.MaxBytes, minFreeBytes: o.MinFreeBytes}}
+		pulse: cmp.Or(o.pulse, defaultPulse), budget: budget{maxBytes: o.MaxBytes, minFreeBytes: o.MinFreeBytes}}
 	s.closeOnce = sync.OnceValue(s.close)
 	if s.notice == nil {
 		s.notice = func(string) {}
@@ -95,6 +101,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 	}
 	return s, nil
 }
+
+// unknownBoot stands for the name of a kernel that has none.
+const unknownBoot = "unknown"
 
 func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	if err := os.MkdirAll(s.root, 0o755); err != nil {
@@ -116,13 +125,17 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	boot, err := sys.BootID()
 	if err != nil {
 		// Without a name for this kernel's run no crash can be noticed later.
-		boot, mode = "unknown", durable.Strict
+		boot, mode = unknownBoot, durable.Strict
 	}
 	if s.readOnly {
 		mode = durable.None
 		if s.suspects, err = s.suspected(); err != nil {
 			return err
 		}
+	}
+	s.boot = boot
+	if err := s.meetHosts(ctx); err != nil {
+		return err
 	}
 	if mode != durable.None {
 		if err := s.recover(ctx, boot); err != nil {
@@ -156,6 +169,10 @@ func (s *Store) close() error {
 
 func (s *Store) release() error {
 	var errs []error
+	if s.heart != nil {
+		errs = append(errs, s.heart.end())
+		s.heart = nil
+	}
 	if s.log != nil {
 		errs = append(errs, s.log.Close())
 	}
