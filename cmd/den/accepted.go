@@ -37,9 +37,10 @@ func acceptedFlags(cmd *cobra.Command, g *globals) {
 		"rm":       "nothing is left behind", "force-rm": "nothing is left behind",
 		"squash": "layers are kept",
 	}
+	letters := map[string]string{"memory": "m", "cpu-shares": "c"}
 	f := cmd.Flags()
 	for name, text := range why {
-		f.Var(&acceptedFlag{name: name, why: text, say: g}, name, "Accepted and ignored: "+text)
+		f.VarP(&acceptedFlag{name: name, why: text, say: g}, name, letters[name], "Accepted and ignored: "+text)
 		hide(f, name)
 	}
 	for name, text := range switches {

@@ -76,7 +76,7 @@ Exit codes: 0 built (or, with --check, nothing found), 1 the build failed or
 	f.StringArrayVar(&o.noCacheFilter, "no-cache-filter", nil, "Do not cache the named stages")
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "Output destination (`type=local,dest=path`)")
 	f.StringArrayVar(&o.platforms, "platform", nil, "Target platforms of the build")
-	f.StringVar(&o.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"), "Progress output (`auto`, plain, tty, quiet, rawjson; also $BUILDKIT_PROGRESS)")
+	f.StringVar(&o.progress, "progress", cmp.Or(os.Getenv("BUILDKIT_PROGRESS"), "auto"), "Progress output (`auto`, plain, tty, quiet, none, rawjson; also $BUILDKIT_PROGRESS)")
 	f.BoolVar(&o.pull, "pull", false, "Always try to pull newer base images")
 	f.BoolVar(&o.push, "push", false, `Push the result: shorthand for "--output=type=image,push=true"`)
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Print the image ID on success and nothing else")

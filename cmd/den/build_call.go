@@ -36,13 +36,15 @@ func (c buildCall) request() build.Request {
 	return r
 }
 
+// quietProgress is the mode that also prints the image's ID: "none" does not.
+const quietProgress = "quiet"
+
 func runBuild(ctx context.Context, call buildCall) error {
 	return withDen(ctx, call.globals, call.streams, func(d *daemon.Den) error {
-		mode := call.options.progress
 		if call.options.quiet {
-			mode = "quiet"
+			call.options.progress = quietProgress
 		}
-		show, err := display.NewBuild(call.streams.err, mode)
+		show, err := display.NewBuild(call.streams.err, call.options.progress)
 		if err != nil {
 			return &usageError{err.Error()}
 		}
@@ -65,7 +67,7 @@ func (c buildCall) answer(res *build.Response) error {
 		}
 		return err
 	}
-	if c.options.quiet && res.ImageID != "" {
+	if c.options.progress == quietProgress && res.ImageID != "" {
 		fmt.Fprintln(c.streams.out, res.ImageID)
 	}
 	return nil

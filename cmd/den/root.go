@@ -131,11 +131,8 @@ func flagError(cmd *cobra.Command, err error) error {
 }
 
 func nearestFlag(flags *pflag.FlagSet, name string) string {
-	best, bestDistance := "", len(name)/2+2
+	best, bestDistance := "", len(name)/3+2
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Hidden {
-			return
-		}
 		if d := editDistance(name, f.Name); d < bestDistance {
 			best, bestDistance = f.Name, d
 		}

@@ -50,7 +50,7 @@ func TestTableIsDockers(t *testing.T) {
 func TestNearestFlagIsNamedUnlessItIsFar(t *testing.T) {
 	cmd := newRun(&globals{}, streams{})
 	for name, want := range map[string]string{
-		"interactiv": "interactive", "volum": "volume", "envfile": "env-file", "memroy": "memory", "zzzzzzzzzz": "",
+		"interactiv": "interactive", "volum": "volume", "envfile": "env-file", "memroy": "memory", "zzzzzzzzzz": "", "root": "",
 	} {
 		if got := nearestFlag(cmd.Flags(), name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)

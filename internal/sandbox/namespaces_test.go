@@ -1,11 +1,16 @@
 package sandbox_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"den/internal/probe"
@@ -71,6 +76,12 @@ func TestContractWithoutPtrace(t *testing.T) {
 	}
 	p := sys.NewPlan()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_CAPBSET_DROP), sys.Int(unix.CAP_SYS_PTRACE))
+	contractAfter(t, p)
+}
+
+// contractAfter runs the contract in a process that goes p's way first.
+func contractAfter(t *testing.T, p *sys.Plan) {
+	t.Helper()
 	p.Do(unix.SYS_EXECVE, p.Str(os.Args[0]), p.Strs([]string{os.Args[0], "-test.run=^TestContract$"}), p.Strs(os.Environ()))
 	out, err := os.CreateTemp(t.TempDir(), "out")
 	if err != nil {
@@ -85,6 +96,43 @@ func TestContractWithoutPtrace(t *testing.T) {
 	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
 		text, _ := os.ReadFile(out.Name())
 		t.Errorf("%v, exit status %d:\n%s", err, status.ExitStatus(), text)
+	}
+}
+
+// outerCalls are those that den makes and Docker's profile for outer containers
+// forbids. docs/using.md lists them, too.
+var outerCalls = []string{"clone", "fsconfig", "fsmount", "fsopen", "mount", "mount_setattr", "move_mount", "open_tree",
+	"pivot_root", "sethostname", "setns", "umount2", "unshare"}
+
+// TestContractBelowDockersProfile is for outer containers that keep Docker's
+// filter and allow what den needs.
+func TestContractBelowDockersProfile(t *testing.T) {
+	executor(t, sandbox.Options{})
+	spec, err := sandbox.DefaultSpec(sandbox.SpecOptions{Args: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile := *spec.Linux.Seccomp
+	profile.Syscalls = append(slices.Clone(profile.Syscalls), specs.LinuxSyscall{Names: outerCalls, Action: specs.ActAllow})
+	filter, err := sandbox.CompileSeccomp(&profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b []byte
+	for _, i := range filter { // struct sock_filter
+		b = binary.NativeEndian.AppendUint16(b, i.Op)
+		b = append(b, i.Jt, i.Jf)
+		b = binary.NativeEndian.AppendUint32(b, i.K)
+	}
+	p := sys.NewPlan()
+	p.Do(unix.SYS_SECCOMP, sys.Int(unix.SECCOMP_SET_MODE_FILTER), sys.Int(0), p.Words(sys.Int(len(filter)), p.Bytes(b)))
+	contractAfter(t, p)
+	text, err := os.ReadFile("../../docs/using.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names, err := json.Marshal(outerCalls); err != nil || !bytes.Contains(text, names) {
+		t.Errorf("docs/using.md does not hold %s", names)
 	}
 }
 

@@ -2,10 +2,8 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -13,7 +11,6 @@ import (
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
-	"den/internal/failpoint"
 	"den/internal/sys"
 )
 
@@ -33,72 +30,16 @@ func (b budget) goal() int64 { return b.maxBytes - b.maxBytes/10 }
 // errFull is a budget that holds more than it may with what can not be removed.
 var errFull = fmt.Errorf("%w: %w", unix.ENOSPC, errdefs.ErrResourceExhausted)
 
-// A ledger is an upper bound of what the store takes: what was measured, and
-// all that was admitted since. What is removed is only seen by measuring, which
-// is done when the bound is too high.
-type ledger struct {
-	MeasuredBytes int64 `json:"measuredBytes"`
-	AdmittedBytes int64 `json:"admittedBytes"`
-	// FSUsedBytes is what all files of the file system took at the measurement.
-	// Growth beyond AdmittedBytes is of processes without a budget.
-	FSUsedBytes int64 `json:"fsUsedBytes"`
-	Measured    bool  `json:"measured"`
-}
-
-func (l ledger) boundBytes(fsUsed int64) int64 {
-	return l.MeasuredBytes + max(l.AdmittedBytes, fsUsed-l.FSUsedBytes)
-}
-
-// ledgerFile is locked exclusively by who admits. It is a hint: whatever is
-// wrong with it, the next measurement mends.
-const ledgerFile = "ledger"
-
-// withLedger runs fn with the ledger, which is written back. When its lock can
-// not be had because its holder was stopped, fn gets an empty one.
-func (s *Store) withLedger(ctx context.Context, fn func(*ledger) error) error {
-	f, err := openLock(s.path("lock", ledgerFile), false)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := s.lockShortly(ctx, f, unix.LOCK_EX); err != nil {
-		if !errors.Is(err, errBusy) {
-			return err
-		}
-		return fn(&ledger{})
-	}
-	var l ledger
-	data, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return err
-	}
-	if json.Unmarshal(data, &l) != nil {
-		l = ledger{}
-	}
-	before := l
-	if err := fn(&l); err != nil || l == before {
-		return err
-	}
-	if data, err = json.Marshal(l); err != nil {
-		return err
-	}
-	if err := failpoint.Hit("store.ledger.write"); err != nil {
-		return err
-	}
-	// One write of one length: the rest is blanks.
-	_, err = f.WriteAt(fmt.Appendf(nil, "%-255s\n", data), 0)
-	return ignore(err, unix.ENOSPC)
-}
-
 // admit lets n more bytes into the store, evicting cache for them if it must.
-// The error is of class errdefs.ErrResourceExhausted, and unix.ENOSPC, when too
-// much is pinned; while others hold reservations, beyond the own bytes of the
-// caller's, it waits for them a while.
-func (s *Store) admit(ctx context.Context, n, own int64) error {
-	deadline := time.Now().Add(s.patience)
+// promise notes them where they are counted from then on. The error is of class
+// errdefs.ErrResourceExhausted, and unix.ENOSPC, when too much is pinned; while
+// others hold reservations, beyond the own bytes of the caller's, it waits for
+// them, for no longer than patience.
+func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration, promise func() error) error {
+	deadline := time.Now().Add(patience)
 	// Each try measures the store.
 	for p := (&poll{pause: 10 * time.Millisecond, most: time.Second}); ; {
-		ok, err := s.tryAdmit(ctx, n)
+		ok, err := s.tryAdmit(ctx, n, promise)
 		if ok || err != nil {
 			return err
 		}
@@ -109,8 +50,11 @@ func (s *Store) admit(ctx context.Context, n, own int64) error {
 		if full == nil {
 			continue
 		}
-		if reserved <= own || time.Now().After(deadline) {
+		if reserved <= own {
 			return full
+		}
+		if !time.Now().Before(deadline) {
+			return &crowdedError{full}
 		}
 		if err := p.wait(ctx); err != nil {
 			return err
@@ -118,61 +62,22 @@ func (s *Store) admit(ctx context.Context, n, own int64) error {
 	}
 }
 
-// tryAdmit admits n bytes if the ledger, or a measurement, lets it.
-func (s *Store) tryAdmit(ctx context.Context, n int64) (ok bool, err error) {
-	err = s.withLedger(ctx, func(l *ledger) error {
-		d, err := sys.DiskOf(s.root)
-		if err != nil {
-			return err
-		}
-		if ok, err = s.freeEnough(d, n); !ok || err != nil {
-			return err
-		}
-		if s.budget.maxBytes == 0 {
-			return nil
-		}
-		if !l.Measured || l.boundBytes(d.UsedBytes)+n > s.budget.maxBytes {
-			if err := s.measureInto(ctx, l); err != nil {
-				return err
-			}
-		}
-		if ok = l.boundBytes(d.UsedBytes)+n <= s.budget.maxBytes; ok {
-			l.AdmittedBytes += n
-		}
-		return nil
-	})
-	return ok, err
-}
+// A crowdedError is a store that is full of what others reserved, for now.
+type crowdedError struct{ full error }
 
-// freeEnough reports whether n bytes, and those promised to others, fit beside
-// what is to stay free.
-func (s *Store) freeEnough(d sys.Disk, n int64) (bool, error) {
-	if s.budget.minFreeBytes == 0 {
-		return true, nil
-	}
-	reserved, err := s.reservedBytes()
-	return d.FreeBytes-reserved-n >= s.budget.minFreeBytes, err
-}
-
-// measureInto measures what the store takes, open reservations included.
-func (s *Store) measureInto(ctx context.Context, l *ledger) error {
-	used, reserved, err := s.measure(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := sys.DiskOf(s.root)
-	*l = ledger{MeasuredBytes: used + reserved, FSUsedBytes: d.UsedBytes, Measured: true}
-	return err
-}
+func (e *crowdedError) Error() string { return e.full.Error() }
+func (e *crowdedError) Unwrap() error { return e.full }
 
 // measure adds up objects, cache mounts and all trees that change, and what is
-// promised on top.
+// promised on top. The order is that of growth: a byte that moves on
+// meanwhile, from a promise to a draft to an object, counts twice and never not
+// at all.
 func (s *Store) measure(ctx context.Context) (usedBytes, reservedBytes int64, err error) {
-	inv, err := s.takeInventory(ctx)
+	reserved, err := s.reservedBytes()
 	if err != nil {
 		return 0, 0, err
 	}
-	used := inv.totalBytes
+	var used int64
 	for _, pattern := range uppers {
 		n, err := s.patternBytes(ctx, pattern)
 		if err != nil {
@@ -180,12 +85,15 @@ func (s *Store) measure(ctx context.Context) (usedBytes, reservedBytes int64, er
 		}
 		used += n
 	}
-	reserved, err := s.reservedBytes()
+	err = s.objects(ctx, func(o object) error {
+		used += s.objectBytes(o)
+		return nil
+	})
 	return used, reserved, err
 }
 
-// uppers are the trees that change, besides cache mounts.
-var uppers = []string{"tmp/*", "ingest/*", "engines/*/containers/*", "volumes/*/*/*"}
+// uppers are the trees that change, and those that are being removed.
+var uppers = []string{"tmp/*", "ingest/*", "engines/*/containers/*", "volumes/*/*/*", "cachemount/*/*/*", "trash/*"}
 
 // makeRoom evicts and collects until n bytes fit. It returns the error to show
 // when that was not enough, and what is reserved.
@@ -216,7 +124,7 @@ func (s *Store) makeRoom(ctx context.Context, n int64) (full error, reservedByte
 	if used, reserved, err = s.measure(ctx); err != nil {
 		return nil, 0, err
 	}
-	if err := s.withLedger(ctx, func(l *ledger) error { return s.measureInto(ctx, l) }); err != nil {
+	if err := s.remeasure(ctx, nil); err != nil {
 		return nil, 0, err
 	}
 	if d, err = sys.DiskOf(s.root); err != nil {
@@ -225,20 +133,37 @@ func (s *Store) makeRoom(ctx context.Context, n int64) (full error, reservedByte
 	return s.fullError(n, used, reserved, d), reserved, nil
 }
 
-// fullError is nil when n bytes fit.
+// fullError is nil when n more bytes fit.
 func (s *Store) fullError(n, used, reserved int64, d sys.Disk) error {
 	size := func(n int64) string { return units.BytesSize(float64(n)) }
+	wanted := ""
+	if n > 0 {
+		wanted = size(n) + " more are wanted; "
+	}
 	if cap := s.budget.maxBytes; cap > 0 && used+reserved+n > cap {
-		return fmt.Errorf("store %s is full: %s are wanted; %s are in use or named by images and containers, %s are reserved by others, "+
+		return fmt.Errorf("store %s is full: %s%s are in use or named by images and containers, %s are reserved for what is being written, "+
 			"and the cap is %s; remove some (den rm, den rmi, den store df) or raise --max-size: %w",
-			s.root, size(n), size(used), size(reserved), size(cap), errFull)
+			s.root, wanted, size(used), size(reserved), size(cap), errFull)
 	}
 	if min := s.budget.minFreeBytes; min > 0 && d.FreeBytes-reserved-n < min {
-		return fmt.Errorf("the disk of store %s is full: %s are wanted, %s are free, %s of them reserved by others, "+
+		return fmt.Errorf("the disk of store %s is full: %s%s are free, %s of them reserved for what is being written, "+
 			"and --min-free keeps %s; make room there: %w",
-			s.root, size(n), size(d.FreeBytes), size(reserved), size(min), errFull)
+			s.root, wanted, size(d.FreeBytes), size(reserved), size(min), errFull)
 	}
 	return nil
+}
+
+// overBudget is nil while the store is within its budget.
+func (s *Store) overBudget(ctx context.Context) error {
+	used, reserved, err := s.measure(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := sys.DiskOf(s.root)
+	if err != nil {
+		return err
+	}
+	return s.fullError(0, used, reserved, d)
 }
 
 // relieve frees about n bytes of cache, what is cheap to have again first.
@@ -301,7 +226,7 @@ func (s *Store) collectAtExit(ctx context.Context) error {
 	over := false
 	err := s.withLedger(ctx, func(l *ledger) error {
 		d, err := sys.DiskOf(s.root)
-		if err != nil || !l.Measured {
+		if err != nil || l.Round == 0 {
 			return err
 		}
 		over = l.boundBytes(d.UsedBytes) > s.budget.maxBytes
@@ -333,7 +258,7 @@ func (s *Store) withinBudget(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.withLedger(ctx, func(l *ledger) error { return s.measureInto(ctx, l) })
+	return s.remeasure(ctx, nil)
 }
 
 // patternBytes is what the trees and files take that pattern matches.

@@ -27,6 +27,7 @@ import (
 // children are what the test binary does when it is started as a child.
 var children = map[string]func(ctx context.Context, root string) error{
 	"another":    another,
+	"capped":     cappedProcess,
 	"everything": everything,
 	"ingest":     ingestSlowly,
 	"lease":      leaseAndWait,

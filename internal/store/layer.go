@@ -29,8 +29,20 @@ type LayerMeta struct {
 	Extra json.RawMessage `json:"extra,omitempty"`
 }
 
+// blockBytes is what an entry takes at most beside its content: the rest of
+// its last block, or a directory's block.
+const blockBytes = 4096
+
+// diskBytes is about what the layer takes on disk, and not less where its
+// entries are known.
 func (m LayerMeta) diskBytes() int64 {
-	if m.TreeBytes > 0 {
+	const wrapper = 3 * blockBytes // two directories and the metadata
+	switch {
+	case len(m.Over) > 0: // Entries are the whole layer's
+		return m.TreeBytes + wrapper
+	case m.Entries > 0:
+		return m.TreeBytes + int64(m.Entries)*blockBytes + wrapper
+	case m.TreeBytes > 0:
 		return m.TreeBytes
 	}
 	return m.SizeBytes

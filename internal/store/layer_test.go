@@ -2,8 +2,10 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -260,4 +262,47 @@ func TestDerivedMemoIsWholeOrAbsent(t *testing.T) {
 	must(t, os.WriteFile(s.derivedPath("stat cache of /src"), []byte{0, 0, 0, 0, 'x'}, 0o644))
 	_, err = s.Derived("stat cache of /src")
 	mustBeGone(t, err)
+}
+
+func TestLayerTakesNoMoreThanItSays(t *testing.T) {
+	s := tempStore(t)
+	d, err := s.NewDraft(t.Context())
+	must(t, err)
+	var tree int64
+	for i := range 100 {
+		text := strings.Repeat("x", 50*i)
+		must(t, os.WriteFile(filepath.Join(d.FS(), fmt.Sprint(i)), []byte(text), 0o644))
+		must(t, os.Mkdir(filepath.Join(d.FS(), fmt.Sprint("dir", i)), 0o755))
+		tree += int64(len(text))
+	}
+	l, err := d.Publish(t.Context(), LayerMeta{DiffID: digest.FromString("many"), SizeBytes: 1 << 19, TreeBytes: tree, Entries: 200})
+	must(t, err)
+	defer l.Close()
+	wrapper := filepath.Dir(l.Dirs()[0])
+	if said, takes := l.Meta().diskBytes(), diskUsage(t, wrapper); takes > said || takes*3 < said {
+		t.Errorf("says %d and takes %d", said, takes)
+	}
+}
+
+// diskUsage is what du(1) says.
+func diskUsage(t testing.TB, path string) int64 {
+	t.Helper()
+	var sum int64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(path, func(path string, _ os.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(path, &st)
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // others use the store
+		}
+		if err == nil && !seen[st.Ino] {
+			seen[st.Ino] = true
+			sum += st.Blocks * 512
+		}
+		return err
+	})
+	must(t, err)
+	return sum
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"crypto/rand"
 
@@ -58,7 +59,7 @@ func (s *Store) Reserve(ctx context.Context, n int64) (*Reservation, error) {
 	if n < 0 {
 		n = r.step()
 	}
-	if err := r.grow(ctx, n); err != nil {
+	if err := r.grow(ctx, n, s.patience); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
@@ -104,22 +105,18 @@ func (r *Reservation) step() int64 {
 	return min(max(r.total, minStep), most)
 }
 
-// grow admits n more bytes.
-func (r *Reservation) grow(ctx context.Context, n int64) error {
+// grow admits n more bytes, after waiting for others no longer than patience.
+func (r *Reservation) grow(ctx context.Context, n int64, patience time.Duration) error {
 	r.mu.Lock()
 	own := max(r.settled, 0)
 	r.mu.Unlock()
-	if err := r.store.admit(ctx, n, own); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := failpoint.Hit("store.reserve.write"); err != nil {
-		return err
-	}
-	r.left += n
-	r.total += n
-	return r.settle()
+	return r.store.admit(ctx, n, own, patience, func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.left += n
+		r.total += n
+		return r.settle()
+	})
 }
 
 // settle writes what is left into the file.
@@ -134,14 +131,22 @@ func (r *Reservation) Ensure(ctx context.Context, n int64) error {
 	if r == nil {
 		return nil
 	}
-	r.mu.Lock()
-	lack := n - r.left
-	step := r.step()
-	r.mu.Unlock()
+	return r.ensure(ctx, n, r.store.patience)
+}
+
+func (r *Reservation) ensure(ctx context.Context, n int64, patience time.Duration) error {
+	lack, step := r.lack(n)
 	if lack <= 0 {
 		return nil
 	}
-	return r.grow(ctx, max(lack, step))
+	return r.grow(ctx, max(lack, step), patience)
+}
+
+// lack is how much of n is not reserved yet.
+func (r *Reservation) lack(n int64) (lack, step int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return n - r.left, r.step()
 }
 
 // Wrote says that n of the reserved bytes are on disk now, where everyone

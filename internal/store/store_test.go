@@ -68,7 +68,7 @@ func publishLayer(ctx context.Context, s *Store, text string, over ...oci.Digest
 	err = os.WriteFile(filepath.Join(d.FS(), "file"), []byte(text), 0o644)
 	var l *Layer
 	if err == nil {
-		l, err = d.Publish(ctx, LayerMeta{DiffID: digest.FromString("layer " + text), SizeBytes: int64(len(text)), Entries: 1, Over: over})
+		l, err = d.Publish(ctx, LayerMeta{DiffID: digest.FromString("layer " + text), SizeBytes: int64(len(text)), Over: over})
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.Close())

@@ -13,13 +13,28 @@ import (
 	"den/internal/sys"
 )
 
-// watchEvery is how often a watch looks at the disk. What a program writes
-// between two looks, beyond what is reserved ahead of it, is over the cap.
-const watchEvery = 50 * time.Millisecond
+const (
+	// watchEvery is how often a watch looks at the disk while nothing grows.
+	watchEvery = 50 * time.Millisecond
+	// watchFast is how often it does when the disk fills as fast as it can.
+	watchFast = time.Millisecond
+	// recount is how often the watched trees are counted although the disk did
+	// not grow: somebody may free as much as they take.
+	recount = time.Second
+	// recountShare bounds the time for counting: one part of so many.
+	recountShare = 20
+	// growShare is how many times longer than a try to make room was, the next
+	// one is put off.
+	growShare = 4
+)
 
 // A Watch keeps room reserved ahead of somebody who writes into the store and
 // does not ask: a program in a sandbox, an unpacking. When there is no more
 // room, it cancels its context, with the reason as the cause.
+//
+// What is reserved ahead is eaten while the next piece is being had, which may
+// take a collection. A program that eats all of it meanwhile goes on for as
+// long as the store is not over its cap.
 type Watch struct {
 	store  *Store
 	ctx    context.Context
@@ -28,13 +43,21 @@ type Watch struct {
 	ahead  *Reservation
 	done   chan struct{}
 	wg     sync.WaitGroup
+	// stopGrowing ends the wait for more room.
+	growCtx     context.Context
+	stopGrowing context.CancelFunc
 
-	mu     sync.Mutex
-	fsUsed int64 // at the last measurement
-	bytes  int64 // in rels then
-	paced  int64 // read through Paced since then
-	err    error
-	over   bool
+	mu      sync.Mutex
+	growing bool      // somebody is having the next piece
+	growAt  time.Time // when to try that again
+	fsUsed  int64
+	grown   int64         // by how much the file system grew since rels were counted
+	bytes   int64         // in rels then
+	counted time.Time     // then
+	cost    time.Duration // of counting them
+	paced   int64         // read through Paced since then
+	err     error
+	over    bool
 }
 
 // Watch begins to watch dirs, which are beneath the store's root. Without a
@@ -56,8 +79,9 @@ func (s *Store) Watch(ctx context.Context, dirs ...string) (*Watch, error) {
 		return nil, err
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.growCtx, w.stopGrowing = context.WithCancel(w.ctx)
 	w.done = make(chan struct{})
-	if err := errors.Join(w.measure(), w.ahead.Ensure(ctx, w.room())); err != nil {
+	if err := errors.Join(w.count(), w.ahead.Ensure(ctx, w.room())); err != nil {
 		w.cancel(err)
 		return nil, errors.Join(err, w.ahead.Close())
 	}
@@ -81,11 +105,13 @@ func (w *Watch) Stop() error {
 	}
 	w.over = true
 	close(w.done)
+	w.stopGrowing()
 	w.mu.Unlock()
 	w.wg.Wait()
 	w.mu.Lock()
 	if w.err == nil && w.ctx.Err() == nil {
-		w.err = w.look(w.ctx)
+		// What is written is to have room; nothing more is written.
+		w.err = errors.Join(w.account(), w.ahead.Ensure(w.ctx, 0))
 	}
 	w.err = errors.Join(w.err, w.ahead.Close())
 	w.cancel(w.err)
@@ -115,7 +141,10 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.paced += int64(n); w.paced > w.room()/2 && w.err == nil {
-		w.fail(w.look(w.ctx))
+		w.fail(w.account())
+		if w.err == nil {
+			w.fail(w.ahead.Ensure(w.ctx, w.room()))
+		}
 	}
 	if w.err != nil {
 		return 0, w.err
@@ -131,7 +160,8 @@ func (w *Watch) fail(err error) {
 }
 
 func (w *Watch) run() {
-	t := time.NewTicker(watchEvery)
+	pause := watchEvery
+	t := time.NewTimer(pause)
 	defer t.Stop()
 	for {
 		select {
@@ -142,40 +172,94 @@ func (w *Watch) run() {
 		case <-t.C:
 		}
 		w.mu.Lock()
-		w.fail(w.tick())
-		err := w.err
+		next, err := w.tick(pause)
+		w.fail(err)
+		err = w.err
 		w.mu.Unlock()
 		if err != nil {
 			return
 		}
+		pause = next
+		t.Reset(pause)
 	}
 }
 
-// tick looks closer only if the file system grew by enough to be worth it.
-func (w *Watch) tick() error {
+// tick looks closer if the file system grew by enough to be worth it, or if
+// nobody did for a while. It returns when to look again: at the rate of the
+// last pause, a quarter of the room is not gone before.
+func (w *Watch) tick(pause time.Duration) (next time.Duration, err error) {
 	d, err := sys.DiskOf(w.store.root)
-	if err != nil || d.UsedBytes-w.fsUsed < w.room()/4 {
+	if err != nil {
+		return 0, err
+	}
+	grown := max(d.UsedBytes-w.fsUsed, 0)
+	w.fsUsed = d.UsedBytes
+	w.grown += grown
+	next = watchEvery
+	if grown > 0 {
+		next = time.Duration(float64(pause) * float64(w.room()/4) / float64(grown))
+		next = min(max(next, watchFast), watchEvery)
+	}
+	lack, _ := w.ahead.lack(w.grown + 1)
+	since := time.Since(w.counted)
+	dear := since < 5*w.cost
+	if w.grown >= w.room()/4 && !dear || lack > 0 && !dear || since > max(recount, recountShare*w.cost) {
+		err = w.look()
+	}
+	return next, err
+}
+
+// look accounts for what was written and begins to reserve the next piece. The
+// error says that more was written than there is room for.
+func (w *Watch) look() error {
+	if err := w.account(); err != nil {
 		return err
 	}
-	return w.look(w.ctx)
+	if lack, _ := w.ahead.lack(w.room()); lack > 0 && !w.growing && time.Now().After(w.growAt) {
+		w.growing = true
+		w.wg.Go(w.grow)
+	}
+	if lack, _ := w.ahead.lack(0); lack > 0 {
+		return w.store.overBudget(w.ctx)
+	}
+	return nil
 }
 
-// look accounts for what was written and reserves the next piece.
-func (w *Watch) look(ctx context.Context) error {
+// grow reserves the next piece, without the watch's lock: it may have to wait.
+// A refusal is not the end while what is reserved lasts.
+func (w *Watch) grow() {
+	begin := time.Now()
+	err := w.ahead.Ensure(w.growCtx, w.room())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.growing = false
+	if w.growCtx.Err() != nil {
+		return
+	}
+	if errors.Is(err, errFull) {
+		w.growAt = time.Now().Add(growShare * time.Since(begin))
+		return
+	}
+	w.fail(err)
+}
+
+// account takes what was written out of what is reserved.
+func (w *Watch) account() error {
 	before := w.bytes
-	if err := w.measure(); err != nil {
+	if err := w.count(); err != nil {
 		return err
 	}
 	w.ahead.Wrote(w.bytes - before)
-	return w.ahead.Ensure(ctx, w.room())
+	return nil
 }
 
-// measure notes how much there is.
-func (w *Watch) measure() error {
+// count notes how much there is.
+func (w *Watch) count() error {
 	d, err := sys.DiskOf(w.store.root)
 	if err != nil {
 		return err
 	}
+	begin := time.Now()
 	var sum int64
 	for _, rel := range w.rels {
 		n, err := w.store.treeBytes(rel)
@@ -184,7 +268,8 @@ func (w *Watch) measure() error {
 		}
 		sum += n
 	}
-	w.fsUsed, w.bytes, w.paced = d.UsedBytes, sum, 0
+	w.fsUsed, w.grown, w.bytes, w.paced = d.UsedBytes, 0, sum, 0
+	w.counted, w.cost = time.Now(), time.Since(begin)
 	return nil
 }
 

@@ -1,7 +1,7 @@
 // Package display shows progress events to a person or to a log.
 //
 // Builds are shown by BuildKit's progressui, in the modes that docker's
-// --progress flag names; transfers (pull, push) by bars on a terminal and by
+// --progress flag names (quiet and none are den's own, and show what failed); transfers (pull, push) by bars on a terminal and by
 // lines elsewhere. A display owns one goroutine, which Close waits for, and
 // never holds up the work that reports to it for longer than a write takes.
 package display
@@ -10,8 +10,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 )
 
 // Modes of --progress, in the order that help lists them.
-var Modes = [...]string{"auto", "plain", "quiet", "rawjson", "tty"}
+var Modes = [...]string{"auto", "none", "plain", "quiet", "rawjson", "tty"}
 
 // flushEvery is how often collected events are handed to the display: often
 // enough for the eye, rarely enough that thousands of events cost nothing.
@@ -67,20 +68,24 @@ func NewBuild(out *os.File, mode string) (*Build, error) {
 	return b, nil
 }
 
-func newDisplay(out *os.File, mode string) (progressui.Display, error) {
-	m := progressui.DisplayMode(mode)
-	switch m {
-	case progressui.DefaultMode:
-		m = progressui.AutoMode
-	case "none":
-		m = progressui.QuietMode
+// An updater shows what comes through a channel until that is closed.
+type updater interface {
+	UpdateFrom(context.Context, chan *client.SolveStatus) ([]client.VertexWarning, error)
+}
+
+func newDisplay(out *os.File, mode string) (updater, error) {
+	switch mode {
+	case "":
+		mode = string(progressui.AutoMode)
+	case "none", string(progressui.QuietMode):
+		return quiet{out}, nil
 	}
-	if m == progressui.QuietMode {
-		return progressui.NewDisplay(io.Discard, progressui.QuietMode)
+	if !slices.Contains(Modes[:], mode) {
+		return nil, fmt.Errorf("progress %q: %w, want one of %s", mode, errdefs.ErrInvalidArgument, strings.Join(Modes[:], ", "))
 	}
-	d, err := progressui.NewDisplay(out, m)
+	d, err := progressui.NewDisplay(out, progressui.DisplayMode(mode))
 	if err != nil {
-		return d, fmt.Errorf("progress %q: %w: %w, want one of %v", mode, err, errdefs.ErrInvalidArgument, Modes)
+		return nil, fmt.Errorf("progress %s: %w: %w", mode, errdefs.ErrInvalidArgument, err)
 	}
 	return d, nil
 }

@@ -1,8 +1,10 @@
 package display
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -153,17 +155,60 @@ func TestRawJSONIsOneObjectALine(t *testing.T) {
 	}
 }
 
-func TestQuietShowsNothing(t *testing.T) {
+func TestQuietShowsNothingThatWorks(t *testing.T) {
 	for _, mode := range []string{"quiet", "none"} {
 		f, read := file(t)
 		b, err := NewBuild(f, mode)
 		if err != nil {
 			t.Fatal(err)
 		}
-		step(b, "step", "out\n", "bad")
+		step(b, "step", "out\n", "")
 		if err := b.Close(); err != nil || read() != "" {
 			t.Errorf("%s shows %q, %v", mode, read(), err)
 		}
+	}
+}
+
+func TestQuietShowsTheEndOfWhatFailed(t *testing.T) {
+	for _, mode := range []string{"quiet", "none"} {
+		f, text := file(t)
+		b, err := NewBuild(f, mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Unix(1, 0)
+		good, bad, cancelled := digest.FromString("good"), digest.FromString("bad"), digest.FromString("cancelled")
+		say := func(d digest.Digest, data string) {
+			b.Event(progress.Event{Log: &progress.Log{Vertex: d, Stream: 1, Data: []byte(data)}})
+		}
+		for i := range 30 {
+			say(bad, fmt.Sprintf("line %d", i))
+			say(bad, "\n")
+			say(good, "all is well\n")
+			say(cancelled, "was cancelled\n")
+		}
+		for d, failure := range map[digest.Digest]string{good: "", bad: "exit code: 1", cancelled: "context canceled"} {
+			b.Event(progress.Event{Vertex: &progress.Vertex{Digest: d, Name: "RUN x", Started: &at, Completed: &at, Error: failure}})
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want := "------\n > RUN x:\n"
+		for i := 20; i < 30; i++ {
+			want += fmt.Sprintf("line %d\n", i)
+		}
+		if got := text(); got != want+"------\n" {
+			t.Errorf("%s shows %q", mode, got)
+		}
+	}
+}
+
+func TestTailIsBounded(t *testing.T) {
+	if n := len(tail(bytes.Repeat([]byte("x"), 10*tailBytes))); n != tailBytes {
+		t.Errorf("a line without end keeps %d bytes, want %d", n, tailBytes)
+	}
+	if got := string(tail([]byte("1\n2\n\n\n"))); got != "1\n2\n\n\n" {
+		t.Errorf("the tail of little is %q", got)
 	}
 }
 
