@@ -140,6 +140,22 @@ func TestReadOnlyContainerHasItsStoreOnTheVolume(t *testing.T) {
 	}
 }
 
+// Docker mounts a tmpfs noexec.
+func TestStoreOnATmpfsSaysWhatCannotBeExecuted(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	d.fill(d.home, files{"ctx/Dockerfile": "FROM @small\nRUN --mount=type=cache,target=/c cp /bin/busybox /c/true && /c/true\n"})
+	_, err := outer{docker, d, append([]string{"--tmpfs", "/var/lib/den"}, unconfined...)}.sh(`den build ctx`)
+	if err == nil || !strings.Contains(err.Error(), "/var/lib/den is mounted noexec") {
+		t.Errorf("noexec: %v", err)
+	}
+	out, err := outer{docker, d, append([]string{"--tmpfs", "/var/lib/den:exec"}, unconfined...)}.sh(`den build ctx 2>&1`)
+	if err != nil || strings.Contains(out, "noexec") {
+		t.Errorf("exec: %v\n%s", err, out)
+	}
+}
+
 // What needs no namespaces works for every root that may give files away.
 func TestImagesTravelWithoutARung(t *testing.T) {
 	t.Parallel()

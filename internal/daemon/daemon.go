@@ -172,6 +172,9 @@ func (d *Den) choose(ctx context.Context) error {
 	if facts.Overlay != 0 && facts.FSType == "overlay" {
 		d.options.Notice("storage driver " + why) // it ends with the option that helps
 	}
+	if facts.NoExec {
+		d.options.Notice(fmt.Sprintf("store %s is mounted noexec, so that nothing in cache mounts and volumes can be executed: mount it with exec (docker run --tmpfs DIR:exec)", d.Store.Root()))
+	}
 	if choice.SharePids || choice.Lacks != 0 {
 		d.options.Notice("rung " + string(choice.Rung) + ": " + choice.Why)
 	}

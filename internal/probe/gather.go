@@ -52,6 +52,7 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	dir = nearest(dir)
 	f.FSType, _ = sys.FSName(dir)
 	f.Reflink = tryReflink(dir)
+	f.NoExec = noExec(dir)
 	f.Cgroup, f.CgroupErr = cgroups()
 	f.IDs = idRange(&f)
 	p := f.tryNamespaces(ctx, dir)
@@ -181,6 +182,12 @@ func tryReflink(dir string) unix.Errno {
 	}
 	defer unix.Close(b)
 	return errno(unix.IoctlFileClone(b, a))
+}
+
+// noExec asks the mount: the flag is not to be tried without a program in dir.
+func noExec(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Flags&unix.ST_NOEXEC != 0
 }
 
 // cgroups finds the version in use and whether limits can be set.

@@ -39,6 +39,8 @@ type Facts struct {
 	// that it shares blocks between files.
 	FSType  string
 	Reflink unix.Errno
+	// NoExec says that nothing below dir can be executed, but through an overlay.
+	NoExec bool
 
 	// Cgroup is 0 (none), 1 or 2.
 	Cgroup int
