@@ -1,13 +1,12 @@
 #!/bin/sh
-# The workloads of docs/performance.md: den beside the physical floor and, with DEN_BENCH_BUILDKIT=DIR (buildkitd and
-# buildctl), BuildKit. Arguments go to scripts/bench (-rounds N, -only W1,W2, -base debian.tar).
+# The workloads of docs/performance.md: den beside the physical floor and BuildKit, as a markdown table.
+# Arguments go to scripts/bench (-rounds N, -only W1,W2, -buildkit DIR|none, -cache DIR).
 set -eu
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
 	echo "bench: the workloads need root, to make file systems; skipped" >&2
 	exit 0
 fi
-[ -x bin/den ] || make build
-mkdir -p bin
+make --no-print-directory build >&2 # what is measured is this tree
 (cd scripts/bench && go build -o ../../bin/den-bench .)
 exec bin/den-bench -den bin/den "$@"

@@ -1,142 +1,162 @@
-// Command bench times den's workloads beside the physical floor and, where they
-// are installed, BuildKit: interleaved, each sample on a fresh ext4 file system
-// (ext4 makes files slowly for minutes after many were deleted), results
-// checked. It needs root, docker-registry, mmdebstrap and mkfs.ext4.
+// Command bench times den's workloads beside the physical floor and BuildKit:
+// interleaved in one run, each sample on a fresh ext4 file system (ext4 makes
+// files slowly for minutes after many were deleted), results checked. It starts
+// the registries, the package mirror and the daemons that it needs on loopback
+// and ends them. It needs root, docker-registry, mmdebstrap, apt, curl,
+// mkfs.ext4 and, for BuildKit, runc.
 package main
 
 import (
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 )
+
+// options are the command line's.
+type options struct {
+	den, cache, buildkit, only string
+	rounds                     int
+}
 
 // A bench is one run of all workloads.
 type bench struct {
-	dir, den            string
+	dir, den, cache     string
 	buildkitd, buildctl string // empty: BuildKit is left out
 	registry            string
-	samples             map[string][]sample // by "workload peer"
-	order               []string
-}
-
-// A sample is one measured command.
-type sample struct {
-	wall, cpu time.Duration
-	rssMiB    int64
+	mirror              string // of Debian packages
+	golang              string // GOROOT
+	group               *group
+	table               table
 }
 
 func main() {
-	den := flag.String("den", "bin/den", "the binary to measure")
-	rounds := flag.Int("rounds", 3, "samples of each cell")
-	base := flag.String("base", "", "tar of a Debian root file system (default: made by mmdebstrap)")
-	only := flag.String("only", "", "comma-separated workloads (default: all)")
-	buildkit := flag.String("buildkit", os.Getenv("DEN_BENCH_BUILDKIT"), "directory with buildkitd and buildctl")
+	var o options
+	flag.StringVar(&o.den, "den", "bin/den", "the binary to measure")
+	flag.IntVar(&o.rounds, "rounds", 3, "samples of each cell")
+	flag.StringVar(&o.cache, "cache", "", "directory that keeps the base image, the packages and BuildKit for the next run (default: den-bench in the user's cache directory)")
+	flag.StringVar(&o.only, "only", "", "comma-separated workloads (default: all)")
+	flag.StringVar(&o.buildkit, "buildkit", os.Getenv("DEN_BENCH_BUILDKIT"), "directory with buildkitd and buildctl, or none (default: "+buildkitVersion+", built once)")
 	flag.Parse()
-	if err := run(*den, *base, *buildkit, *only, *rounds); err != nil {
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(den, base, buildkit, only string, rounds int) (err error) {
+func run(o options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root, to make file systems")
+	}
+	chosen, err := choose(o.only)
+	if err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "den-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b := &bench{dir: dir, samples: map[string][]sample{}}
-	if b.den, err = filepath.Abs(den); err != nil {
+	b := &bench{dir: dir, cache: o.cache, table: table{cells: map[cell][]sample{}}}
+	if b.den, err = filepath.Abs(o.den); err != nil {
 		return err
 	}
-	if buildkit != "" {
-		b.buildkitd, b.buildctl = filepath.Join(buildkit, "buildkitd"), filepath.Join(buildkit, "buildctl")
+	if b.group, err = newGroup(); err != nil {
+		return err
 	}
-	stop, err := b.setUp(base)
+	defer func() { err = errors.Join(err, b.group.remove()) }()
+	stop, err := b.setUp(o, chosen)
+	defer stop()
 	if err != nil {
 		return err
 	}
-	defer stop()
-	for round := range rounds {
-		for _, w := range workloads() {
-			if only != "" && !slices.Contains(strings.Split(only, ","), w.name) {
-				continue
-			}
-			for _, p := range b.peers() {
-				if err := b.sampleOf(w, p); err != nil {
-					return fmt.Errorf("round %d, %s, %s: %w", round+1, w.name, p.name, err)
-				}
+	for round := range o.rounds {
+		for _, w := range chosen {
+			if err := b.round(w, round); err != nil {
+				return fmt.Errorf("round %d, %s, %w", round+1, w.name, err)
 			}
 		}
+		fmt.Fprintf(os.Stderr, "bench: round %d of %d done\n", round+1, o.rounds)
 	}
-	b.print()
+	fmt.Print(b.table.markdown())
 	return nil
 }
 
-// add keeps a sample under the workload's part and the peer.
-func (b *bench) add(part, peer string, s sample) {
-	if !slices.Contains(b.order, part) {
-		b.order = append(b.order, part)
+// choose picks workloads by name.
+func choose(only string) ([]workload, error) {
+	all := workloads()
+	if only == "" {
+		return all, nil
 	}
-	key := part + " " + peer
-	b.samples[key] = append(b.samples[key], s)
+	var chosen []workload
+	for _, name := range strings.Split(only, ",") {
+		i := slices.IndexFunc(all, func(w workload) bool { return w.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no workload %q", name)
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
 }
 
-// measure runs a command in dir and takes its own time and memory, children
-// that it waited for included.
-func measure(dir string, env []string, args ...string) (sample, error) {
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	start := time.Now()
-	out, err := cmd.CombinedOutput()
-	s := sample{wall: time.Since(start)}
+// round takes one sample of a workload with each peer; who is first changes.
+func (b *bench) round(w workload, round int) error {
+	peers := []func(string, workload) peer{b.newDen, b.newFloor}
+	if b.buildkitd != "" && !w.noBuildKit {
+		peers = append(peers, b.newBuildKit)
+	}
+	for i := range peers {
+		if err := b.sample(w, peers[(i+round)%len(peers)]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sample runs all parts of a workload with one peer on a new file system.
+func (b *bench) sample(w workload, newPeer func(string, workload) peer) (err error) {
+	fs, unmount, err := b.freshFS()
 	if err != nil {
-		return s, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+		return err
 	}
-	s.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		s.rssMiB = u.Maxrss >> 10
+	defer func() { err = errors.Join(err, unmount()) }()
+	p := newPeer(fs, w)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", p.name(), err)
+		}
+	}()
+	defer p.stop()
+	if err := p.start(); err != nil {
+		return err
 	}
-	return s, nil
-}
-
-// median of the walls; the CPU time and memory shown are that sample's.
-func median(list []sample) sample {
-	slices.SortFunc(list, func(a, b sample) int { return cmp.Compare(a.wall, b.wall) })
-	return list[len(list)/2]
-}
-
-func (b *bench) print() {
-	fmt.Printf("%-16s %10s %8s %9s %10s %10s %9s %9s\n", "workload", "den s", "cpu s", "rss MiB", "floor s", "buildkit s", "den/floor", "den/bk")
-	for _, part := range b.order {
-		d := b.samples[part+" den"]
-		if len(d) == 0 {
+	for _, part := range w.parts {
+		if part.change != nil {
+			if err := part.change(b.context(w.context)); err != nil {
+				return err
+			}
+		}
+		s, err := b.measure(fs, p, part)
+		if errors.Is(err, errNone) {
 			continue
 		}
-		m := median(d)
-		fmt.Printf("%-16s %10.3f %8.2f %9d", part, m.wall.Seconds(), m.cpu.Seconds(), m.rssMiB)
-		ratios := ""
-		for _, peer := range []string{"floor", "buildkit"} {
-			list := b.samples[part+" "+peer]
-			if len(list) == 0 {
-				fmt.Printf(" %10s", "-")
-				ratios += fmt.Sprintf(" %9s", "-")
-				continue
-			}
-			p := median(list)
-			fmt.Printf(" %10.3f", p.wall.Seconds())
-			ratios += fmt.Sprintf(" %9.2f", m.wall.Seconds()/p.wall.Seconds())
+		if err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
 		}
-		fmt.Println(ratios)
+		b.table.add(cell{w.name + " " + part.name, p.name()}, s)
 	}
+	if w.check == nil {
+		return nil
+	}
+	dir, err := p.result()
+	if err == nil {
+		err = w.check(b, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	return nil
 }

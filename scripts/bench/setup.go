@@ -1,92 +1,188 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// setUp makes the base images, a registry that serves them, and the contexts.
-func (b *bench) setUp(base string) (stop func(), err error) {
-	if stop, err = b.startRegistry(); err != nil {
-		return nil, err
-	}
-	if base == "" {
-		base = filepath.Join(b.dir, "debian.tar")
-		if out, err := exec.Command("mmdebstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", base).CombinedOutput(); err != nil {
-			return stop, fmt.Errorf("mmdebstrap: %w\n%s", err, out)
+// setUp makes what the chosen workloads need: the base images, a registry that
+// serves them, the package mirror, the contexts, BuildKit. stop is never nil.
+func (b *bench) setUp(o options, chosen []workload) (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, f := range slices.Backward(stops) {
+			f()
 		}
 	}
-	root := filepath.Join(b.dir, "root") // the floor's lower directory
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if b.cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return stop, fmt.Errorf("no place to keep what is made once, name one with -cache: %w", err)
+		}
+		b.cache = filepath.Join(user, "den-bench")
+	}
+	if err := os.MkdirAll(b.cache, 0o755); err != nil {
 		return stop, err
 	}
-	store := []string{"DEN_STORE=" + filepath.Join(b.dir, "setup")}
-	golang := filepath.Join(b.dir, "golang")
-	for _, args := range [][]string{
-		{"tar", "-xf", base, "-C", root},
-		{b.den, "import", base, b.registry + "/debian"},
-		{b.den, "push", "-q", b.registry + "/debian"},
-		{"mkdir", "-p", golang},
-		{"sh", "-c", `printf 'FROM ` + b.registry + `/debian\nCOPY . /usr/local/go\n' > ` + golang + `/Dockerfile`},
-		{b.den, "build", "-q", "-f", golang + "/Dockerfile", "-t", b.registry + "/golang", goRoot()},
-		{b.den, "push", "-q", b.registry + "/golang"},
-	} {
-		if _, err := measure(b.dir, store, args...); err != nil {
+	if err := b.findBuildKit(o.buildkit); err != nil {
+		return stop, err
+	}
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return stop, fmt.Errorf("go env GOROOT: %w", err)
+	}
+	b.golang = strings.TrimSpace(string(goroot))
+	r, err := startRegistry(filepath.Join(b.dir, "registry"))
+	if err != nil {
+		return stop, err
+	}
+	stops = append(stops, r.stop)
+	b.registry = r.address
+	if err := b.baseImage(); err != nil {
+		return stop, err
+	}
+	needs := func(context string) bool {
+		return slices.ContainsFunc(chosen, func(w workload) bool { return w.context == context })
+	}
+	if needs("W5") {
+		mirror, err := b.startMirror()
+		if err != nil {
 			return stop, err
 		}
+		stops = append(stops, mirror)
 	}
-	return stop, b.contexts()
+	for _, c := range contexts() {
+		if !needs(c.name) {
+			continue
+		}
+		if err := c.make(b); err != nil {
+			return stop, fmt.Errorf("context of %s: %w", c.name, err)
+		}
+	}
+	return stop, nil
 }
 
-func goRoot() string {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
+// findBuildKit takes BuildKit from dir, or builds it; without runc it is left out.
+func (b *bench) findBuildKit(dir string) error {
+	if dir == "none" {
+		return nil
+	}
+	if _, err := exec.LookPath("runc"); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: BuildKit is left out, it needs runc:", err)
+		return nil
+	}
+	if dir == "" {
+		dir = filepath.Join(b.cache, "buildkit-"+buildkitVersion)
+		if err := buildBuildKit(dir); err != nil {
+			return err
+		}
+	}
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return "/usr/local/go"
+		return err
 	}
-	return strings.TrimSpace(string(out))
+	b.buildkitd, b.buildctl = filepath.Join(dir, "buildkitd"), filepath.Join(dir, "buildctl")
+	return nil
 }
 
-func (b *bench) startRegistry() (func(), error) {
+// baseImage pushes a small Debian, and unpacks it for the floor.
+func (b *bench) baseImage() error {
+	base := filepath.Join(b.cache, "debian.tar")
+	if _, err := os.Stat(base); err != nil {
+		if err := tool("mmdebstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", base+".new.tar"); err != nil {
+			return err
+		}
+		if err := os.Rename(base+".new.tar", base); err != nil {
+			return err
+		}
+	}
+	root := filepath.Join(b.dir, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	if err := tool("tar", "-xf", base, "-C", root); err != nil {
+		return err
+	}
+	if err := b.setupDen("import", base, b.registry+"/debian"); err != nil {
+		return err
+	}
+	return b.setupDen("push", "-q", b.registry+"/debian")
+}
+
+// setupDen runs den with a store that only prepares.
+func (b *bench) setupDen(args ...string) error {
+	return b.group.run(b.dir, []string{"DEN_STORE=" + filepath.Join(b.dir, "setup")}, append([]string{b.den}, args...)...)
+}
+
+// tool runs a program that is not measured.
+func tool(args ...string) error {
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// startMirror serves the packages that W5 installs, with what they need beyond
+// the base.
+func (b *bench) startMirror() (stop func(), err error) {
+	debs := filepath.Join(b.cache, "debs")
+	if _, err := os.Stat(filepath.Join(debs, "Packages")); err != nil {
+		if err := b.downloadPackages(debs); err != nil {
+			return nil, err
+		}
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	b.registry = l.Addr().String()
-	l.Close()
-	conf := filepath.Join(b.dir, "registry.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q}\n", filepath.Join(b.dir, "registry"), b.registry)
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		return nil, err
-	}
-	cmd := exec.Command("docker-registry", "serve", conf)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	stop := func() { cmd.Process.Kill(); cmd.Wait() }
-	return stop, waitFor(20*time.Second, func() bool {
-		res, err := http.Get("http://" + b.registry + "/v2/")
-		if err == nil {
-			res.Body.Close()
-		}
-		return err == nil
-	})
+	b.mirror = "http://" + l.Addr().String() + "/"
+	server := &http.Server{Handler: http.FileServer(http.Dir(debs)), ReadHeaderTimeout: time.Minute}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	return func() {
+		_ = server.Close()
+		<-ended
+	}, nil
 }
 
-func waitFor(limit time.Duration, ready func() bool) error {
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if ready() {
-			return nil
+// downloadPackages fetches them with the host's apt, by the base's own sources.
+func (b *bench) downloadPackages(debs string) error {
+	state := filepath.Join(b.dir, "apt")
+	for _, d := range []string{debs + ".new/partial", state + "/lists/partial", state + "/cache/partial"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("nothing answered within %s", limit)
+	root := filepath.Join(b.dir, "root")
+	apt := []string{"apt-get", "-qq", "-y", "-o", "Dir::Etc::SourceList=" + root + "/etc/apt/sources.list", "-o", "Dir::Etc::SourceParts=" + root + "/etc/apt/sources.list.d",
+		"-o", "Dir::State=" + state, "-o", "Dir::State::status=" + root + "/var/lib/dpkg/status", "-o", "Dir::Cache=" + state + "/cache",
+		"-o", "Dir::Cache::archives=" + debs + ".new/", "-o", "APT::Sandbox::User=root"}
+	if err := tool(append(apt, "update")...); err != nil {
+		return err
+	}
+	if err := tool(append(apt, "--no-install-recommends", "-d", "install", "python3", "git")...); err != nil {
+		return err
+	}
+	script := `set -e; cd "$1.new"; for f in *.deb; do
+dpkg-deb -f "$f"; echo "Filename: ./$f"; echo "Size: $(stat -c %s "$f")"; echo "SHA256: $(sha256sum < "$f" | cut -d' ' -f1)"; echo
+done > Packages; rm -rf "$1" partial lock; mv "$1.new" "$1"`
+	return tool("sh", "-c", script, "sh", debs)
+}
+
+// aptInstall is the step of W5.
+func (b *bench) aptInstall() string {
+	return "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* && echo 'deb [trusted=yes] " + b.mirror + " ./' > /etc/apt/sources.list && " +
+		"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 git"
 }
 
 // freshFS mounts a new ext4 and returns its directory and how to end it.
@@ -94,20 +190,23 @@ func (b *bench) freshFS() (string, func() error, error) {
 	img, mnt := filepath.Join(b.dir, "fs.img"), filepath.Join(b.dir, "mnt")
 	script := `set -e; rm -f "$1"; mkdir -p "$2"; truncate -s 20G "$1"
 mkfs.ext4 -qF -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$1"; mount -o loop,noinit_itable "$1" "$2"`
-	if out, err := exec.Command("sh", "-c", script, "sh", img, mnt).CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("fresh file system: %w\n%s", err, out)
+	if err := tool("sh", "-c", script, "sh", img, mnt); err != nil {
+		return "", nil, fmt.Errorf("fresh file system: %w", err)
 	}
 	return mnt, func() error {
-		var err error
-		for range 100 { // a syncer or a cleaner that nobody waits for may still be at work
-			if err = syscall.Unmount(mnt, 0); err == nil {
-				return nil
-			}
-			time.Sleep(50 * time.Millisecond)
+		// A syncer or a cleaner that nobody waits for may still be at work.
+		err := eventually(10*time.Second, func() error { return syscall.Unmount(mnt, 0) })
+		if err != nil {
+			err = errors.Join(fmt.Errorf("unmount %s: %w", mnt, err), syscall.Unmount(mnt, syscall.MNT_DETACH))
 		}
-		return fmt.Errorf("unmount %s: %w", mnt, err)
+		return err
 	}, nil
 }
 
 // context is the directory of a workload's context.
-func (b *bench) context(w string) string { return filepath.Join(b.dir, "ctx", w) }
+func (b *bench) context(name string) string { return filepath.Join(b.dir, "ctx", name) }
+
+// dockerfile is the Dockerfile of a workload's build i.
+func (b *bench) dockerfile(w workload, i int) string {
+	return filepath.Join(b.context(w.context), fmt.Sprint("Dockerfile.", i))
+}
