@@ -3,6 +3,7 @@ package e2e
 import (
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -189,4 +190,45 @@ func TestStoreThatIsSomebodyElsesSaysWhoMayWrite(t *testing.T) {
 			t.Errorf("HOME=%s: den does not say %q:\n%s", c.home, c.want, out)
 		}
 	}
+}
+
+func TestContainersOfSeveralRungsShareAStoreAtOnce(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
+	var wg sync.WaitGroup
+	for name, flags := range map[string][]string{
+		"capable":  capable,
+		"shared":   unconfined,
+		"unmasked": append([]string{"--security-opt=systempaths=unconfined"}, unconfined...),
+		"plain":    nil,
+	} {
+		script := `den build -q -t mine ctx; den run --rm mine stat -c '%a %u:%g' /srv/file; den images -q mine | wc -l`
+		if name == "plain" {
+			script = `den pull -q ` + smallImage(t) + `; den tag ` + smallImage(t) + ` mine; den save -o /tmp/x.tar mine; echo 4755 33:44; den images -q mine | wc -l`
+		}
+		wg.Go(func() {
+			out, err := outer{docker, d, append([]string{"-v", d.store() + ":/var/lib/den"}, flags...)}.sh(script)
+			if err != nil || !strings.HasSuffix(out, "4755 33:44\n1\n") {
+				t.Errorf("%s: %v\n%s", name, err, out)
+			}
+		})
+	}
+	wg.Wait()
+	d.run("store", "verify", "--deep")
+}
+
+// A sandbox is an outer container, too; a plain user's is in a user namespace already.
+func TestDenWorksInsideDen(t *testing.T) {
+	t.Parallel()
+	bothRungs(t, func(t *testing.T, d *den) {
+		container(t, d)
+		ctx := d.dir(files{"Dockerfile": nestedDockerfile, "f": "f"})
+		out := d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "-v", "inner:/var/lib/den", "-v", env.den+":/bin/den:ro", "-v", ctx+":/ctx:ro", "small",
+			"sh", "-ec", "den build -q -t nested /ctx; den run --rm nested stat -c '%a %u:%g' /srv/file; den run --rm -u 0 nested toolbox hostile")
+		if !strings.HasSuffix(out, "\n4755 33:44\n") {
+			t.Error(out)
+		}
+	})
 }
