@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -82,7 +83,7 @@ func TestUntrustedJobsUseATrustedStoreInPlace(t *testing.T) {
 					t.Errorf("job %d: %s", n, tail(r.err))
 					return
 				}
-				if got := strings.Count(r.err, "CACHED"); got < 2 {
+				if got := strings.Count(r.err, "CACHED"); got != 3 {
 					t.Errorf("job %d: %d steps are cached\n%s", n, got, tail(r.err))
 				}
 				if got := j.try(nil, "run", "--rm", "--network=none", "own", "cat", "/own"); got.code != 0 || got.out != want+"2\n" {
@@ -103,5 +104,57 @@ func TestUntrustedJobsUseATrustedStoreInPlace(t *testing.T) {
 		if got := d.run("run", "--rm", "--network=none", "trusted", "cat", "/made/sum"); got != want {
 			t.Errorf("the base's image now holds %q, want %q", got, want)
 		}
+	})
+}
+
+// What a job built above a base, a trusted process takes over: from the scope
+// that it trusts and from no other, and nothing that is not what it claims.
+func TestPromotionTakesWhatItCanVerify(t *testing.T) {
+	bothRungs(t, func(t *testing.T, d *den) {
+		step := func(text string) string {
+			return d.dir(files{"Dockerfile": trusted + "RUN head -c 100 /dev/urandom | sha256sum > /" + text + "\n"})
+		}
+		d.run("build", "-q", d.dir(files{"Dockerfile": trusted}))
+		base := d.readOnly(d.store())
+		job := d.untrusted(base, 0)
+		job.run("build", "-q", "--cache-scope=main,default", "-t", "good", step("good"))
+		job.run("build", "-q", "--cache-scope=pr-1,default", "-t", "evil", step("evil"))
+		want := job.run("run", "--rm", "--network=none", "good", "cat", "/good")
+		upper := filepath.Join(d.home, "job-0", "store")
+		out := d.run("store", "promote", "--from", upper, "--scope", "main")
+		if !strings.Contains(out, " 0 were refused") || strings.HasPrefix(out, "0 records") {
+			t.Errorf("promote: %s", out)
+		}
+		d.run("store", "verify", "--deep")
+		other := d.untrusted(base, 1)
+		r := other.try(nil, "build", "--progress=plain", "--cache-scope=main,default", "-t", "good", step("good"))
+		if r.code != 0 || strings.Count(r.err, "CACHED") != 4 {
+			t.Errorf("what was promoted is built again: exit %d\n%s", r.code, tail(r.err))
+		}
+		if got := other.run("run", "--rm", "--network=none", "good", "cat", "/good"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		r = other.try(nil, "build", "--progress=plain", "--cache-scope=pr-1,default", step("evil"))
+		if r.code != 0 || strings.Count(r.err, "CACHED") != 3 {
+			t.Errorf("the record of a scope that is not trusted was taken: exit %d\n%s", r.code, tail(r.err))
+		}
+		// The job writes into a tree of its own, as hostile as it likes.
+		poisoned := 0
+		err := filepath.WalkDir(filepath.Join(upper, "layers"), func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.Name() == "evil" {
+				poisoned++
+				err = os.WriteFile(path, []byte("poison\n"), 0o644)
+			}
+			return err
+		})
+		if err != nil || poisoned == 0 {
+			t.Fatalf("%d files poisoned, %v", poisoned, err)
+		}
+		res := d.try(nil, "store", "promote", "--from", upper, "--scope", "pr-1")
+		if res.code != 1 || !strings.Contains(res.out, "refused  record sha256:") {
+			t.Errorf("a poisoned tree: exit %d, %s%s", res.code, res.out, res.err)
+		}
+		d.run("store", "verify", "--deep")
+		d.fails([]string{"store", "promote", "--from", upper}, "--scope")
 	})
 }

@@ -20,7 +20,7 @@ func newStore(g *globals, io streams) *cobra.Command {
 		Args:  unknownCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newStoreDf(g, io), newStoreGC(g, io), newStoreVerify(g, io), newStoreLocks(g, io))
+	cmd.AddCommand(newStoreDf(g, io), newStoreGC(g, io), newStoreVerify(g, io), newStoreLocks(g, io), newStorePromote(g, io))
 	return cmd
 }
 

@@ -63,6 +63,9 @@ func (c *cache) Load(ctx context.Context, key oci.Digest) ([]solver.Result, erro
 			return nil, err
 		}
 		for _, rec := range recs {
+			if rec.Scope != scope {
+				continue // written by somebody who made up the key
+			}
 			out, err := c.open(ctx, key, rec)
 			if err == nil || !errdefs.IsNotFound(err) {
 				return out, err
@@ -143,12 +146,15 @@ func (c *cache) Save(ctx context.Context, key oci.Digest, out []solver.Result, r
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", key, err)
 	}
-	if bytes.Equal(winner.Data, rec.Data) {
+	if winner.Scope == rec.Scope && bytes.Equal(winner.Data, rec.Data) {
 		return out, nil
 	}
 	// Theirs may be the same stack with other times of creation; only if all
 	// take the same one do all builds get the same image.
-	theirs, err := c.open(ctx, key, winner)
+	var theirs []solver.Result
+	if err = errdefs.ErrNotFound; winner.Scope == rec.Scope {
+		theirs, err = c.open(ctx, key, winner)
+	}
 	if err == nil && len(theirs) == len(out) {
 		return theirs, nil
 	}
