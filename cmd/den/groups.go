@@ -10,16 +10,16 @@ import (
 // docker container run, docker buildx build.
 func groups(g *globals, io streams) []*cobra.Command {
 	return []*cobra.Command{
-		group("builder", "Manage builds", newBuild(g, io)),
-		group("buildx", "Docker's name for den build", newBuild(g, io)),
+		group("builder", "Manage builds", newBuild(g, io), newCachePrune(g, io)),
+		group("buildx", "Docker's name for den build", newBuild(g, io), newCachePrune(g, io), renamed(newStoreDf(g, io), "du")),
 		group("container", "Manage containers",
 			newInspect(g, io), newKill(g, io), newLogs(g, io), renamed(newPs(g, io), "ls", "list", "ps"),
-			newRm(g, io), newRun(g, io), newStop(g, io), newWait(g, io)),
+			newContainerPrune(g, io), newRm(g, io), newRun(g, io), newStop(g, io), newWait(g, io)),
 		group("image", "Manage images",
 			newBuild(g, io), newHistory(g, io), newImport(g, io), newInspect(g, io), newLoad(g, io),
-			renamed(newImages(g, io), "ls", "list"), newPull(g, io), newPush(g, io),
+			renamed(newImages(g, io), "ls", "list"), newImagePrune(g, io), newPull(g, io), newPush(g, io),
 			renamed(newRmi(g, io), "rm", "remove"), newSave(g, io), newTag(g, io)),
-		group("system", "Manage den", newInfo(g, io), newPrune(g, io)),
+		group("system", "Manage den", newInfo(g, io), newPrune(g, io), newStoreDf(g, io)),
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 func newRmi(g *globals, io streams) *cobra.Command {
-	var force bool
+	var force, noPrune bool
 	cmd := &cobra.Command{
 		Use:   "rmi [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Remove images",
@@ -26,12 +26,16 @@ func newRmi(g *globals, io streams) *cobra.Command {
 					}
 					errs = append(errs, err)
 				}
+				if !noPrune {
+					if _, err := d.Store.CollectGarbage(cmd.Context()); err != nil {
+						fmt.Fprintf(io.err, "den: the layers are still there: %v\n", err)
+					}
+				}
 				return errors.Join(errs...)
 			})
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
-	cmd.Flags().Bool("no-prune", false, "Accepted: den collects layers when space is needed")
-	hide(cmd.Flags(), "no-prune")
+	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "Leave the layers for the next prune")
 	return cmd
 }

@@ -17,7 +17,7 @@ type storeGCOptions struct {
 	dryRun  bool
 	filters []string
 	format  string
-	keep    string
+	limits  cacheLimits
 }
 
 func newStoreGC(g *globals, io streams) *cobra.Command {
@@ -26,16 +26,16 @@ func newStoreGC(g *globals, io streams) *cobra.Command {
 		Use:   "gc [OPTIONS]",
 		Short: "Collect what nothing names, beside the store's users",
 		Long: `Collect what nothing names and nobody uses, what dead processes left, and, with
---all, --keep-storage or --filter, build cache. Others need not stop.`,
+--all, a size or --filter, build cache. Others need not stop.`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runStoreGC(cmd.Context(), g, o, io) },
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&o.all, "all", "a", false, "Evict all build cache, not just what is over --keep-storage")
+	f.BoolVarP(&o.all, "all", "a", false, "Evict all build cache, not just what is over a size")
 	f.BoolVar(&o.dryRun, "dry-run", false, "Print the plan and remove nothing")
 	f.StringArrayVar(&o.filters, "filter", nil, "Evict only cache that matches (until=<duration>, type=, id=)")
 	f.StringVar(&o.format, "format", "", "Format output with a Go template, or json")
-	f.StringVar(&o.keep, "keep-storage", "", "Evict cache, least recently used first, down to this size")
+	o.limits.flags(f)
 	return cmd
 }
 
@@ -49,7 +49,8 @@ func (o *storeGCOptions) prune() (p store.PruneOptions, evict bool, err error) {
 	if err != nil {
 		return p, false, err
 	}
-	if p.KeepBytes, err = byteSize("keep-storage", o.keep); err != nil {
+	limited, err := o.limits.apply(&p)
+	if err != nil {
 		return p, false, err
 	}
 	if v := filters["until"]; len(v) > 0 {
@@ -61,8 +62,8 @@ func (o *storeGCOptions) prune() (p store.PruneOptions, evict bool, err error) {
 		p.Until = max(now.Sub(t), 1)
 		delete(filters, "until")
 	}
-	p.All, p.Filters = o.all || p.KeepBytes > 0, filters
-	return p, o.all || len(o.filters) > 0 || p.KeepBytes > 0, nil
+	p.All, p.Filters = o.all || limited, filters
+	return p, o.all || len(o.filters) > 0 || limited, nil
 }
 
 func runStoreGC(ctx context.Context, g *globals, o *storeGCOptions, io streams) error {

@@ -41,6 +41,27 @@ func (s *Store) Collect(ctx context.Context) (freedBytes int64, err error) {
 	return freed, nil
 }
 
+// CollectGarbage is Collect for who just took names away: if somebody else is
+// collecting, it leaves that to them.
+func (s *Store) CollectGarbage(ctx context.Context) (freedBytes int64, err error) {
+	if err := s.writable(); err != nil {
+		return 0, fmt.Errorf("collect: %w", err)
+	}
+	f, err := openLock(s.path("lock", "gc"), false)
+	if err != nil {
+		return 0, fmt.Errorf("collect: %w", err)
+	}
+	defer f.Close()
+	if ok, err := sys.TryFlock(f, unix.LOCK_EX); !ok || err != nil {
+		return 0, err
+	}
+	freed, err := s.collect(ctx)
+	if err != nil {
+		return freed, fmt.Errorf("collect: %w", err)
+	}
+	return freed, nil
+}
+
 // lockGC waits until this process is the only one that collects.
 func (s *Store) lockGC(ctx context.Context) (unlock func(), err error) {
 	if err := s.writable(); err != nil {

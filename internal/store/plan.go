@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"den/internal/failpoint"
+	"den/internal/sys"
 )
 
 // A Plan is what a prune would remove, found without a lock: what somebody
@@ -58,6 +59,11 @@ func (s *Store) planPrune(ctx context.Context, o PruneOptions) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	d, err := sys.DiskOf(s.root)
+	if err != nil {
+		return Plan{}, err
+	}
+	o.KeepBytes = o.keep(inv.totalBytes, d.FreeBytes)
 	p := inv.plan(o)
 	p.Forget = forget
 	return p, nil
@@ -127,7 +133,7 @@ func (e CacheEntry) staleness(now time.Time) float64 {
 // age: dead engines, abandoned downloads and memos. With All and no other wish
 // it lists every memo and every download.
 func (s *Store) forgettable(ctx context.Context, o PruneOptions) ([]string, error) {
-	all := o.All && o.KeepBytes == 0 && o.Until == 0 && len(o.Filters) == 0
+	all := o.All && o.KeepBytes == 0 && o.MaxUsedBytes == 0 && o.MinFreeBytes == 0 && o.Until == 0 && len(o.Filters) == 0
 	var rels []string
 	err := s.eachName(ctx, "engines", func(path string) error {
 		if olderThan(filepath.Join(path, "lock"), engineTTL) {

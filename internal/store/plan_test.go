@@ -2,7 +2,9 @@ package store
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,5 +124,76 @@ func TestLocksNameHolderAndPath(t *testing.T) {
 	}
 	if l := locks[i]; l.Exclusive || l.PID != os.Getpid() || l.Command == "" {
 		t.Errorf("%+v", l)
+	}
+}
+
+func TestLimitsOfAPruneAreBuildKits(t *testing.T) {
+	const total, free = 100, 20
+	for name, c := range map[string]struct {
+		o    PruneOptions
+		want int64
+	}{
+		"nothing said":                {PruneOptions{}, 0},
+		"reserved":                    {PruneOptions{KeepBytes: 30}, 30},
+		"at most":                     {PruneOptions{MaxUsedBytes: 70}, 70},
+		"at most what there is":       {PruneOptions{MaxUsedBytes: 300}, total},
+		"enough is free":              {PruneOptions{MinFreeBytes: 10}, total},
+		"more is to be free":          {PruneOptions{MinFreeBytes: 50}, 70},
+		"more than all":               {PruneOptions{MinFreeBytes: 500}, 1},
+		"both":                        {PruneOptions{MinFreeBytes: 50, MaxUsedBytes: 60}, 60},
+		"never less than is reserved": {PruneOptions{MinFreeBytes: 50, MaxUsedBytes: 60, KeepBytes: 80}, 80},
+	} {
+		if got := c.o.keep(total, free); got != c.want {
+			t.Errorf("%s: keeps %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestPruneFreesTheDisk(t *testing.T) {
+	s := tempStore(t)
+	empty := diskUsage(t, s.Root())
+	cachedBlob(t, s, "blob", 2*mebi, time.Hour, 0)
+	ms, err := s.CacheMounts(t.Context(), []CacheMountRequest{{ID: "m"}}, nil)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(ms[0].Dir(), "file"), make([]byte, 2*mebi), 0o644))
+	l, err := publishLayer(t.Context(), s, strings.Repeat("x", 2*mebi))
+	must(t, err)
+	if took := diskUsage(t, s.Root()) - empty; took < 6*mebi {
+		t.Fatalf("it took only %d", took)
+	}
+	// What is in use stays.
+	_, err = s.Prune(t.Context(), PruneOptions{All: true})
+	must(t, err)
+	if took := diskUsage(t, s.Root()) - empty; took < 4*mebi || took > 5*mebi {
+		t.Errorf("a cache mount and a layer are in use, and %d bytes are left", took)
+	}
+	must(t, l.Close())
+	must(t, ms[0].Close())
+	var evicted []string
+	freed, err := s.Prune(t.Context(), PruneOptions{All: true, Evicted: func(e CacheEntry) { evicted = append(evicted, e.ID) }})
+	must(t, err)
+	if took := diskUsage(t, s.Root()) - empty; took > mebi/2 || freed < 4*mebi {
+		t.Errorf("%d bytes are left, %d are said to be freed", took, freed)
+	}
+	if len(evicted) != 1 || evicted[0] != "m" {
+		t.Errorf("evicted %q", evicted)
+	}
+}
+
+func TestGarbageIsLeftToWhoIsCollecting(t *testing.T) {
+	s := tempStore(t)
+	d := putBlob(t, s, "garbage")
+	unlock, err := s.lockGC(t.Context())
+	must(t, err)
+	_, err = s.CollectGarbage(t.Context())
+	must(t, err)
+	if !hasBlob(t, s, d) {
+		t.Error("two collect at once")
+	}
+	unlock()
+	_, err = s.CollectGarbage(t.Context())
+	must(t, err)
+	if hasBlob(t, s, d) {
+		t.Error("garbage is still there")
 	}
 }

@@ -40,6 +40,10 @@ type PruneOptions struct {
 	// KeepBytes, if positive, stops the eviction, oldest use first, when objects
 	// and cache mounts together take no more.
 	KeepBytes int64
+	// MaxUsedBytes, if positive, evicts only what is over it, MinFreeBytes only
+	// what it takes to have that much free on the disk; both down to KeepBytes
+	// at most. They are BuildKit's.
+	MaxUsedBytes, MinFreeBytes int64
 	// Until keeps what was used more recently than that; 0 keeps nothing.
 	Until time.Duration
 	// All evicts also records whose result is part of an image.
@@ -49,6 +53,8 @@ type PruneOptions struct {
 	// Filters are docker's: "type" (regular or exec.cachemount), "id" (a
 	// record's key or its begin, or a cache mount's id).
 	Filters map[string][]string
+	// Evicted, if there is one, is told of each cache entry that went.
+	Evicted func(CacheEntry)
 
 	// pressed says that room is needed: pulled references, which are a cache of
 	// registries, may go too, and the cost of entries counts.
@@ -108,10 +114,15 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (freedBytes int64, er
 		return 0, err
 	}
 	for _, e := range plan.Evict {
-		n, err := s.evict(e)
-		freedBytes += n
+		gone, err := s.evict(e)
 		if err != nil {
 			return freedBytes, fmt.Errorf("%s: %w", e.ID, err)
+		}
+		if gone && e.Type == cacheMounted {
+			freedBytes += e.SizeBytes
+		}
+		if gone && o.Evicted != nil {
+			o.Evicted(e)
 		}
 	}
 	if err := s.forget(ctx, plan.Forget); err != nil {
@@ -121,20 +132,31 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (freedBytes int64, er
 	return freedBytes + n, err
 }
 
-// evict removes a record, which is always safe, or a cache mount that nobody
-// uses. Its objects are the collector's.
-func (s *Store) evict(e CacheEntry) (int64, error) {
+// evict removes a record, which is always safe, or a cache mount unless
+// somebody uses it. Its objects are the collector's.
+func (s *Store) evict(e CacheEntry) (gone bool, err error) {
 	if err := failpoint.Hit("store.gc.evict"); err != nil {
-		return 0, err
+		return false, err
 	}
-	if e.Type != cacheMounted {
-		return 0, removeFile(s.path(e.rel))
+	if e.Type == cacheMounted {
+		return s.discard(s.path(e.rel))
 	}
-	ok, err := s.discard(s.path(e.rel))
-	if !ok {
-		return 0, err
+	return true, removeFile(s.path(e.rel))
+}
+
+// keep is the size down to which to evict, of total now; 0 is no limit.
+func (o PruneOptions) keep(total, free int64) int64 {
+	if o.MaxUsedBytes == 0 && o.MinFreeBytes == 0 {
+		return o.KeepBytes
 	}
-	return e.SizeBytes, err
+	keep := total
+	if o.MaxUsedBytes > 0 {
+		keep = min(keep, o.MaxUsedBytes)
+	}
+	if lack := o.MinFreeBytes - free; lack > 0 {
+		keep = min(keep, total-lack)
+	}
+	return max(keep, o.KeepBytes, 1)
 }
 
 func olderThan(path string, age time.Duration) bool {
