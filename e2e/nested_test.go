@@ -157,22 +157,33 @@ func TestStoreOnATmpfsSaysWhatCannotBeExecuted(t *testing.T) {
 	}
 }
 
-// What needs no namespaces works for every root that may give files away.
+// What needs no namespaces works: whatever can be done with blobs, and for root that
+// may give files away what can be done with trees.
 func TestImagesTravelWithoutARung(t *testing.T) {
 	t.Parallel()
 	docker := needDockerd(t)
-	d := newDen(t)
-	from, to := smallImage(t), newName(t)
-	d.fill(d.home, files{"ctx/Dockerfile": "FROM " + from + "\nCOPY f /f\n", "ctx/f": "f"})
-	o := outer{docker, d, []string{"-e", "DEN_STORE=/work/store"}}
-	_, err := o.sh(strings.NewReplacer("FROM", from, "TO", to).Replace(`den pull -q FROM; den tag FROM TO; den push -q TO; den rmi FROM TO
-		den pull -q TO; den save -o /tmp/x.tar TO; den rmi TO; den load -qi /tmp/x.tar; den inspect TO; den history TO; den images
-		den build -q -t copied ctx; den save -o /tmp/y.tar copied; den info; den prune -f --all`))
-	if err != nil {
-		t.Error(err)
-	}
-	if _, err := o.sh(`den run --rm ` + from + ` true`); err == nil || !strings.Contains(err.Error(), "no rung fits") {
-		t.Errorf("den run: %v", err)
+	for name, flags := range map[string][]string{
+		"plain":      nil,
+		"restricted": {"--user=1000:1000", "--cap-drop=ALL", "--security-opt=no-new-privileges"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDen(t)
+			from, to := smallImage(t), newName(t)
+			d.fill(d.home, files{"ctx/Dockerfile": "FROM " + from + "\nCOPY f /f\n", "ctx/f": "f"})
+			o := outer{docker, d, append([]string{"-e", "DEN_STORE=/tmp/store", "-e", "DEN_DATA_ROOT=/tmp/engine"}, flags...)}
+			script := strings.NewReplacer("FROM", from, "TO", to).Replace(`den pull -q FROM; den tag FROM TO; den push -q TO; den rmi FROM TO
+				den pull -q TO; den save -o /tmp/x.tar TO; den rmi TO; den load -qi /tmp/x.tar; den push -q TO; den inspect TO; den history TO; den images; den info`)
+			if name == "plain" {
+				script += "; den build -q -t copied ctx; den save -o /tmp/y.tar copied; den prune -f --all"
+			}
+			if _, err := o.sh(script); err != nil {
+				t.Error(err)
+			}
+			if _, err := o.sh(`den run --rm ` + from + ` true`); err == nil || !strings.Contains(err.Error(), "no rung fits") {
+				t.Errorf("den run: %v", err)
+			}
+		})
 	}
 }
 

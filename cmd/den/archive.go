@@ -25,7 +25,7 @@ func newSave(g *globals, io streams) *cobra.Command {
 		Short: "Save images to a tar archive (for docker load, skopeo, podman)",
 		Args:  rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+			return withNames(cmd.Context(), g, io, func(d *daemon.Den) error {
 				return toOutput(output, io, func(w stdio.Writer) error {
 					return d.Images.Save(cmd.Context(), w, args, image.Format{})
 				})
@@ -85,7 +85,7 @@ func newLoad(g *globals, io streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
+			return withNames(cmd.Context(), g, io, func(d *daemon.Den) error {
 				in, err := openInput(input, io)
 				if err != nil {
 					return err

@@ -59,8 +59,8 @@ func withDen(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) e
 	return g.opened(ctx, o, fn)
 }
 
-// withNames is withDen for commands that touch no trees: they work also where
-// no rung does.
+// withNames is withDen for commands that can do without trees: they work also where
+// no rung does. Images that come are kept as blobs then.
 func withNames(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) error) error {
 	o, err := g.daemonOptions(io)
 	if err != nil {
@@ -70,6 +70,7 @@ func withNames(ctx context.Context, g *globals, io streams, fn func(*daemon.Den)
 	if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotImplemented(err) {
 		return err
 	}
+	o.NoTrees = err
 	return g.opened(ctx, o, fn)
 }
 

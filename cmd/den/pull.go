@@ -50,7 +50,7 @@ func runPull(ctx context.Context, g *globals, o *pullOptions, io streams, name s
 		return err
 	}
 	opts := image.PullOptions{Platform: platform, AllPlatforms: o.all}
-	return withDen(ctx, g, io, func(d *daemon.Den) error {
+	return withNames(ctx, g, io, func(d *daemon.Den) error {
 		if o.allTags {
 			return o.pullAll(ctx, d, io, name, opts)
 		}

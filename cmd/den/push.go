@@ -48,7 +48,7 @@ func runPush(ctx context.Context, g *globals, o *pushOptions, io streams, name s
 		return err
 	}
 	opts := image.PushOptions{Platform: platform, Format: image.Format{Compression: o.compression, Level: o.level, Force: o.force}}
-	return withDen(ctx, g, io, func(d *daemon.Den) error {
+	return withNames(ctx, g, io, func(d *daemon.Den) error {
 		names := []string{name}
 		if o.all {
 			var err error

@@ -44,6 +44,9 @@ type Options struct {
 	// registry.Options'; ConfigDir is docker's directory of config.json.
 	Mirrors, Insecure, Certs []string
 	DaemonJSON, ConfigDir    string
+	// NoTrees is why this process can make no trees with their owners, as Enter
+	// said; nil if it can.
+	NoTrees error
 	// Version of den, for records and user agents.
 	Version string
 	// Notice takes lines for the user, Debug those about what den chose and
@@ -122,7 +125,7 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	d := &Den{Store: st, Registry: reg, options: o}
-	d.Images = image.New(st, reg, image.Options{InUserns: !sys.MakesDevices(), InUse: d.users, Version: o.Version})
+	d.Images = image.New(st, reg, image.Options{InUserns: !sys.MakesDevices(), NoTrees: o.NoTrees, InUse: d.users, Version: o.Version})
 	return d, nil
 }
 

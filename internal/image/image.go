@@ -108,6 +108,9 @@ type Options struct {
 	// InUserns is set inside a user namespace, where device nodes of a layer
 	// are recorded instead of made.
 	InUserns bool
+	// NoTrees is why no trees can be made: then Pull and Load keep images as blobs,
+	// and what needs a tree fails with it. Nil where they can.
+	NoTrees error
 	// Parallel limits how many layers are transferred or unpacked at a time;
 	// 0 is 4.
 	Parallel int

@@ -289,14 +289,16 @@ func (m *Images) adopt(ctx context.Context, found []*entry, o LoadOptions) ([]Lo
 		if err != nil {
 			return nil, err
 		}
-		trees, err := m.Trees(ctx, img.Layers, TreeOptions{Sink: o.Sink, Vertex: o.Vertex})
-		if err != nil {
-			return nil, err
+		if m.o.NoTrees == nil {
+			trees, err := m.Trees(ctx, img.Layers, TreeOptions{Sink: o.Sink, Vertex: o.Vertex})
+			if err != nil {
+				return nil, err
+			}
+			for i, t := range trees {
+				img.Layers[i].SizeBytes = t.Meta().SizeBytes
+			}
+			defer closeTrees(trees)
 		}
-		for i, t := range trees {
-			img.Layers[i].SizeBytes = t.Meta().SizeBytes
-		}
-		defer closeTrees(trees)
 		for _, img := range e.Images {
 			if err := m.checkHere(ctx, img); err != nil {
 				return nil, err

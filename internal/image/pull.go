@@ -81,8 +81,31 @@ func (m *Images) Pull(ctx context.Context, name string, o PullOptions) (*Pulled,
 }
 
 // fetchLayers brings the layers of the entry's images here: as trees for img,
-// as blobs for other platforms. It counts those that were not here.
-func (m *Images) fetchLayers(ctx context.Context, e *entry, img *Image, o PullOptions, held *leases) (int, error) {
+// where trees can be made, as blobs for other platforms. It counts those that were not here.
+func (m *Images) fetchLayers(ctx context.Context, e *entry, img *Image, o PullOptions, held *leases) (fresh int, err error) {
+	if m.o.NoTrees != nil {
+		fresh, err = m.fetchBlobs(ctx, img, o, held)
+	} else {
+		fresh, err = m.fetchTrees(ctx, img, o, held)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, other := range e.Images {
+		if other == img {
+			continue
+		}
+		n, err := m.fetchBlobs(ctx, other, o, held)
+		if err != nil {
+			return 0, err
+		}
+		fresh += n
+	}
+	return fresh, nil
+}
+
+// fetchTrees brings the trees of an image here.
+func (m *Images) fetchTrees(ctx context.Context, img *Image, o PullOptions, held *leases) (int, error) {
 	fresh := 0
 	for _, l := range img.Layers {
 		t, err := m.st.Layer(ctx, l.DiffID)
@@ -106,23 +129,10 @@ func (m *Images) fetchLayers(ctx context.Context, e *entry, img *Image, o PullOp
 		held.add(t)
 		img.Layers[i].SizeBytes = t.Meta().SizeBytes
 	}
-	if err := m.checkHere(ctx, img); err != nil {
-		return 0, err
-	}
-	for _, other := range e.Images {
-		if other == img {
-			continue
-		}
-		n, err := m.fetchBlobs(ctx, other, o, held)
-		if err != nil {
-			return 0, err
-		}
-		fresh += n
-	}
-	return fresh, nil
+	return fresh, m.checkHere(ctx, img)
 }
 
-// fetchBlobs brings the blobs of an image for another platform here.
+// fetchBlobs brings the blobs of an image here that is not to have trees.
 func (m *Images) fetchBlobs(ctx context.Context, img *Image, o PullOptions, held *leases) (int, error) {
 	fresh := 0
 	g, gctx := errgroup.WithContext(ctx)

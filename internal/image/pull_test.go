@@ -262,3 +262,40 @@ func TestPullGivesTheNameBackToTheRegistry(t *testing.T) {
 		t.Errorf("what was built is not dangling: %v", list)
 	}
 }
+
+func TestWithoutTreesImagesAreBlobs(t *testing.T) {
+	b, far := newBench(t), newBench(t)
+	want := b.reg.put(t, "app:1", twoLayers(t, "amd64"))
+	why := errors.New("nobody may give files away")
+	b.o.NoTrees = why
+	img := must(b.Pull(t.Context(), b.name("app:1"), PullOptions{}))(t)
+	if again := must(b.Pull(t.Context(), b.name("app:1"), PullOptions{}))(t); img.UpToDate || !again.UpToDate {
+		t.Errorf("up to date: %v at first, then %v", img.UpToDate, again.UpToDate)
+	}
+	b.reg.forget()
+	if err := b.Tag(t.Context(), b.name("app:1"), b.name("copy:2")); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(b.Push(t.Context(), b.name("copy:2"), PushOptions{}))(t); got.Digest != want {
+		t.Errorf("pushed %s, pulled %s", got.Digest, want)
+	}
+	var archive bytes.Buffer
+	if err := b.Save(t.Context(), &archive, []string{b.name("copy:2")}, Format{}); err != nil {
+		t.Fatal(err)
+	}
+	far.o.NoTrees = why
+	loaded := must(far.Load(t.Context(), &archive, LoadOptions{}))(t)
+	if len(loaded) != 1 || loaded[0].ConfigDigest != img.ConfigDigest {
+		t.Errorf("loaded %v", loaded)
+	}
+	for _, b := range []*bench{b, far} {
+		if _, err := b.Trees(t.Context(), img.Layers, TreeOptions{}); !errors.Is(err, why) {
+			t.Errorf("trees: %v", err)
+		}
+		b.clean()
+	}
+	b.o.NoTrees = nil // the next process may
+	if got := b.files(img.Layers)["arch"]; got != "amd64" {
+		t.Errorf("layers of %q", got)
+	}
+}

@@ -43,6 +43,9 @@ func (m *Images) Trees(ctx context.Context, layers []Layer, o TreeOptions) ([]*s
 	if missing == 0 {
 		return trees, nil
 	}
+	if m.o.NoTrees != nil {
+		return nil, errors.Join(m.o.NoTrees, closeTrees(trees))
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	for i, l := range layers {
 		if trees[i] != nil {
