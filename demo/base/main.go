@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -203,17 +204,55 @@ func chown(args []string, _ io.Reader, _ io.Writer) error {
 	return nil
 }
 
+// head [-c BYTES | -n LINES] [FILE...]
 func head(args []string, in io.Reader, out io.Writer) error {
-	n := int64(1024)
-	if len(args) == 2 && args[0] == "-c" {
-		var err error
-		if n, err = strconv.ParseInt(args[1], 10, 64); err != nil {
+	count, lines := int64(10), true
+	if len(args) > 1 && (args[0] == "-c" || args[0] == "-n") {
+		n, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		count, lines, args = n, args[0] == "-n", args[2:]
+	}
+	return each(args, in, func(r io.Reader) error {
+		if !lines {
+			_, err := io.Copy(out, io.LimitReader(r, count))
+			return err
+		}
+		b := bufio.NewReader(r)
+		for range count {
+			line, err := b.ReadString('\n')
+			if _, err := io.WriteString(out, line); err != nil {
+				return err
+			}
+			if err != nil {
+				return ignoreEOF(err)
+			}
+		}
+		return nil
+	})
+}
+
+// each gives the content of every file, or in where none is named.
+func each(files []string, in io.Reader, fn func(io.Reader) error) error {
+	if len(files) == 0 {
+		return fn(in)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(fn(f), f.Close()); err != nil {
 			return err
 		}
 	}
-	_, err := io.CopyN(out, in, n)
+	return nil
+}
+
+func ignoreEOF(err error) error {
 	if errors.Is(err, io.EOF) {
-		err = nil
+		return nil
 	}
 	return err
 }
@@ -255,15 +294,22 @@ func stat(args []string, _ io.Reader, out io.Writer) error {
 	return nil
 }
 
+// wc -c|-l [FILE...]
 func wc(args []string, in io.Reader, out io.Writer) error {
-	b, err := io.ReadAll(in)
-	if err != nil {
+	lines := len(args) > 0 && args[0] == "-l"
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		args = args[1:]
+	}
+	return each(args, in, func(r io.Reader) error {
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		n := len(b)
+		if lines {
+			n = strings.Count(string(b), "\n")
+		}
+		_, err = fmt.Fprintln(out, n)
 		return err
-	}
-	n := len(b)
-	if last(args) == "-l" {
-		n = strings.Count(string(b), "\n")
-	}
-	_, err = fmt.Fprintln(out, n)
-	return err
+	})
 }
