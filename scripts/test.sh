@@ -16,6 +16,11 @@ step() {
   $name"
 }
 
+# tests DIR ARG... is go test there, with what was skipped at its end.
+tests() {
+	(cd "$1" && shift && "$GO" test -json "$@") | "$tools/summary" scripts/skips.txt
+}
+
 # as_user PACKAGE runs a package's tests as the plain user. They find beside
 # them the testdata that tests expect in their working directory.
 as_user() {
@@ -35,13 +40,16 @@ make_user() {
 	done
 }
 
-step "unit, contract, script, crash and host tests as $(id -un)" "$GO" test -timeout 12m ./...
+tools=$(mktemp -d)
+dir=$tools/user
+trap 'rm -rf "$tools"' EXIT
+(cd scripts/summary && "$GO" build -o "$tools/summary" .) || exit 1
+
+step "unit, contract, script, crash and host tests as $(id -un)" tests . -timeout 12m ./...
 
 if [ "$(id -u)" = 0 ] && command -v newuidmap >/dev/null && command -v runuser >/dev/null && make_user; then
-	dir=$(mktemp -d)
-	trap 'rm -rf "$dir"' EXIT
 	mkdir -p "$dir/home"
-	chmod 755 "$dir"
+	chmod 755 "$tools" "$dir"
 	chown "$user" "$dir/home"
 	for pkg in internal/probe internal/sandbox internal/snapshot internal/build/ops internal/build internal/engine; do
 		step "$pkg as $user" as_user "$pkg"
@@ -50,9 +58,9 @@ else
 	echo "skipped: the tests as a plain user need root, newuidmap and runuser"
 fi
 
-step "the store's models, and a minute of stress" "$GO" test -tags stress -count=1 -run 'Model|Stress' -timeout 12m ./internal/store
+step "the store's models, and a minute of stress" tests . -tags stress -count=1 -run 'Model|Stress' -timeout 12m ./internal/store
 
-step "end to end" sh -c "cd e2e && '$GO' test -timeout 12m ./..."
+step "end to end" tests e2e -timeout 15m ./...
 
 if [ -n "$failed" ]; then
 	echo "FAILED:$failed"

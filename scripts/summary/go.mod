@@ -1,0 +1,3 @@
+module den/summary
+
+go 1.26
