@@ -118,7 +118,7 @@ func another(ctx context.Context, root string) error {
 			return errors.Join(err, s.release())
 		}
 	}
-	return s.Close()
+	return s.release() // a syncer would outlive it, in what the other takes for the log of a dead kernel
 }
 
 // publishLoose leaves suspects.
