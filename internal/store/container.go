@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 
@@ -34,14 +33,14 @@ type ContainerDir struct {
 	closed bool
 }
 
-var plainContainerID = regexp.MustCompile(`^[a-z0-9]{8,64}$`)
+var plainContainerID = shape{8, 64, lowerCase + digits, lowerCase + digits}
 
 func (s *Store) containerPath(cid string) string { return s.path(s.engineRel("containers", cid)) }
 
 // NewContainer makes the directory of the container cid, born locked; the
 // error is of class errdefs.ErrAlreadyExists when there is one.
 func (s *Store) NewContainer(ctx context.Context, cid string) (*ContainerDir, error) {
-	if !plainContainerID.MatchString(cid) {
+	if !plainContainerID.matches(cid) {
 		return nil, fmt.Errorf("new container: id %.80q: %w", cid, errdefs.ErrInvalidArgument)
 	}
 	if err := s.lockEngine(ctx, true); err != nil {
@@ -65,7 +64,7 @@ func (s *Store) NewContainer(ctx context.Context, cid string) (*ContainerDir, er
 
 // OpenContainer opens the directory of the container cid, without its lock.
 func (s *Store) OpenContainer(cid string) (*ContainerDir, error) {
-	if !plainContainerID.MatchString(cid) {
+	if !plainContainerID.matches(cid) {
 		return nil, fmt.Errorf("container %.80q: %w", cid, errdefs.ErrNotFound)
 	}
 	f, err := openObject(s.containerPath(cid))
@@ -168,7 +167,7 @@ func (c *ContainerDir) Close() error {
 	return c.file.Close()
 }
 
-var plainName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+var plainName = shape{1, 255, alnum, alnum + "_.-"}
 
 // withNames runs fn while no other process changes the engine's names.
 func (s *Store) withNames(ctx context.Context, fn func(dir string) error) error {
@@ -193,7 +192,7 @@ func (s *Store) withNames(ctx context.Context, fn func(dir string) error) error 
 // NameContainer gives the container cid a name; the error is of class
 // errdefs.ErrAlreadyExists when another container has it.
 func (s *Store) NameContainer(name, cid string) error {
-	if !plainName.MatchString(name) {
+	if !plainName.matches(name) {
 		return fmt.Errorf("container name %.80q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", name, errdefs.ErrInvalidArgument)
 	}
 	err := s.withNames(context.Background(), func(dir string) error {
@@ -220,7 +219,7 @@ func (s *Store) nameOwner(name string) (string, error) {
 		return "", notFoundIfBad(err)
 	}
 	cid := string(data)
-	if !plainContainerID.MatchString(cid) {
+	if !plainContainerID.matches(cid) {
 		return "", fmt.Errorf("name %s: malformed: %w", name, errdefs.ErrNotFound)
 	}
 	if _, err := os.Lstat(s.containerPath(cid)); err != nil {
@@ -231,7 +230,7 @@ func (s *Store) nameOwner(name string) (string, error) {
 
 // UnnameContainer frees a name.
 func (s *Store) UnnameContainer(name string) error {
-	if !plainName.MatchString(name) {
+	if !plainName.matches(name) {
 		return fmt.Errorf("container name %.80q: %w", name, errdefs.ErrNotFound)
 	}
 	if err := removeFile(s.path(s.engineRel("names", name))); err != nil {
@@ -243,7 +242,7 @@ func (s *Store) UnnameContainer(name string) error {
 // ContainerByName finds the container with that name, with that id, or with the
 // only id that begins so, in this order.
 func (s *Store) ContainerByName(nameOrIDPrefix string) (cid string, err error) {
-	if plainName.MatchString(nameOrIDPrefix) {
+	if plainName.matches(nameOrIDPrefix) {
 		cid, err := s.nameOwner(nameOrIDPrefix)
 		if err == nil || !errdefs.IsNotFound(err) {
 			return cid, err

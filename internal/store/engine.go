@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +30,7 @@ type engine struct {
 	lock *os.File
 }
 
-var plainEngineID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{7,63}$`)
+var plainEngineID = shape{8, 64, alnum, alnum + "_-"}
 
 // openEngine finds the id in dir, and makes one when there is none.
 func (s *Store) openEngine(ctx context.Context, dir string) error {
@@ -89,7 +88,7 @@ func readEngineID(path string) (string, error) {
 		return "", err
 	}
 	id := strings.TrimSpace(string(data))
-	if !plainEngineID.MatchString(id) {
+	if !plainEngineID.matches(id) {
 		return "", fmt.Errorf("%s: malformed id %.80q", path, id)
 	}
 	return id, nil

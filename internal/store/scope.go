@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"regexp"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -13,7 +12,7 @@ import (
 // defaultScope is how people write the scope without a name.
 const defaultScope = "default"
 
-var plainScope = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/@:-]{0,127}$`)
+var plainScope = shape{1, 128, alnum, alnum + "._/@:-"}
 
 // ParseScope reads a cache scope: "default", or nothing, is the one without a
 // name, "".
@@ -21,7 +20,7 @@ func ParseScope(text string) (string, error) {
 	if text == "" || text == defaultScope {
 		return "", nil
 	}
-	if !plainScope.MatchString(text) {
+	if !plainScope.matches(text) {
 		return "", fmt.Errorf("cache scope %.80q: want letters, digits and ._/@:-, at most 128: %w", text, errdefs.ErrInvalidArgument)
 	}
 	return text, nil

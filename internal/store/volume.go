@@ -27,7 +27,7 @@ func (s *Store) volumeRel(elem ...string) string {
 // it makes a missing one, and fresh says that it did; else the error is of
 // class errdefs.ErrNotFound.
 func (s *Store) Volume(ctx context.Context, name string, create bool) (dir string, hold *os.File, fresh bool, err error) {
-	if !plainName.MatchString(name) {
+	if !plainName.matches(name) {
 		return "", nil, false, fmt.Errorf("volume %.80q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", name, errdefs.ErrInvalidArgument)
 	}
 	path := s.path(s.volumeRel(name))
@@ -88,13 +88,13 @@ func (s *Store) Volumes() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list volumes: %w", err)
 	}
-	return slices.DeleteFunc(names, func(n string) bool { return !plainName.MatchString(n) }), nil
+	return slices.DeleteFunc(names, func(n string) bool { return !plainName.matches(n) }), nil
 }
 
 // RemoveVolume removes a volume; the error is of class errdefs.ErrNotFound when
 // there is none, errdefs.ErrFailedPrecondition while somebody uses it.
 func (s *Store) RemoveVolume(name string) error {
-	if !plainName.MatchString(name) {
+	if !plainName.matches(name) {
 		return fmt.Errorf("volume %.80q: %w", name, errdefs.ErrNotFound)
 	}
 	path := s.path(s.volumeRel(name))

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"sync"
 	"time"
 
@@ -72,10 +71,10 @@ func (s *Store) Work(ctx context.Context, kind, key string, waiting func()) (*Wo
 	}
 }
 
-var plainKey = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,127}$`)
+var plainKey = shape{1, 128, lowerCase + digits, lowerCase + digits + "._-"}
 
 func workName(kind, key string) string {
-	if !plainKey.MatchString(key) {
+	if !plainKey.matches(key) {
 		key = hexSum(key)
 	}
 	return kind + "-" + key
