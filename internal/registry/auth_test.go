@@ -341,6 +341,40 @@ func TestForeignHostAsksForItsOwnToken(t *testing.T) {
 	}
 }
 
+func TestRealmOfAnotherHostGetsNoCredentialsOfOurs(t *testing.T) {
+	var mu sync.Mutex
+	var seen []string
+	service := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		user, password, _ := r.BasicAuth()
+		seen = append(seen, user+":"+password)
+		fmt.Fprint(w, `{"token":"t"}`)
+	}))
+	asks := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "Bearer t" {
+			fmt.Fprint(w, "hello")
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+service+`/token",scope="repository:app:pull"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	evil := serve(t, asks)
+	redirecting := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://"+evil+r.URL.Path, http.StatusTemporaryRedirect)
+	}))
+	// What is stored for a registry is not for who it redirects to, and what is
+	// stored for a token service is not for a registry that names it.
+	for host, user := range map[string]string{redirecting: redirecting, evil: service} {
+		b := newBench(t, nil)
+		b.env["DOCKER_AUTH_CONFIG"] = `{"auths":{"` + user + `":` + auth("bob:secret") + `}}`
+		b.wantPull(t, host+"/app", []byte("hello"))
+	}
+	if len(seen) < 2 || slices.ContainsFunc(seen, func(s string) bool { return s != ":" }) {
+		t.Errorf("the token service got %q", seen)
+	}
+}
+
 func TestLoginStoresWhatTheRegistryAccepts(t *testing.T) {
 	_, host := newGuard(t, good())
 	b := newBench(t, nil)

@@ -81,10 +81,10 @@ func (e *LengthError) Error() string {
 // Unwrap returns errdefs.ErrDataLoss: what the registry holds is damaged.
 func (e *LengthError) Unwrap() error { return errdefs.ErrDataLoss }
 
-// A stallError reports a connection without a sign of life.
+// A stallError reports a connection with hardly a sign of life.
 type stallError struct{ after time.Duration }
 
-func (e *stallError) Error() string { return fmt.Sprintf("no data for %s", e.after) }
+func (e *stallError) Error() string { return fmt.Sprintf("no data for %s, or hardly any", e.after) }
 func (e *stallError) Unwrap() error { return errdefs.ErrUnavailable }
 
 // A policyError is a request that we refuse to make, whatever the registry says.

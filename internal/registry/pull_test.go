@@ -222,6 +222,31 @@ func TestDrippingRegistryIsGivenUp(t *testing.T) {
 	}
 }
 
+func TestConnectionThatDripsIsGivenUp(t *testing.T) {
+	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isBlob(r) {
+			return
+		}
+		w.Header().Set("Content-Length", "1000")
+		for range 1000 {
+			if _, err := w.Write([]byte("x")); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			select {
+			case <-time.After(10 * time.Millisecond): // far less than the silence that is borne
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}))
+	b := newBench(t, func(o *registry.Options) { o.StallTimeout, o.Tries = 200*time.Millisecond, 2 })
+	_, err := b.pull(t, host+"/app", oci.Descriptor{MediaType: oci.MediaTypeLayer, Digest: descriptor([]byte("x")).Digest, Size: 1000})
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "no data for 200ms") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestLiesAboutLengthAreTold(t *testing.T) {
 	data := []byte("hello, world")
 	for name, tc := range map[string]struct {

@@ -45,16 +45,28 @@ func (w *watch) cause(err error) error {
 	return err
 }
 
+// sliverBytes is the least that has to arrive in the time that a connection may
+// be silent: what drips a byte now and then would keep us for years.
+const sliverBytes = 1 << 10
+
 // watchedBody is a response's body. Closing it ends the watch.
 type watchedBody struct {
 	io.ReadCloser
 	w *watch
+
+	waited time.Duration // since the last sliver was complete
+	sliver int           // of it
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.w.start(b.w.stall)
+	began := time.Now()
+	b.w.start(max(b.w.stall-b.waited, 0))
 	n, err := b.ReadCloser.Read(p)
 	b.w.stop()
+	b.waited += time.Since(began)
+	if b.sliver += n; b.sliver >= sliverBytes {
+		b.waited, b.sliver = 0, 0
+	}
 	if err == io.EOF {
 		return n, err
 	}

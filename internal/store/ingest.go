@@ -75,8 +75,9 @@ func (s *Store) ingestMissing(ctx context.Context, in Ingest) (*Blob, error) {
 	b, err = s.fill(ctx, in, f)
 	if err != nil {
 		// What is not known to be wrong is kept for the next try. It is of no
-		// use to others when it is this process's duplicate, nor on a full disk.
-		if w.Duplicate() || errors.Is(err, unix.ENOSPC) || isWrong(err) {
+		// use to others when it is this process's duplicate, or nothing, nor on
+		// a full disk.
+		if w.Duplicate() || errors.Is(err, unix.ENOSPC) || isWrong(err) || isEmpty(f) {
 			err = errors.Join(err, removeFile(f.Name()))
 		}
 		return nil, errors.Join(fmt.Errorf("ingest %s: %w", in.Digest, err), f.Close())
@@ -87,6 +88,11 @@ func (s *Store) ingestMissing(ctx context.Context, in Ingest) (*Blob, error) {
 func isWrong(err error) bool {
 	_, wrong := errors.AsType[*oci.DigestError](err)
 	return wrong || errdefs.IsDataLoss(err)
+}
+
+func isEmpty(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Size() == 0
 }
 
 // openPartial opens the file that the holder of w appends to.
