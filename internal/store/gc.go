@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -272,7 +273,28 @@ func (s *Store) reap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.eachName(ctx, "trash", sys.RemoveTree)
+	if err := s.eachName(ctx, "trash", sys.RemoveTree); err != nil {
+		return err
+	}
+	return s.eachName(ctx, ".", s.reapProbe)
+}
+
+// probeLife is far beyond the milliseconds that a probe takes.
+const probeLife = time.Hour
+
+// reapProbe removes what a probe left that was killed.
+func (s *Store) reapProbe(path string) error {
+	if !strings.HasPrefix(filepath.Base(path), probePrefix) {
+		return nil
+	}
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && time.Since(info.ModTime()) < probeLife {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return sys.RemoveTree(path)
 }
 
 func (s *Store) eachName(ctx context.Context, folder string, fn func(path string) error) error {

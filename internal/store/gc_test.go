@@ -154,7 +154,13 @@ func TestCollectorReapsTheDeadAndNotTheLiving(t *testing.T) {
 	must(t, os.WriteFile(s.path("work", "test-dead"), nil, 0o644))
 	must(t, os.MkdirAll(s.path("trash", "dead", "a"), 0o755))
 	must(t, os.Symlink("run", s.path("condemned", "blob-dead")))
+	must(t, os.MkdirAll(s.path(probePrefix+"dead", "w", "work"), 0o755))
+	age(t, s.path(probePrefix+"dead"), 2*probeLife)
+	must(t, os.Mkdir(s.path(probePrefix+"alive"), 0o755))
 	collect(t, s)
+	if exists(s.path(probePrefix+"dead")) || !exists(s.path(probePrefix+"alive")) {
+		t.Error("the probe that is alive is gone, or the dead one is not")
+	}
 	r := mustBeSound(t, s)
 	want := []string{"tmp/" + filepath.Base(d.path), "work/test-key"}
 	if diff := cmp.Diff(want, r.Leftovers); diff != "" {
