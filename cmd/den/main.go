@@ -19,7 +19,7 @@ import (
 // streams are the standard streams of a command. stdout is data, stderr is talk.
 type streams struct {
 	in  *os.File
-	out *os.File
+	out *stdout
 	err *os.File
 }
 
@@ -35,7 +35,7 @@ func main() {
 	if sandbox.Reap() {
 		return
 	}
-	os.Exit(run(os.Args, streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+	os.Exit(run(os.Args, streams{in: os.Stdin, out: &stdout{File: os.Stdout}, err: os.Stderr}))
 }
 
 // gcPercent lets the heap grow before it is collected: den is a short-lived
@@ -64,6 +64,9 @@ func run(argv []string, io streams) int {
 	cmd := newRoot(io)
 	cmd.SetArgs(argv[1:])
 	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		err = io.out.failed()
+	}
 	var exit *exitError
 	var interrupted *interruptError
 	switch {

@@ -81,7 +81,7 @@ func (call runCall) follow(ctx context.Context, d *daemon.Den, req engine.RunReq
 	pulling := display.NewTransfer(call.streams.err, call.options.quiet)
 	defer pulling.Close()
 	s := engine.Streams{
-		Stdin: call.streams.in, Stdout: call.output(call.streams.out, "stdout"), Stderr: call.output(call.streams.err, "stderr"),
+		Stdin: call.streams.in, Stdout: call.output(call.streams.out.File, "stdout"), Stderr: call.output(call.streams.err, "stderr"),
 		Sink: pulling,
 		// The terminal may be raw by then.
 		Warn: func(text string) { fmt.Fprintf(call.streams.err, "WARNING: %s%s", text, call.lineEnd()) },

@@ -34,7 +34,7 @@ func checkTerminal(in *os.File, interactive bool) error {
 // watchTerminal reports den's terminal's size and its changes.
 func watchTerminal(io streams) *terminal {
 	t := &terminal{
-		in: io.in, out: io.out, sizes: make(chan engine.Size, 1), changed: make(chan os.Signal, 1),
+		in: io.in, out: io.out.File, sizes: make(chan engine.Size, 1), changed: make(chan os.Signal, 1),
 		done: make(chan struct{}), restore: func() {},
 	}
 	if !term.IsTerminal(int(t.out.Fd())) {
