@@ -72,6 +72,26 @@ func TestImagesOfDenAreCopiedBySkopeo(t *testing.T) {
 	}
 }
 
+func TestImagesOfDenAreLoadedByPodman(t *testing.T) {
+	t.Parallel()
+	need(t, "podman")
+	c := newContainers(t)
+	d := newDen(t)
+	ctx := travelContext(d)
+	saved, archive, oci := filepath.Join(d.home, "saved.tar"), filepath.Join(d.home, "docker.tar"), filepath.Join(d.home, "oci.tar")
+	d.run("build", "-t", "localhost/travel:saved", ctx)
+	d.run("save", "-o", saved, "localhost/travel:saved")
+	d.run("build", "-t", "localhost/travel:docker", "-o", "type=docker,dest="+archive, ctx)
+	d.run("build", "-t", "localhost/travel:oci", "-o", "type=oci,dest="+oci, ctx)
+	id := strings.TrimPrefix(strings.TrimSpace(d.run("inspect", "-f", "{{.Id}}", "localhost/travel:saved")), "sha256:")
+	for file, name := range map[string]string{saved: "localhost/travel:saved", archive: "localhost/travel:docker", oci: "localhost/travel:oci"} {
+		c.run("podman", "load", "-q", "-i", file)
+		if got := strings.TrimSpace(c.run("podman", "image", "inspect", "--format", "{{.Id}} {{.Config.User}} {{.Config.WorkingDir}}", name)); got != id+" app /tmp" {
+			t.Errorf("%s: podman sees %q, want the image %s of user app in /tmp", name, got, id)
+		}
+	}
+}
+
 func TestImagesOfDenRunInPodman(t *testing.T) {
 	t.Parallel()
 	c := newContainers(t)

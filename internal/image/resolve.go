@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"den/internal/oci"
+	"den/internal/store"
 )
 
 // Resolve finds the image that name stands for, with its configuration and
@@ -265,12 +266,27 @@ func (m *Images) config(ctx context.Context, ref oci.Reference, d oci.Descriptor
 	if err := m.online(); err != nil {
 		return nil, err
 	}
-	raw, err := m.reg.SmallBlob(ctx, ref.Name(), d, oci.MaxConfigBytes)
+	if d.Size > oci.MaxConfigBytes {
+		return nil, fmt.Errorf("configuration %s of %d bytes: %w", d.Digest, d.Size, oci.ErrTooLarge)
+	}
+	// Of several processes one asks the registry.
+	b, err := m.st.Ingest(ctx, store.Ingest{
+		Digest: d.Digest, SizeBytes: d.Size,
+		Fetch: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			return m.reg.Blob(ctx, ref.Name(), d, offset)
+		},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", d.Digest, err)
 	}
-	if got := digest.FromBytes(raw); got != d.Digest {
-		return nil, fmt.Errorf("configuration: %w", &oci.DigestError{Want: d.Digest, Got: got})
+	held.add(b)
+	raw, err := io.ReadAll(b.Reader())
+	if err == nil && digest.FromBytes(raw) == d.Digest {
+		return raw, nil
+	}
+	// A crash tore what is in the store: do without.
+	if raw, err = m.reg.SmallBlob(ctx, ref.Name(), d, oci.MaxConfigBytes); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", d.Digest, err)
 	}
 	return raw, m.keep(ctx, raw, held)
 }
