@@ -79,10 +79,14 @@ func (l *Log) Publish(object string, publish func() error) error {
 	case None:
 		return publish()
 	case Strict:
-		if err := sys.Syncfs(l.fsys); err != nil {
+		if err := l.syncfs(); err != nil {
 			return err
 		}
-		return publish()
+		err := publish()
+		l.mu.Lock()
+		l.dirty = true // its name is not on disk before the next sync
+		l.mu.Unlock()
+		return err
 	}
 	ok, err := l.enter()
 	if err != nil {
@@ -90,12 +94,14 @@ func (l *Log) Publish(object string, publish func() error) error {
 	}
 	if !ok {
 		// A syncer was stopped half-way. Do its work for this one object.
-		if err := sys.Syncfs(l.fsys); err != nil {
+		if err := l.syncfs(); err != nil {
 			return err
 		}
 		return publish()
 	}
-	err = l.mark(object)
+	if !broken("nomark") {
+		err = l.mark(object)
+	}
 	if err == nil {
 		err = publish()
 	}

@@ -24,14 +24,18 @@ const (
 
 // Detach starts a process that syncs what was published until now, if this
 // process published anything since its last sync, and returns without waiting
-// for it. No harm is done when it fails: what is not synced stays suspect.
+// for it. No harm is done when it fails: what is not synced stays suspect. In
+// strict mode it syncs before it returns.
 func (l *Log) Detach() error {
 	l.mu.Lock()
 	dirty := l.dirty
 	l.dirty, l.lastSync = false, time.Now()
 	l.mu.Unlock()
-	if l.mode != Epoch || !dirty {
+	if !dirty || l.mode == None {
 		return nil
+	}
+	if l.mode == Strict {
+		return l.syncfs()
 	}
 	next, err := openLock(l.dir.Name(), queued)
 	if err != nil {
@@ -83,18 +87,29 @@ func (l *Log) detach(next *os.File) error {
 	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	p.Syncfs(l.dir)
+	if !broken("nosync") {
+		p.Syncfs(l.dir)
+	}
 	// One rename retires an epoch, whatever was added to it meanwhile. What
 	// can not be removed here, a later syncer finds.
+	for name := range olds {
+		switch {
+		case name == current:
+			p.TryRename(l.dir, old, deadPrefix+old)
+		case strings.HasPrefix(name, oldPrefix):
+			p.TryRename(l.dir, name, deadPrefix+name)
+		}
+	}
+	// Else a power cut could bring the epoch back, and all of it be suspect
+	// once more. This writes a journal, not what others wrote meanwhile.
+	p.Fsync(l.dir)
 	for name, markers := range olds {
 		dead := name
 		switch {
 		case name == current:
 			dead = deadPrefix + old
-			p.TryRename(l.dir, old, dead)
 		case strings.HasPrefix(name, oldPrefix):
 			dead = deadPrefix + name
-			p.TryRename(l.dir, name, dead)
 		}
 		for _, m := range markers {
 			p.TryUnlink(l.dir, dead+"/"+m)
@@ -145,12 +160,12 @@ func (l *Log) Sync() error {
 	if l.mode == None {
 		return nil
 	}
-	if l.mode == Strict {
-		return sys.Syncfs(l.fsys)
-	}
 	l.mu.Lock()
 	l.dirty, l.lastSync = false, time.Now()
 	l.mu.Unlock()
+	if l.mode == Strict {
+		return l.syncfs()
+	}
 	old := oldPrefix + rand.Text()
 	if err := l.endEpoch(old); err != nil {
 		return fmt.Errorf("sync: %w", err)
@@ -162,21 +177,39 @@ func (l *Log) Sync() error {
 	if err := failpoint.Hit("durable.sync.syncfs"); err != nil {
 		return err
 	}
-	if err := sys.Syncfs(l.fsys); err != nil {
+	if err := l.syncfs(); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("durable.sync.retire"); err != nil {
 		return err
 	}
+	var dead []string
 	for name := range epochs {
 		if name == current {
 			continue
 		}
-		if err := l.retire(name); err != nil {
+		path, err := l.retire(name)
+		if err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+		dead = append(dead, path)
+	}
+	if err := l.dir.Sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	for _, path := range dead {
+		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("sync: %w", err)
 		}
 	}
 	return nil
+}
+
+func (l *Log) syncfs() error {
+	if broken("nosync") {
+		return nil
+	}
+	return sys.Syncfs(l.fsys)
 }
 
 // Flush is Sync in strict mode and nothing in the others: for what should not
@@ -211,15 +244,15 @@ func (l *Log) endEpoch(old string) error {
 	return os.Mkdir(now, 0o755)
 }
 
-// retire removes a closed epoch whose objects are on disk.
-func (l *Log) retire(name string) error {
+// retire renames a closed epoch whose objects are on disk, and returns its path.
+func (l *Log) retire(name string) (string, error) {
 	from := filepath.Join(l.dir.Name(), name)
-	if strings.HasPrefix(name, oldPrefix) {
-		to := filepath.Join(l.dir.Name(), deadPrefix+name)
-		if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		from = to
+	if !strings.HasPrefix(name, oldPrefix) {
+		return from, nil
 	}
-	return os.RemoveAll(from)
+	to := filepath.Join(l.dir.Name(), deadPrefix+name)
+	if err := os.Rename(from, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return to, nil
 }

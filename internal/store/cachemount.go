@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -27,9 +26,6 @@ const (
 	SharingPrivate = "private" // a tree that nobody else uses meanwhile
 	SharingLocked  = "locked"  // one at a time
 )
-
-// instant is for how long a tree that is looked at may seem to be in use.
-const instant = 50 * time.Millisecond
 
 // maxPrivate bounds the trees of one cache mount.
 const maxPrivate = 1 << 12
@@ -160,8 +156,10 @@ func (s *Store) openCacheMount(ctx context.Context, r CacheMountRequest, n, how 
 			return nil, err
 		}
 		if waiting == nil {
-			// Who lists or collects has it exclusively for an instant.
-			err = lockWithin(ctx, f, how, instant)
+			var ok bool
+			if ok, err = sys.TryFlock(f, how); err == nil && !ok {
+				err = errBusy
+			}
 		} else {
 			err = waitLock(ctx, f, how, waiting)
 		}

@@ -61,7 +61,7 @@ func engineID(path string) (string, error) {
 		return "", err
 	}
 	tmp := path + "." + rand.Text()
-	if err := os.WriteFile(tmp, []byte(newEngineID()+"\n"), 0o644); err != nil {
+	if err := writeSynced(tmp, []byte(newEngineID()+"\n")); err != nil {
 		return "", err
 	}
 	// Of two first commands at once, one names the engine.

@@ -95,17 +95,16 @@ func (s *Store) create() error {
 				e.Name(), formatFile, errdefs.ErrFailedPrecondition)
 		}
 	}
-	for _, dir := range folders {
-		if err := os.MkdirAll(s.path(dir), 0o755); err != nil {
-			return err
-		}
+	if err := s.makeFolders(); err != nil {
+		return err
 	}
 	data, err := json.Marshal(format{Format: formatVersion, ID: rand.Text(), Incompat: []string{}, ROCompat: []string{}})
 	if err != nil {
 		return err
 	}
 	tmp := s.path("tmp", "format-"+rand.Text())
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o644); err != nil {
+	// No epoch covers it: without its content nobody could open the store.
+	if err := writeSynced(tmp, append(data, '\n')); err != nil {
 		return err
 	}
 	err = sys.RenameNoReplace(tmp, s.path(formatFile))
@@ -113,6 +112,27 @@ func (s *Store) create() error {
 		return os.Remove(tmp)
 	}
 	return err
+}
+
+func (s *Store) makeFolders() error {
+	for _, dir := range folders {
+		if err := os.MkdirAll(s.path(dir), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeSynced makes a file whose content is on disk before it gets its name.
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // unwritable is the error for a directory that is no store and cannot become one: a

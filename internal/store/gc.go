@@ -1,12 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -169,14 +171,21 @@ func (c *collection) flag(o object) error {
 	return err
 }
 
-// sweep removes the condemned objects that are not live.
+// sweep removes the condemned objects that are not live, those above before those
+// below, so that what is there at any moment has what it lies over.
 func (c *collection) sweep(ctx context.Context, live map[object]bool) error {
+	c.condemned = slices.DeleteFunc(c.condemned, func(o object) bool { return live[o] })
+	below := map[object]int{}
+	for _, o := range c.condemned {
+		if o.kind == kindLayer {
+			meta, _ := readMeta(c.store.path(o.rel())) // a damaged one lies over nothing
+			below[o] = len(meta.Over)
+		}
+	}
+	slices.SortStableFunc(c.condemned, func(a, b object) int { return cmp.Compare(below[b], below[a]) })
 	for _, o := range c.condemned {
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // reap takes the flags away
-		}
-		if live[o] {
-			continue
 		}
 		if err := c.ifUnused(o, func() error { return c.remove(o) }); err != nil {
 			return err

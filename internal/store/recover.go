@@ -22,6 +22,10 @@ func (s *Store) recover(ctx context.Context, boot string) error {
 	if ok, err := durable.Clean(dir, boot); ok || err != nil {
 		return err
 	}
+	// Some may not have reached the disk with the format file.
+	if err := s.makeFolders(); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
 	f, err := openLock(s.path("lock", "recover"), false)
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
@@ -34,7 +38,7 @@ func (s *Store) recover(ctx context.Context, boot string) error {
 		return err
 	}
 	rebooted, err := durable.Rebooted(dir, boot)
-	if rebooted {
+	if rebooted && !broken("norecovery") {
 		err = s.recoverLocked(ctx, dir, boot)
 	}
 	if err != nil {
@@ -44,7 +48,7 @@ func (s *Store) recover(ctx context.Context, boot string) error {
 	if err := failpoint.Hit("store.recover.mkdir"); err != nil {
 		return err
 	}
-	return os.Mkdir(s.path("sync", boot), 0o755)
+	return s.beginBoot(boot)
 }
 
 func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
@@ -75,9 +79,13 @@ func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
 			s.notice(fmt.Sprintf("store %s: %s was torn by a crash and is gone", s.root, rel))
 		}
 	}
-	if dropped > 0 {
+	unusable, err := s.dropUnusable(ctx, suspects)
+	if err != nil {
+		return err
+	}
+	if dropped += unusable; dropped > 0 {
 		s.notice(fmt.Sprintf("store %s: after a crash, %d of the %d objects written last are dropped and will be made again",
-			s.root, dropped, len(suspects)))
+			s.root, dropped, len(suspects)+unusable))
 	}
 	// Bytes of a download that was under way may be zeros.
 	partials, err := readNames(s.path("ingest"))

@@ -119,7 +119,15 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 	if err := s.checkFormat(); err != nil {
 		return err
 	}
-	if s.user, err = s.useShared(ctx); err != nil {
+	s.user, err = s.useShared(ctx)
+	if errors.Is(err, os.ErrNotExist) && !s.readOnly {
+		// After a power cut btrfs may bring back the format file, which was
+		// synced, and nothing else.
+		if err = s.makeFolders(); err == nil {
+			s.user, err = s.useShared(ctx)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	boot, err := sys.BootID()
@@ -152,8 +160,8 @@ func (s *Store) open(ctx context.Context, mode durable.Mode, o Options) error {
 }
 
 // Close ends this process's use of the store. What it published is synced to
-// disk by a detached process that nobody waits for. Leases that are still open
-// stay valid. Closing again does nothing.
+// disk by a detached process that nobody waits for; in strict mode it is on disk
+// when Close returns. Leases that are still open stay valid. Closing again does nothing.
 func (s *Store) Close() error { return s.closeOnce() }
 
 func (s *Store) close() error {

@@ -382,3 +382,55 @@ func TestUmaskDoesNotCloseTheRootOfALayer(t *testing.T) {
 		t.Errorf("mode %v", info.Mode())
 	}
 }
+
+// A delta whose epoch was over goes with the tree below it, whose epoch was not.
+func TestRecoveryDropsDeltasOverWhatItDropped(t *testing.T) {
+	root, engine := filepath.Join(t.TempDir(), "store"), t.TempDir()
+	s := openStore(t, root, engine)
+	below := putLayer(t, s, "below")
+	top := putLayer(t, s, "top", below)
+	marker := strings.ReplaceAll(layerObject(s.class, s.LayerID(top)).rel(), "/", "%")
+	must(t, os.Remove(s.path("sync", s.boot, "now", marker)))
+	if !crash(t, s) {
+		t.Skip("needs epochs: the temporary directory is on a file system without")
+	}
+	after := openStore(t, root, engine)
+	for _, d := range []oci.Digest{below, top} {
+		if exists(after.path(layerObject(after.class, after.LayerID(d)).rel())) {
+			t.Errorf("%s is there", d)
+		}
+	}
+	mustBeSound(t, after)
+}
+
+// After a power cut the folders may be gone and the format file not.
+func TestOpenMakesTheFoldersAgain(t *testing.T) {
+	root, engine := filepath.Join(t.TempDir(), "store"), t.TempDir()
+	s, err := Open(t.Context(), root, Options{EngineDir: engine, Durability: durable.None})
+	must(t, err)
+	must(t, s.Close())
+	for _, dir := range folders {
+		must(t, os.RemoveAll(filepath.Join(root, dir)))
+	}
+	putBlob(t, openStore(t, root, engine), "hello")
+}
+
+// What lies over nothing is damage only where something names it: the collector
+// may be at work.
+func TestVerifyForgivesAHollowLayerThatNothingNames(t *testing.T) {
+	s := tempStore(t)
+	below := putLayer(t, s, "below")
+	top := putLayer(t, s, "top", below)
+	must(t, os.RemoveAll(s.path(layerObject(s.class, s.LayerID(below)).rel())))
+	r, err := s.Verify(t.Context(), false)
+	must(t, err)
+	if !r.Clean() || len(r.Dangling) != 1 {
+		t.Errorf("unnamed: %v, dangling %v", r.Problems, r.Dangling)
+	}
+	must(t, s.SetRef(t.Context(), Ref{Name: "app", Record: Record{Layers: []oci.Digest{top}}}))
+	r, err = s.Verify(t.Context(), false)
+	must(t, err)
+	if len(r.Problems) != 1 {
+		t.Errorf("named: %v", r.Problems)
+	}
+}

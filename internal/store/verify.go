@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -56,8 +57,33 @@ func (s *Store) Verify(ctx context.Context, deep bool) (Report, error) {
 
 type verification struct {
 	Report
-	store *Store
-	deep  bool
+	store  *Store
+	deep   bool
+	hollow []hollow
+}
+
+// A hollow layer lies over one that is not there. The collector may have taken that
+// one because nothing names either; when something does, the store is damaged.
+type hollow struct {
+	rel, below string
+	diffID     oci.Digest
+	what       string
+}
+
+// judge says what the hollow layers mean, once it is known which of them r names.
+func (v *verification) judge(r root) {
+	v.hollow = slices.DeleteFunc(v.hollow, func(h hollow) bool {
+		if !slices.Contains(r.Layers, h.diffID) || !v.store.still(r) || !v.store.has(h.rel) || v.store.has(h.below) {
+			return false
+		}
+		v.problem(h.rel, "%s (if it is in a base store, say --base-store); %s names it", h.what, r.what)
+		return true
+	})
+}
+
+func (s *Store) has(rel string) bool {
+	_, err := os.Lstat(s.path(rel))
+	return err == nil
 }
 
 func (v *verification) problem(rel, format string, args ...any) {
@@ -140,7 +166,7 @@ func (v *verification) layer(o object, l *lease) error {
 		what := fmt.Sprintf("lies over %s, which is not there", d)
 		switch {
 		case len(v.store.bases) == 0:
-			v.problem(o.rel(), "%s (if it is in a base store, say --base-store)", what)
+			v.hollow = append(v.hollow, hollow{o.rel(), below, meta.DiffID, what})
 		case !v.store.exists(layerObject(class, layerID(class, d))):
 			// Its owner has removed it: this layer is a miss, and goes when it is asked for.
 			v.Dangling = append(v.Dangling, o.rel()+" "+what)
@@ -158,6 +184,7 @@ func (v *verification) names(ctx context.Context) error {
 	}
 	check := func(r root) error {
 		v.Objects++
+		v.judge(r)
 		for _, d := range r.Blobs {
 			if !s.exists(blobObject(d)) && s.still(r) {
 				v.Dangling = append(v.Dangling, fmt.Sprintf("%s: blob %s", r.what, d))
@@ -177,7 +204,11 @@ func (v *verification) names(ctx context.Context) error {
 	if err := s.roots(ctx, check); err != nil {
 		return err
 	}
-	return s.records(ctx, check)
+	err = s.records(ctx, check)
+	for _, h := range v.hollow {
+		v.Dangling = append(v.Dangling, h.rel+" "+h.what)
+	}
+	return err
 }
 
 func (s *Store) exists(o object) bool {
@@ -200,19 +231,8 @@ func (s *Store) still(r root) bool {
 
 // strangers finds metadata that does not parse or has no business where it is.
 func (v *verification) strangers(ctx context.Context) error {
-	for _, pattern := range []string{"cache/*/*", pulledFolder + "/*", "engines/*/refs/*", "engines/*/containers/*/" + rootsFile} {
-		rels, err := fs.Glob(os.DirFS(v.store.root), pattern)
-		if err != nil {
-			return err
-		}
-		for _, rel := range rels {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if err := v.metadata(rel); err != nil {
-				return err
-			}
-		}
+	if err := v.store.eachMetadata(ctx, v.metadata); err != nil {
+		return err
 	}
 	for _, folder := range []string{"blobs/sha256", "layers/*/*"} {
 		rels, err := fs.Glob(os.DirFS(v.store.root), folder+"/*")

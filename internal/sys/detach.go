@@ -73,6 +73,9 @@ func (d *Detached) Flock(f *os.File, how int) { d.do(unix.SYS_FLOCK, f.Fd(), uin
 // Syncfs writes f's file system to disk.
 func (d *Detached) Syncfs(f *os.File) { d.do(unix.SYS_SYNCFS, f.Fd()) }
 
+// Fsync writes f to disk, a directory with the names of its members.
+func (d *Detached) Fsync(f *os.File) { d.do(unix.SYS_FSYNC, f.Fd()) }
+
 // Rename renames a member of dir.
 func (d *Detached) Rename(dir *os.File, from, to string) {
 	d.do(unix.SYS_RENAMEAT2, dir.Fd(), d.str(from), dir.Fd(), d.str(to), 0)
