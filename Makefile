@@ -41,15 +41,16 @@ e2e: deps ## the binary against registries and peers
 	cd e2e && $(GO) test -timeout 20m ./...
 
 check: ## vet, format, static analysis
-	@test -z "$$(gofmt -l *.go cmd internal demo e2e scripts)" || { gofmt -l *.go cmd internal demo e2e scripts; echo 'run gofmt -w on these'; exit 1; }
+	@test -z "$$(gofmt -l *.go cmd internal demo e2e powerloss scripts)" || { gofmt -l *.go cmd internal demo e2e powerloss scripts; echo 'run gofmt -w on these'; exit 1; }
 	@status=0; for m in $(MODULES); do echo "vet and staticcheck in $$m"; (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...) || status=1; done; exit $$status
 
 bench: ## benchmarks beside the code, then the workloads against the floor and the peers (root)
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/...
 	sh scripts/bench.sh
 
-stress: ## the store under many processes and kill -9, an hour and a half
+stress: ## the store under many processes, kill -9 and power cuts, two hours
 	$(GO) test -tags stress -count=1 -v -run Stress -timeout 120m ./internal/store -stress 1h
+	cd powerloss && $(GO) test -tags stress -count=1 -v -timeout 120m . -work 15s -cuts 400 -between 4 -all
 	cd e2e && DEN_STORM=10m $(GO) test -count=1 -v -run 'Storm|JobsOfOneStore' -timeout 40m .
 
 fuzz: ## each fuzz target for twenty seconds

@@ -60,6 +60,8 @@ fi
 
 step "the store's models, and a minute of stress" tests . -tags stress -count=1 -run 'Model|Stress' -timeout 12m ./internal/store
 
+step "a minute of power cuts" tests powerloss -tags stress -count=1 -timeout 12m .
+
 step "end to end" tests e2e -timeout 15m ./...
 
 if [ -n "$failed" ]; then
