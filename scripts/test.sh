@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 GO=${GO:-go}
 user=dentest
 failed=''
+shown='' # which tests say what they found when they pass, too
 
 # step NAME COMMAND... runs a part and remembers its failure.
 step() {
@@ -18,7 +19,7 @@ step() {
 
 # tests DIR ARG... is go test there, with what was skipped at its end.
 tests() {
-	(cd "$1" && shift && "$GO" test -json "$@") | "$tools/summary" scripts/skips.txt
+	(cd "$1" && shift && "$GO" test -json "$@") | "$tools/summary" scripts/skips.txt ${shown:+"$shown"}
 }
 
 # as_user PACKAGE runs a package's tests as the plain user. They find beside
@@ -58,7 +59,9 @@ else
 	echo "skipped: the tests as a plain user need root, newuidmap and runuser"
 fi
 
-step "the store's models, and a minute of stress" tests . -tags stress -count=1 -run 'Model|Stress' -timeout 12m ./internal/store
+shown='Model|Stress'
+step "the store's models, every point, and a minute of stress" tests . -tags stress -count=1 -run 'Model|Stress|Anywhere' -timeout 12m ./internal/store
+shown=''
 
 step "a minute of power cuts" tests powerloss -tags stress -count=1 -timeout 12m .
 

@@ -34,7 +34,7 @@ var errnos = map[string]syscall.Errno{
 // return an error, "kill" ends the process as the OOM killer would, without
 // deferred clean-up, "stop" stops it until somebody sends SIGCONT, and "jitter"
 // waits now and then for some hundred microseconds, so that processes meet in
-// more orders.
+// more orders, and "linger" does so for milliseconds.
 func Hit(name string) error {
 	points := armed()
 	if len(points) == 0 {
@@ -56,6 +56,9 @@ func act(name, action string) error {
 		if rand.IntN(4) == 0 {
 			time.Sleep(time.Duration(rand.IntN(400)) * time.Microsecond)
 		}
+		return nil
+	case "linger":
+		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
 		return nil
 	case "error":
 		return fmt.Errorf("failpoint %s", name)

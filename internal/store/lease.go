@@ -100,7 +100,7 @@ func (s *Store) lockObject(ctx context.Context, f *os.File, path string, o objec
 func (s *Store) rescue(o object) error {
 	// Who may only read can publish nothing that names the object: the lease is
 	// all that he needs.
-	if s.readOnly || broken("norescue") {
+	if s.readOnly || broken("norescue") || broken("laterescue") {
 		return nil
 	}
 	err := unix.Unlink(s.path("condemned", o.flag()))
@@ -193,6 +193,9 @@ func (l *lease) release() error {
 	}
 	s.mu.Unlock()
 	if last {
+		if broken("laterescue") {
+			lateRescue(l)
+		}
 		return l.file.Close()
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,10 +89,10 @@ func (x *stress) atEnd(t *testing.T, s *Store) {
 	r, err := s.Verify(t.Context(), true)
 	must(t, err)
 	for _, p := range r.Problems {
-		x.violation("I1/I2 at the end: %s %s", p.Path, p.What)
+		x.violation("I1, I2: at the end: %s %s", p.Path, p.What)
 	}
 	for _, d := range r.Dangling {
-		x.violation("I4 at the end: %s", d)
+		x.violation("I4: at the end: %s", d)
 	}
 	if _, err := s.Prune(t.Context(), PruneOptions{OnlyGarbage: true}); err != nil {
 		x.violation("collect at the end: %v", err)
@@ -125,17 +126,24 @@ func (x *stress) check(s *Store) {
 				gone = string(d)
 			}
 		}
+		rule := "I4"
 		for _, d := range r.Layers {
-			if len(layersGone(s, string(d))) > 0 {
+			switch layersGone(s, string(d)) {
+			case "":
+			case belowGone:
+				rule, gone = "I4, I5", "a tree below "+string(d)
+			default:
 				gone = string(d)
 			}
 		}
 		if same, err := sys.SameInode(f, path); gone != "" && same && err == nil {
-			x.violation("I4: record %d names %s, which is gone", i, gone)
+			x.violation("%s: record %d names %s, which is gone", rule, i, gone)
 		}
 		f.Close()
 	}
 }
+
+const belowGone = "a tree below is gone"
 
 // layersGone is empty when some class has the layer with all its trees.
 func layersGone(s *Store, diffID string) string {
@@ -160,7 +168,7 @@ func layersGone(s *Store, diffID string) string {
 		if whole {
 			return ""
 		}
-		gone = "a tree below is gone"
+		gone = belowGone
 	}
 	return gone
 }
@@ -195,7 +203,7 @@ func (x *stress) process(t *testing.T, role, slot string) {
 	}
 	cmd := exec.Command(x.exe)
 	cmd.Env = append(os.Environ(), "DEN_TEST_CHILD=stress", "DEN_TEST_ROOT="+root, "DEN_TEST_ROLE="+role,
-		"DEN_TEST_SLOT="+slot, "DEN_TEST_ENGINE="+engine, "DEN_STORE_BROKEN="+x.broken, "DEN_FAILPOINTS="+jitter(t))
+		"DEN_TEST_SLOT="+slot, "DEN_TEST_ENGINE="+engine, "DEN_STORE_BROKEN="+x.broken, "DEN_FAILPOINTS="+jitter(t, x.broken))
 	out := &strings.Builder{}
 	cmd.Stderr, cmd.SysProcAttr = out, attr
 	if err := cmd.Start(); err != nil {
@@ -204,7 +212,7 @@ func (x *stress) process(t *testing.T, role, slot string) {
 	}
 	kill := time.AfterFunc(time.Duration(5+rand.IntN(145))*time.Millisecond, func() { _ = cmd.Process.Kill() })
 	err := cmd.Wait()
-	if kill.Stop() {
+	if kill.Stop() && !killed(cmd) {
 		x.violation("%s in %s ended by itself: %v: %s", role, slot, err, out)
 		return
 	}
@@ -214,9 +222,32 @@ func (x *stress) process(t *testing.T, role, slot string) {
 	x.kills.Add(1)
 }
 
-// jitter makes every point of the protocol wait now and then.
-func jitter(t *testing.T) string {
-	return strings.Join(failpoints(t), "=jitter,") + "=jitter"
+// killed reports whether it was a kill that ended a process, at a point of its own.
+func killed(cmd *exec.Cmd) bool {
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// rare are the points where something must happen for a broken protocol to be
+// seen broken soon.
+func rare(broken string) string {
+	switch broken {
+	case "laterescue":
+		return ",store.gc.marked=linger,store.publish.done=" + []string{"linger", "kill"}[rand.IntN(2)]
+	case "twogc":
+		return ",store.gc.marked=linger"
+	}
+	return ""
+}
+
+// jitter makes every point of the protocol wait now and then, and one for long.
+func jitter(t *testing.T, broken string) string {
+	points := failpoints(t)
+	long := points[rand.IntN(len(points))]
+	if broken == "" && rand.IntN(3) == 0 {
+		broken = "laterescue" // the protocol stands what finds its variants
+	}
+	return strings.Join(points, "=jitter,") + "=jitter," + long + "=linger" + rare(broken)
 }
 
 // newStress puts the parts of a run where every uid can reach them.
@@ -338,9 +369,9 @@ func TestStressNothingCorrupts(t *testing.T) {
 // The same with one step of the protocol left out: if the run does not notice,
 // it proves nothing.
 func TestStressFindsEveryBrokenProtocol(t *testing.T) {
-	for _, step := range []string{"norescue", "norecheck", "markfirst", "nocondemn"} {
+	for _, step := range []string{"norescue", "laterescue", "norecheck", "markfirst", "nocondemn", "twogc"} {
 		t.Run(step, func(t *testing.T) {
-			x := newStress(t, disk(t, "tmpfs"), time.Minute)
+			x := newStress(t, disk(t, "tmpfs"), 3*time.Minute) // most take seconds
 			x.broken = step
 			begin := time.Now()
 			x.run(t)
@@ -348,6 +379,9 @@ func TestStressFindsEveryBrokenProtocol(t *testing.T) {
 				t.Fatal("the protocol without this step was not found broken")
 			}
 			t.Logf("found after %v: %s", time.Since(begin).Round(10*time.Millisecond), x.violations[0])
+			if !regexp.MustCompile(`\bI[3-6]\b`).MatchString(strings.Join(x.violations, "\n")) {
+				t.Error("it failed, but not because an object in use or named was removed")
+			}
 		})
 	}
 }

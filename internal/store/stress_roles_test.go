@@ -43,7 +43,7 @@ func stressProcess(ctx context.Context, root string) error {
 	}
 	j := &job{s, slot}
 	roles := map[string][]func(context.Context) error{
-		"user":      {j.name, j.name, j.tag, j.blob},
+		"user":      {j.name, j.name, j.tag, j.blob, j.hit},
 		"keeper":    {j.tag, j.mount, j.contain, j.work},
 		"collector": {j.collect},
 	}
@@ -63,8 +63,11 @@ func (j *job) takeLayer(ctx context.Context, i int) (*Layer, error) {
 	text := stressText(i)
 	for {
 		l, err := j.store.Layer(ctx, digest.FromString("layer "+text))
-		if !errdefs.IsNotFound(err) {
-			return l, err
+		if err != nil && !errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("I8: a layer is neither there nor missing: %w", err)
+		}
+		if err == nil {
+			return l, nil
 		}
 		var over []oci.Digest
 		var below *Layer
@@ -84,24 +87,58 @@ func (j *job) takeLayer(ctx context.Context, i int) (*Layer, error) {
 	}
 }
 
-// holds checks I1, I2 and I3: what is leased is whole, right, and what its path
-// names, down to the last tree.
+// holds checks what is leased: it is whole and right (I1, I2), what its path
+// names (I3, so nobody but the collector moved it, I6), down to the last tree (I5).
 func holds(l *Layer, i int) error {
-	for n, dir := range l.Dirs() {
-		want := stressText(i - n)
-		data, err := os.ReadFile(filepath.Join(dir, "file"))
-		if err == nil && string(data) != want {
-			err = fmt.Errorf("%q", data)
-		}
-		if err != nil {
-			return fmt.Errorf("I1-I3: leased layer %s does not hold %q: %w", l.DiffID(), want, err)
-		}
-		if same, err := sys.SameInode(l.Hold()[n], filepath.Dir(dir)); !same || err != nil {
-			return fmt.Errorf("I3: the lease on %s is not on what the path names: %w", dir, err)
-		}
-	}
 	if want := 1 + i%2; len(l.Dirs()) != want {
 		return fmt.Errorf("I5: layer x%d has %d trees, want %d", i, len(l.Dirs()), want)
+	}
+	for n, dir := range l.Dirs() {
+		same, err := sys.SameInode(l.Hold()[n], filepath.Dir(dir))
+		if err != nil {
+			return err
+		}
+		if !same {
+			return fmt.Errorf("I3, I6: the lease on %s is not on what the path names", dir)
+		}
+		want := stressText(i - n)
+		data, err := os.ReadFile(filepath.Join(dir, "file"))
+		if err != nil {
+			return fmt.Errorf("I1: leased layer %s: %w", l.DiffID(), err)
+		}
+		if string(data) != want {
+			return fmt.Errorf("I2: leased layer %s holds %q, want %q", l.DiffID(), data, want)
+		}
+	}
+	return nil
+}
+
+// hit uses a record as a build does: what it names is there or a miss.
+func (j *job) hit(ctx context.Context) error {
+	r, err := j.store.Record(ctx, digest.FromString(fmt.Sprint("record", rand.IntN(3))))
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("I8: a record is neither there nor missing: %w", err)
+	}
+	for _, d := range r.Blobs {
+		b, err := j.store.Blob(ctx, d)
+		if err == nil {
+			err = b.Close()
+		}
+		if err = ignore(err, errdefs.ErrNotFound); err != nil {
+			return fmt.Errorf("I8: a blob is neither there nor missing: %w", err)
+		}
+	}
+	for _, d := range r.Layers {
+		l, err := j.store.Layer(ctx, d)
+		if err == nil {
+			err = l.Close()
+		}
+		if err = ignore(err, errdefs.ErrNotFound); err != nil {
+			return fmt.Errorf("I8: a layer is neither there nor missing: %w", err)
+		}
 	}
 	return nil
 }
@@ -142,7 +179,7 @@ func (j *job) tag(ctx context.Context) error {
 		return fmt.Errorf("I4: own tag: %w", err)
 	}
 	if got.Op != j.slot {
-		return fmt.Errorf("engines apart: tag of %s seen by %s", got.Op, j.slot)
+		return fmt.Errorf("I7: engines are not apart: tag of %s seen by %s", got.Op, j.slot)
 	}
 	if rand.IntN(2) == 0 {
 		// Used again by name alone, as den run does: what a tag names is there.
@@ -192,17 +229,19 @@ func (j *job) mount(ctx context.Context) error {
 	return err
 }
 
+// alone checks an exclusive lock: nobody else took it for a dead process's, in
+// whatever namespace both have the same process id (I7).
 func alone(path, slot string) error {
 	if err := os.WriteFile(path, []byte(slot), 0o644); err != nil {
-		return fmt.Errorf("locked cache mount: %w", err)
+		return fmt.Errorf("locked tree: %w", err)
 	}
 	time.Sleep(200 * time.Microsecond)
 	data, err := os.ReadFile(path)
-	if err == nil && string(data) != slot {
-		err = fmt.Errorf("%s writes where %s is", data, slot)
-	}
 	if err != nil {
-		return fmt.Errorf("locked cache mount: %w", err)
+		return fmt.Errorf("locked tree: %w", err)
+	}
+	if string(data) != slot {
+		return fmt.Errorf("I7: %s has the lock that %s has", data, slot)
 	}
 	return nil
 }

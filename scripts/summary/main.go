@@ -1,7 +1,9 @@
 // Command summary prints what `go test -json` says on its standard input as go
 // test itself prints it, then how many tests passed, failed and were skipped,
 // and why. It fails if a test failed, or was skipped for a reason that the file
-// named by its argument does not list, one regular expression a line.
+// named by its first argument does not list, one regular expression a line. Of
+// tests that match the second, if there is one, it also prints what they log
+// when they pass.
 package main
 
 import (
@@ -24,13 +26,17 @@ type event struct {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go test -json ... | summary FILE")
+	if len(os.Args) != 2 && len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: go test -json ... | summary FILE [SHOWN]")
 		os.Exit(2)
 	}
+	var shown *regexp.Regexp
 	allowed, err := readAllowed(os.Args[1])
+	if err == nil && len(os.Args) == 3 {
+		shown, err = regexp.Compile(os.Args[2])
+	}
 	if err == nil {
-		err = run(os.Stdin, os.Stdout, allowed)
+		err = run(os.Stdin, os.Stdout, allowed, shown)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "summary:", err)
@@ -67,10 +73,11 @@ type summary struct {
 	failed  []string
 	skipped map[string]int // by reason
 	broken  bool           // a package failed
+	shown   *regexp.Regexp // tests that are printed though they pass, or nil
 }
 
-func run(in io.Reader, out io.Writer, allowed []*regexp.Regexp) error {
-	s := &summary{out: out, output: map[string]*bytes.Buffer{}, skipped: map[string]int{}}
+func run(in io.Reader, out io.Writer, allowed []*regexp.Regexp, shown *regexp.Regexp) error {
+	s := &summary{out: out, shown: shown, output: map[string]*bytes.Buffer{}, skipped: map[string]int{}}
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -107,6 +114,7 @@ func (s *summary) line(line []byte) {
 		s.output[key].WriteString(e.Output)
 	case "pass":
 		s.passed++
+		s.show(key, e.Test)
 		delete(s.output, key)
 	case "fail":
 		s.failed = append(s.failed, key)
@@ -139,6 +147,20 @@ func (s *summary) print(key string) {
 	if b := s.output[key]; b != nil {
 		_, _ = s.out.Write(b.Bytes())
 		delete(s.output, key)
+	}
+}
+
+// show prints what a test logged, without the frame, if that is wanted.
+func (s *summary) show(key, test string) {
+	b := s.output[key]
+	if s.shown == nil || b == nil || !s.shown.MatchString(test) {
+		return
+	}
+	fmt.Fprintln(s.out, "passed:", test)
+	for line := range strings.Lines(b.String()) {
+		if at := place.FindString(line); at != "" {
+			fmt.Fprint(s.out, "    ", strings.TrimPrefix(line, at))
+		}
 	}
 }
 
