@@ -74,6 +74,9 @@ func (p *program) names() {
 
 // loopback switches lo on; the kernel then gives it its addresses.
 func (p *program) loopback() {
+	if !p.o.caps.Has(unix.CAP_NET_ADMIN) {
+		p.warn("network none has no loopback here: that needs CAP_NET_ADMIN (docker run --cap-add NET_ADMIN)")
+	}
 	fd := p.Cell(0)
 	ifreq := make([]byte, 40)
 	copy(ifreq, "lo")

@@ -19,8 +19,10 @@ func testProgram(t *testing.T, r *Request, o programOptions) (*program, error) {
 	o.uidMapped = func(id uint32) bool { return id < 65536 }
 	o.gidMapped = o.uidMapped
 	o.rlimit = func(int) (unix.Rlimit, error) { return unix.Rlimit{Cur: 10, Max: 20}, nil }
-	o.caps, _ = sys.ParseCap("ALL")
-	o.caps &^= 1 << unix.CAP_SYS_RESOURCE
+	if o.caps == 0 {
+		o.caps, _ = sys.ParseCap("ALL")
+		o.caps &^= 1 << unix.CAP_SYS_RESOURCE
+	}
 	o.bounding = o.caps
 	return newProgram(r, o)
 }
@@ -47,6 +49,21 @@ func order(t *testing.T, text string, words ...string) {
 			t.Fatalf("no %q after byte %d of the plan:\n%s", w, at, text)
 		}
 		at += i + len(w)
+	}
+}
+
+func TestMissingLoopbackIsSaid(t *testing.T) {
+	for network, want := range map[string]int{NetworkNone: 1, NetworkHost: 0} {
+		r := testRequest(t, SpecOptions{})
+		r.Network = network
+		var said []string
+		r.Warn = func(s string) { said = append(said, s) }
+		if _, err := testProgram(t, r, programOptions{caps: 1 << unix.CAP_SYS_ADMIN}); err != nil {
+			t.Fatal(err)
+		}
+		if len(said) != want {
+			t.Errorf("%v: %q", network, said)
+		}
 	}
 }
 
