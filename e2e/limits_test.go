@@ -148,8 +148,13 @@ func TestCutConnectionsAreContinued(t *testing.T) {
 	d := newDen(t)
 	ref := noiseImage(t, 8)
 	var mu sync.Mutex
-	cuts := 3
+	cuts, sent := 3, int64(0)
 	host := faultyRegistry(t, func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+		w = served{w, func(n int) {
+			mu.Lock()
+			sent += int64(n)
+			mu.Unlock()
+		}}
 		mu.Lock()
 		cut := cuts > 0
 		cuts--
@@ -162,7 +167,25 @@ func TestCutConnectionsAreContinued(t *testing.T) {
 	})
 	d.run("pull", "-q", strings.Replace(ref, env.registry, host, 1))
 	d.checkBlobs()
+	// What was on its way when a connection was cut may be sent again.
+	if m, _ := fetchManifest(t, ref); sent > m.Layers[0].Size+m.Config.Size+3<<20 {
+		t.Errorf("the registry sent %d bytes for a layer of %d", sent, m.Layers[0].Size)
+	}
 }
+
+// served tells how much of an answer was sent.
+type served struct {
+	http.ResponseWriter
+	add func(int)
+}
+
+func (s served) Write(p []byte) (int, error) {
+	n, err := s.ResponseWriter.Write(p)
+	s.add(n)
+	return n, err
+}
+
+func (s served) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 func TestWrongAndShortBlobsAreRefused(t *testing.T) {
 	t.Parallel()

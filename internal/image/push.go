@@ -12,6 +12,7 @@ import (
 
 	"den/internal/oci"
 	"den/internal/progress"
+	"den/internal/registry"
 	"den/internal/store"
 )
 
@@ -134,13 +135,15 @@ func (m *Images) pushLayer(ctx context.Context, src source, repo string, o PushO
 		return err
 	}
 	defer b.Close()
+	session, done := m.session(ctx, src.desc, repo)
+	defer done()
 	leave, err := take(ctx, m.slots)
 	if err != nil {
 		return err
 	}
 	defer leave()
 	s.phase("Pushing", src.desc.Size)
-	err = m.reg.PushBlob(ctx, repo, src.desc, func(offset int64) (io.ReadCloser, error) {
+	err = m.reg.ResumeBlob(ctx, repo, src.desc, session, func(offset int64) (io.ReadCloser, error) {
 		return reader(b, b.Size(), offset), nil
 	}, s.at)
 	if err != nil {
@@ -149,6 +152,37 @@ func (m *Images) pushLayer(ctx context.Context, src source, repo string, o PushO
 	s.done("Pushed")
 	m.noteOrigin(src.desc.Digest, repo)
 	return nil
+}
+
+// resumeBytes is the size from which an upload is worth being gone on with.
+const resumeBytes = 1 << 20
+
+// session is where the upload of a blob goes on that a process which died may
+// have begun. Of several processes that push it to one repository the others
+// wait, and then find it there; done lets them go on.
+func (m *Images) session(ctx context.Context, d oci.Descriptor, repo string) (s registry.Session, done func()) {
+	if d.Size < resumeBytes {
+		return s, func() {}
+	}
+	key := "image/upload/" + string(d.Digest) + "/" + repo
+	w, err := m.st.Work(ctx, "push", key, nil)
+	if err != nil {
+		return s, func() {} // it only saves work; what is wrong will show
+	}
+	if w.Duplicate() {
+		return s, w.Done
+	}
+	if raw, err := m.st.Derived(key); err == nil {
+		s.At = string(raw)
+	}
+	known := s.At
+	s.Note = func(at string) {
+		if at != known {
+			known = at
+			_ = m.st.PutDerived(key, []byte(at))
+		}
+	}
+	return s, w.Done
 }
 
 // already makes a blob be in repo without a transfer, if it can, and says how:

@@ -5,12 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"den/internal/oci"
 )
@@ -117,6 +119,39 @@ func TestFirstPushMountsTheBaseThatIsHere(t *testing.T) {
 	}
 	if n := b.reg.count("PUT", "/v2/second/blobs/uploads/"); n != 1 {
 		t.Errorf("%d blobs went up to the second repository, want the configuration", n)
+	}
+}
+
+func TestConcurrentPushesSendALayerOnce(t *testing.T) {
+	b := newBench(t)
+	img := b.buildOn(nil, "big", noise(4<<20))
+	must(b.Commit(t.Context(), Built{Names: []string{b.name("app:1")}, Images: []*Image{img}}))(t)
+	blobs := must(b.Blobs(t.Context(), []*Image{img}, Format{}))(t)
+	defer blobs.Close()
+	layer := blobs.Images[0].Layers[0].Blob
+	if layer.Size < resumeBytes {
+		t.Fatalf("a layer of %d bytes is not waited for", layer.Size)
+	}
+	var mu sync.Mutex
+	uploads := 0
+	b.reg.hook = func(_ http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method == "PUT" && r.URL.Query().Get("digest") == string(layer.Digest) {
+			uploads++
+		}
+		return false
+	}
+	g, ctx := errgroup.WithContext(t.Context())
+	for range 5 {
+		other := newBenchAt(t, b.reg, b.root, Options{}) // as another process
+		g.Go(func() error { return other.PushBlobs(ctx, blobs, []string{b.name("app:1")}, PushOptions{}) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if uploads != 1 {
+		t.Errorf("the layer went up %d times", uploads)
 	}
 }
 

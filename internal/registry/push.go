@@ -72,6 +72,22 @@ func (c *Client) MountBlob(ctx context.Context, repo, from string, d oci.Descrip
 // unless nil, is told the offset reached, by one goroutine at a time; it goes
 // back when the registry lost some.
 func (c *Client) PushBlob(ctx context.Context, repo string, d oci.Descriptor, open func(offset int64) (io.ReadCloser, error), moved func(int64)) error {
+	return c.ResumeBlob(ctx, repo, d, Session{}, open, moved)
+}
+
+// A Session is an upload that may outlive the process that began it. Only one
+// process may go on with it at a time.
+type Session struct {
+	// At is where the upload of a process that died goes on; empty for a new one.
+	At string
+	// Note, unless nil, is told where the upload could go on from now on, and
+	// "" when it is over.
+	Note func(at string)
+}
+
+// ResumeBlob is PushBlob in a session that may have begun before. A registry
+// that has lost it, or tells no offset, gets the blob from its beginning.
+func (c *Client) ResumeBlob(ctx context.Context, repo string, d oci.Descriptor, s Session, open func(offset int64) (io.ReadCloser, error), moved func(int64)) error {
 	r, err := blobPlace(repo, d)
 	if err != nil {
 		return err
@@ -79,13 +95,22 @@ func (c *Client) PushBlob(ctx context.Context, repo string, d oci.Descriptor, op
 	if moved == nil {
 		moved = func(int64) {}
 	}
-	if err := c.pushBlob(ctx, r, d, open, moved); err != nil {
+	if s.Note == nil {
+		s.Note = func(string) {}
+	}
+	u := &upload{path: r.Path, d: d, open: open, moved: moved, note: s.Note}
+	if s.At != "" {
+		if u.at, err = url.Parse(s.At); err == nil {
+			u.broke, u.resumed, u.foreign = true, true, true
+		}
+	}
+	if err := c.pushBlob(ctx, r, u); err != nil {
 		return fmt.Errorf("push blob %s to %s: %w", d.Digest, r.FamiliarName(), err)
 	}
 	return nil
 }
 
-func (c *Client) pushBlob(ctx context.Context, r oci.Reference, d oci.Descriptor, open func(int64) (io.ReadCloser, error), moved func(int64)) error {
+func (c *Client) pushBlob(ctx context.Context, r oci.Reference, u *upload) error {
 	e, err := c.origin(ctx, r.Domain)
 	if err != nil {
 		return err
@@ -95,14 +120,15 @@ func (c *Client) pushBlob(ctx context.Context, r oci.Reference, d oci.Descriptor
 		return err
 	}
 	defer release()
-	u := &upload{e: e, path: r.Path, d: d, open: open, moved: moved, chunk: e.s.o.ChunkBytes, tries: retrier{s: e.s, tries: e.tries()}}
-	key := r.Name() + "@" + string(d.Digest)
+	u.e, u.chunk, u.tries = e, e.s.o.ChunkBytes, retrier{s: e.s, tries: e.tries()}
+	key := r.Name() + "@" + string(u.d.Digest)
 	c.mu.Lock()
-	if loc, ok := c.opened[key]; ok { // a mount asked for it before: it is not there
-		delete(c.opened, key)
+	loc, opened := c.opened[key] // a mount asked for it before: it is not there
+	delete(c.opened, key)
+	c.mu.Unlock()
+	if opened && u.at == nil {
 		u.at, _ = url.Parse(loc)
 	}
-	c.mu.Unlock()
 	return u.run(ctx)
 }
 
@@ -115,6 +141,7 @@ type upload struct {
 	d     oci.Descriptor
 	open  func(int64) (io.ReadCloser, error)
 	moved func(int64)
+	note  func(at string)
 	tries retrier
 
 	at      *url.URL // the session; nil: none
@@ -125,6 +152,7 @@ type upload struct {
 	chunk   int64 // bytes of one
 	least   int64 // that the registry wants it to be
 	resumed bool  // pieces of several tries were put together
+	foreign bool  // at is what another process left, and was not asked about yet
 }
 
 func (u *upload) run(ctx context.Context) error {
@@ -132,6 +160,7 @@ func (u *upload) run(ctx context.Context) error {
 		err := u.advance(ctx)
 		if err == nil {
 			u.moved(u.d.Size)
+			u.note("")
 			return nil
 		}
 		if err = u.recover(ctx, err); err != nil {
@@ -225,8 +254,19 @@ func (u *upload) begin(ctx context.Context) error {
 	drain(resp)
 	u.least, _ = strconv.ParseInt(resp.Header.Get("OCI-Chunk-Min-Length"), 10, 64)
 	u.chunk = max(u.chunk, u.least)
-	u.at, err = u.e.location(resp)
-	return err
+	return u.goOn(resp)
+}
+
+// goOn takes the place of the next request from a response. One elsewhere is
+// not noted: such a URL is a credential in itself.
+func (u *upload) goOn(resp *http.Response) (err error) {
+	if u.at, err = u.e.location(resp); err != nil {
+		return err
+	}
+	if u.at.Host == u.e.host {
+		u.note(u.at.String())
+	}
+	return nil
 }
 
 // ask finds out how much of the upload the registry has.
@@ -245,12 +285,15 @@ func (u *upload) ask(ctx context.Context) error {
 	}
 	drain(resp)
 	off, ok := rangeEnd(resp.Header)
-	if !ok || off > u.d.Size {
+	nothing := u.foreign && off == 0 // then a new one saves the chunks
+	u.foreign = false
+	if !ok || off > u.d.Size || nothing {
 		u.at = nil
 		return nil
 	}
-	if loc, err := u.e.location(resp); err == nil {
-		u.at = loc
+	at := u.at
+	if u.goOn(resp) != nil {
+		u.at = at
 	}
 	u.off, u.resumed, u.chunked = off, off > 0, true
 	u.moved(off)
@@ -298,7 +341,7 @@ func (u *upload) patch(ctx context.Context) error {
 		return err
 	}
 	drain(resp)
-	if u.at, err = u.e.location(resp); err != nil {
+	if err := u.goOn(resp); err != nil {
 		return err
 	}
 	off, ok := rangeEnd(resp.Header)

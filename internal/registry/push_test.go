@@ -189,6 +189,46 @@ func TestInterruptedUploadGoesOnAtTheReportedOffset(t *testing.T) {
 	s.wantBlob(t, data, "HEAD", "POST", "PUT", "GET", "PATCH 100000-299999", "GET", "PATCH 200000-299999", "PUT")
 }
 
+func TestUploadOfAProcessThatDiedGoesOn(t *testing.T) {
+	data := randomBytes(t, 300_000)
+	d := descriptor(data)
+	ctx, cancel := context.WithCancel(t.Context())
+	s := newSink(func(s *sink, w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut && ctx.Err() == nil {
+			s.take(r, 200_000)
+			cancel() // the process is gone
+			breakOff()
+		}
+		return false
+	})
+	repo := serve(t, s) + "/app"
+	var at []string
+	note := func(place string) { at = append(at, place) }
+	if err := newBench(t, nil).ResumeBlob(ctx, repo, d, registry.Session{Note: note}, opener(data), nil); err == nil {
+		t.Fatal("pushed")
+	}
+	last := at[len(at)-1]
+	var first int64 = -1
+	moved := func(n int64) { // the offset that it begins at
+		if first < 0 {
+			first = n
+		}
+	}
+	if err := newBench(t, nil).ResumeBlob(t.Context(), repo, d, registry.Session{At: last, Note: note}, opener(data), moved); err != nil {
+		t.Fatal(err)
+	}
+	s.wantBlob(t, data, "HEAD", "POST", "PUT", "GET", "PATCH 200000-299999", "PUT")
+	if first != 200_000 || at[len(at)-1] != "" {
+		t.Errorf("it went on at %d, and ends with a place to go on at: %q", first, at)
+	}
+	// A place that the registry does not know any more costs one question.
+	other := randomBytes(t, 1000)
+	if err := newBench(t, nil).ResumeBlob(t.Context(), repo, descriptor(other), registry.Session{At: last}, opener(other), nil); err != nil {
+		t.Fatal(err)
+	}
+	s.wantBlob(t, other, "HEAD", "POST", "PUT", "GET", "PATCH 200000-299999", "PUT", "GET", "HEAD", "POST", "PUT")
+}
+
 func TestLostSessionIsBegunAnew(t *testing.T) {
 	s := newSink(func(s *sink, w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPut && s.n == 1 {
