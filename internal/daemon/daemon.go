@@ -113,9 +113,15 @@ func Enter(ctx context.Context, o Options) error {
 // Open opens the store. Close it.
 func Open(ctx context.Context, o Options) (*Den, error) {
 	o = withDefaults(o)
-	st, err := store.Open(ctx, storeRoot(o), store.Options{
+	so := store.Options{
 		EngineDir: o.DataRoot, Bases: o.BaseStores, Notice: o.Notice, MaxBytes: o.MaxBytes, MinFreeBytes: o.MinFreeBytes,
-	})
+	}
+	if so.MaxBytes == 0 && so.MinFreeBytes == 0 {
+		// dockerd's limits are of its cache: they evict, and refuse nothing.
+		b := o.cacheBudget()
+		so.MaxBytes, so.MinFreeBytes, so.SoftBudget = b.maxBytes, b.minFreeBytes, true
+	}
+	st, err := store.Open(ctx, storeRoot(o), so)
 	if err != nil {
 		return nil, err
 	}

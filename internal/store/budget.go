@@ -19,6 +19,7 @@ import (
 type budget struct {
 	maxBytes     int64 // of everything in the store
 	minFreeBytes int64 // of the file system
+	soft         bool  // evicts and refuses nothing
 }
 
 func (b budget) set() bool { return b.maxBytes > 0 || b.minFreeBytes > 0 }
@@ -36,6 +37,9 @@ var errFull = fmt.Errorf("%w: %w", unix.ENOSPC, errdefs.ErrResourceExhausted)
 // others hold reservations, beyond the own bytes of the caller's, it waits for
 // them, for no longer than patience.
 func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration, promise func() error) error {
+	if s.budget.soft && time.Since(time.Unix(s.crowded.Load(), 0)) < softPause {
+		return promise()
+	}
 	deadline := time.Now().Add(patience)
 	// Each try measures the store.
 	for p := (&poll{pause: 10 * time.Millisecond, most: time.Second}); ; {
@@ -50,6 +54,10 @@ func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration,
 		if full == nil {
 			continue
 		}
+		if s.budget.soft {
+			s.crowded.Store(time.Now().Unix())
+			return promise()
+		}
 		if reserved <= own {
 			return full
 		}
@@ -61,6 +69,10 @@ func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration,
 		}
 	}
 }
+
+// softPause is for how long a process does not try again to keep a soft budget
+// that named images alone exceed.
+const softPause = time.Minute
 
 // A crowdedError is a store that is full of what others reserved, for now.
 type crowdedError struct{ full error }
@@ -153,8 +165,11 @@ func (s *Store) fullError(n, used, reserved int64, d sys.Disk) error {
 	return nil
 }
 
-// overBudget is nil while the store is within its budget.
+// overBudget is nil while the store is within its budget, or that is soft.
 func (s *Store) overBudget(ctx context.Context) error {
+	if s.budget.soft {
+		return nil
+	}
 	used, reserved, err := s.measure(ctx)
 	if err != nil {
 		return err

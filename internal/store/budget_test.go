@@ -199,6 +199,21 @@ func TestReservationOfTheDeadIsReaped(t *testing.T) {
 	}
 }
 
+func TestSoftBudgetEvictsAndRefusesNothing(t *testing.T) {
+	s := cappedStore(t, "", 10*mebi)
+	s.budget.soft = true
+	old := cachedBlob(t, s, "old", 4*mebi, time.Hour, 0)
+	pinned, err := bigBlob(t.Context(), s, "pinned", 8*mebi)
+	must(t, err)
+	defer pinned.Close()
+	if hasBlob(t, s, old) {
+		t.Error("the cache is still there")
+	}
+	more, err := bigBlob(t.Context(), s, "more", 8*mebi)
+	must(t, err)
+	must(t, more.Close())
+}
+
 func TestMinFreeRefusesWhatTheDiskHasNot(t *testing.T) {
 	s := cappedStore(t, "", 0)
 	s.budget.minFreeBytes = 1 << 60

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -36,6 +37,8 @@ type Options struct {
 	MaxBytes int64
 	// MinFreeBytes is what this process leaves free of the file system.
 	MinFreeBytes int64
+	// SoftBudget makes the two evict cache and refuse nothing.
+	SoftBudget bool
 	// Notice gets a line for the user; nil drops it.
 	Notice func(string)
 
@@ -52,8 +55,9 @@ type Store struct {
 	patience time.Duration // with silent holders of work
 	busyWait time.Duration // for objects that somebody holds exclusively
 	budget   budget
-	user     *os.File // lock/store, shared while this process uses the store
-	boot     string   // names this kernel's run
+	crowded  atomic.Int64 // when a soft budget could not be kept, in Unix seconds
+	user     *os.File     // lock/store, shared while this process uses the store
+	boot     string       // names this kernel's run
 	pulse    pulse
 	heart    *heart // nil where nothing is written
 	log      *durable.Log
@@ -84,7 +88,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{},
-		pulse: cmp.Or(o.pulse, defaultPulse), budget: budget{maxBytes: o.MaxBytes, minFreeBytes: o.MinFreeBytes}}
+		pulse: cmp.Or(o.pulse, defaultPulse), budget: budget{maxBytes: o.MaxBytes, minFreeBytes: o.MinFreeBytes, soft: o.SoftBudget}}
 	s.closeOnce = sync.OnceValue(s.close)
 	if s.notice == nil {
 		s.notice = func(string) {}
