@@ -1,7 +1,7 @@
 // Command summary prints what `go test -json` says on its standard input as go
 // test itself prints it, then how many tests passed, failed and were skipped,
 // and why. It fails if a test failed, or was skipped for a reason that the file
-// named by its first argument does not list, one regular expression a line. Of
+// named by its first argument forbids, one regular expression a line. Of
 // tests that match the second, if there is one, it also prints what they log
 // when they pass.
 package main
@@ -31,12 +31,12 @@ func main() {
 		os.Exit(2)
 	}
 	var shown *regexp.Regexp
-	allowed, err := readAllowed(os.Args[1])
+	forbidden, err := readReasons(os.Args[1])
 	if err == nil && len(os.Args) == 3 {
 		shown, err = regexp.Compile(os.Args[2])
 	}
 	if err == nil {
-		err = run(os.Stdin, os.Stdout, allowed, shown)
+		err = run(os.Stdin, os.Stdout, forbidden, shown)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "summary:", err)
@@ -44,8 +44,8 @@ func main() {
 	}
 }
 
-// readAllowed reads the reasons that are no failure; a # begins a comment line.
-func readAllowed(file string) ([]*regexp.Regexp, error) {
+// readReasons reads the beginnings of reasons; a # begins a comment line.
+func readReasons(file string) ([]*regexp.Regexp, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ type summary struct {
 	shown   *regexp.Regexp // tests that are printed though they pass, or nil
 }
 
-func run(in io.Reader, out io.Writer, allowed []*regexp.Regexp, shown *regexp.Regexp) error {
+func run(in io.Reader, out io.Writer, forbidden []*regexp.Regexp, shown *regexp.Regexp) error {
 	s := &summary{out: out, shown: shown, output: map[string]*bytes.Buffer{}, skipped: map[string]int{}}
 	lines := bufio.NewReader(in)
 	for {
@@ -92,7 +92,7 @@ func run(in io.Reader, out io.Writer, allowed []*regexp.Regexp, shown *regexp.Re
 		}
 	}
 	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", s.passed, len(s.failed), s.skips())
-	return s.verdict(allowed)
+	return s.verdict(forbidden)
 }
 
 func (s *summary) line(line []byte) {
@@ -187,12 +187,12 @@ func (s *summary) skips() (n int) {
 }
 
 // verdict prints the reasons of skips and says what must not be.
-func (s *summary) verdict(allowed []*regexp.Regexp) error {
-	var unlisted []string
+func (s *summary) verdict(forbidden []*regexp.Regexp) error {
+	var wrong []string
 	for _, why := range slices.Sorted(maps.Keys(s.skipped)) {
 		fmt.Fprintf(s.out, "  skipped %d: %s\n", s.skipped[why], why)
-		if !slices.ContainsFunc(allowed, func(re *regexp.Regexp) bool { return re.MatchString(why) }) {
-			unlisted = append(unlisted, fmt.Sprintf("%q", why))
+		if slices.ContainsFunc(forbidden, func(re *regexp.Regexp) bool { return re.MatchString(why) }) {
+			wrong = append(wrong, fmt.Sprintf("%q", why))
 		}
 	}
 	switch {
@@ -202,8 +202,8 @@ func (s *summary) verdict(allowed []*regexp.Regexp) error {
 		return errors.New("a package failed")
 	case s.passed == 0:
 		return errors.New("no test ran")
-	case len(unlisted) > 0:
-		return fmt.Errorf("skipped for reasons that scripts/skips.txt does not list: %s", strings.Join(unlisted, ", "))
+	case len(wrong) > 0:
+		return fmt.Errorf("skipped, although scripts/deps.sh should have seen to it: %s", strings.Join(wrong, ", "))
 	}
 	return nil
 }
