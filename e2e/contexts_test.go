@@ -61,6 +61,48 @@ func TestTarballsOverHTTPAreContexts(t *testing.T) {
 	d.fails([]string{"build", url + "/absent.tar"}, "404")
 }
 
+func TestContextsAndDockerfilesComeFromDifferentPlaces(t *testing.T) {
+	t.Parallel()
+	d := newDen(t)
+	git, _ := gitServer(t, d)
+	packed := gzipped(tarBytes(t, files{"Dockerfile": "FROM scratch\nCOPY in /in\n", "in": "packed\n", "deep/": "", "deep/Other": "FROM scratch\nCOPY in /other\n"}))
+	url := fileServer(t, map[string][]byte{"ctx.tar.gz": packed, "sub/Dockerfile": []byte("FROM scratch\nCOPY in /fetched\n")})
+	ctx := d.dir(files{"in": "local\n"})
+	feed := func(stdin string, args ...string) tree {
+		t.Helper()
+		tr := tree{}
+		tr.apply(t, strings.NewReader(d.feed(strings.NewReader(stdin), append([]string{"build", "-o", "-"}, args...)...)))
+		return tr
+	}
+	d.tree(url+"/ctx.tar.gz").holds(t, "in", "packed\n")
+	d.tree("-f", "deep/Other", url+"/ctx.tar.gz").holds(t, "other", "packed\n")
+	d.tree("-f", url+"/sub/Dockerfile", ctx).holds(t, "fetched", "local\n")
+	feed("FROM scratch\nCOPY version /v\n", "-f", "-", git+"#v1").holds(t, "v", "one\n")
+	feed("FROM scratch\nCOPY in /i\n", "-f", "-", url+"/ctx.tar.gz").holds(t, "i", "packed\n")
+	feed("FROM base\nCOPY --from=named in /n\n", "--build-context", "named="+ctx, "--build-context", "base=docker-image://"+smallImage(t), "-").holds(t, "n", "local\n")
+	d.fails([]string{"build", "-f", "-", "-"}, "stdin")
+	d.fails([]string{"build", "-f", "absent", git}, "absent")
+	// A query says what a fragment says.
+	d.tree(git+"?tag=v1").holds(t, "version", "one\n")
+	d.tree(git+"?branch=main&subdir=sub").holds(t, "inner", "inner\n")
+}
+
+func TestNamedContextReplacesStageAndImage(t *testing.T) {
+	t.Parallel()
+	d := newDen(t)
+	layout := filepath.Join(d.home, "layout")
+	d.run("build", "-o", "type=oci,tar=false,dest="+layout, "-t", "x:tagged", d.dir(files{"Dockerfile": "FROM scratch\nCOPY <<x /from-layout\nlayout\nx\n"}))
+	ctx := d.dir(files{"Dockerfile": "FROM @small AS stage\nRUN exit 1\nFROM absent.invalid/image:1 AS other\nFROM scratch\nCOPY --from=stage . /s/\nCOPY --from=other /from-layout /o\nCOPY --from=tagged /from-layout /t\n"})
+	got := d.tree("--build-context", "stage="+d.dir(files{"in": "replaced\n"}), "--build-context", "absent.invalid/image:1=oci-layout://"+layout+":tagged",
+		"--build-context", "tagged=oci-layout://"+layout+":tagged", ctx)
+	got.holds(t, "s/in", "replaced\n")
+	got.holds(t, "o", "layout\n")
+	got.holds(t, "t", "layout\n")
+	d.fails([]string{"build", "--build-context", "stage=" + d.home + "/absent", ctx}, "absent")
+	d.fails([]string{"build", "--build-context", "tagged=oci-layout://" + layout + ":gone", "--build-context", "stage=" + d.dir(files{}), "--build-context", "absent.invalid/image:1=docker-image://" + smallImage(t),
+		d.dir(files{"Dockerfile": "FROM tagged\n"})}, "gone")
+}
+
 func TestNamedContextsOfEveryKind(t *testing.T) {
 	t.Parallel()
 	d := newDen(t)

@@ -115,9 +115,13 @@ func TestAddUnpacksEveryCompression(t *testing.T) {
 	}
 }
 
-// gitServer serves one repository by git's own http-backend. It has branch
-// main, a tag v1 on its first commit, and a directory "sub" with a Dockerfile.
-func gitServer(t *testing.T, d *den) (url, first string) {
+// A gitRoot is a directory of repositories, and git's own http-backend for it.
+type gitRoot struct {
+	t            *testing.T
+	dir, backend string
+}
+
+func newGitRoot(t *testing.T) gitRoot {
 	t.Helper()
 	need(t, "git")
 	out, err := exec.Command("git", "--exec-path").Output()
@@ -125,50 +129,76 @@ func gitServer(t *testing.T, d *den) (url, first string) {
 	if _, serr := os.Stat(backend); err != nil || serr != nil {
 		t.Skip("needs git-http-backend")
 	}
-	root := t.TempDir()
-	repo := filepath.Join(root, "project.git")
-	git := func(args ...string) string {
-		t.Helper()
-		cmd := exec.Command("git", args...)
-		cmd.Dir = repo
-		cmd.Env = append(os.Environ(), "HOME="+root, "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@a.test", "GIT_COMMITTER_NAME=a",
-			"GIT_COMMITTER_EMAIL=a@a.test", "GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z")
-		b, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("git %v: %v\n%s", args, err, b)
+	return gitRoot{t, t.TempDir(), backend}
+}
+
+// git runs in a repository, which exists.
+func (r gitRoot) git(repo string, args ...string) string {
+	r.t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = filepath.Join(r.dir, repo)
+	cmd.Env = append(os.Environ(), "HOME="+r.dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@a.test", "GIT_COMMITTER_NAME=a",
+		"GIT_COMMITTER_EMAIL=a@a.test", "GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z")
+	b, err := cmd.CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("git %v: %v\n%s", args, err, b)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// commit makes a repository, or goes on with it; it returns the commit.
+func (r gitRoot) commit(repo string, f files) string {
+	r.t.Helper()
+	dir := filepath.Join(r.dir, repo)
+	if _, err := os.Stat(dir); err != nil {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			r.t.Fatal(err)
 		}
-		return strings.TrimSpace(string(b))
+		r.git(repo, "init", "-q", "-b", "main")
 	}
-	if err := os.Mkdir(repo, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	git("init", "-q", "-b", "main")
-	write := func(name, text string, mode os.FileMode) {
-		t.Helper()
-		p := filepath.Join(repo, name)
+	for name, text := range f {
+		p, mode := filepath.Join(dir, name), os.FileMode(0o644)
+		if strings.HasPrefix(text, "#!") {
+			mode = 0o755
+		}
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			t.Fatal(err)
+			r.t.Fatal(err)
 		}
 		if err := os.WriteFile(p, []byte(text), mode); err != nil {
-			t.Fatal(err)
+			r.t.Fatal(err)
 		}
 	}
-	write("Dockerfile", "FROM scratch\nCOPY . /\n", 0o644)
-	write("version", "one\n", 0o644)
-	write("tool", "#!/bin/sh\n", 0o755)
-	git("add", ".")
-	git("commit", "-q", "-m", "one")
-	git("tag", "-a", "-m", "v1", "v1")
-	first = git("rev-parse", "HEAD")
-	write("version", "two\n", 0o644)
-	write("sub/Dockerfile", "FROM scratch\nCOPY inner /\n", 0o644)
-	write("sub/inner", "inner\n", 0o644)
-	git("add", ".")
-	git("commit", "-q", "-m", "two")
-	s := httptest.NewServer(&cgi.Handler{Path: backend, Dir: root, Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1",
-		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}})
-	t.Cleanup(s.Close)
-	return s.URL + "/project.git", first
+	r.git(repo, "add", ".")
+	r.git(repo, "commit", "-q", "-m", "a commit")
+	return r.git(repo, "rev-parse", "HEAD")
+}
+
+// serve serves the repositories to who gives this token; "" is everybody.
+func (r gitRoot) serve(token string) (url string) {
+	r.t.Helper()
+	backend := &cgi.Handler{Path: r.backend, Dir: r.dir, Env: []string{"GIT_PROJECT_ROOT=" + r.dir, "GIT_HTTP_EXPORT_ALL=1",
+		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if _, password, _ := req.BasicAuth(); token != "" && password != token {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		backend.ServeHTTP(w, req)
+	}))
+	r.t.Cleanup(s.Close)
+	return s.URL
+}
+
+// gitServer serves one repository. It has branch main, an annotated tag v1 on
+// its first commit, and a directory "sub" with a Dockerfile.
+func gitServer(t *testing.T, d *den) (url, first string) {
+	t.Helper()
+	r := newGitRoot(t)
+	first = r.commit("project.git", files{"Dockerfile": "FROM scratch\nCOPY . /\n", "version": "one\n", "tool": "#!/bin/sh\n"})
+	r.git("project.git", "tag", "-a", "-m", "v1", "v1")
+	r.commit("project.git", files{"version": "two\n", "sub/Dockerfile": "FROM scratch\nCOPY inner /\n", "sub/inner": "inner\n"})
+	return r.serve("") + "/project.git", first
 }
 
 func TestGitContextsNameReferencesAndDirectories(t *testing.T) {
@@ -188,6 +218,31 @@ func TestGitContextsNameReferencesAndDirectories(t *testing.T) {
 	if got := d.steps(url); len(got) != 0 {
 		t.Errorf("the second build of a commit executed %q", got)
 	}
+}
+
+func TestPrivateRepositoriesWithSubmodulesAreContexts(t *testing.T) {
+	t.Parallel()
+	bothRungs(t, func(t *testing.T, d *den) {
+		library, r := newGitRoot(t), newGitRoot(t) // a token is given to one repository
+		library.commit("library.git", files{"file": "of the library\n"})
+		r.commit("project.git", files{"Dockerfile": "FROM scratch\nCOPY . /\n"})
+		r.git("project.git", "submodule", "add", "-q", library.serve("")+"/library.git", "lib")
+		r.commit("project.git", files{"marker": "x"})
+		url := r.serve("t0ken") + "/project.git"
+		d.fails([]string{"build", url}, "project.git", "GIT_AUTH_TOKEN")
+		d.with("T=wrong").fails([]string{"build", "--secret", "id=GIT_AUTH_TOKEN,env=T", url}, "project.git")
+		d = d.with("T=t0ken")
+		got := d.tree("--secret", "id=GIT_AUTH_TOKEN,env=T", url)
+		got.holds(t, "lib/file", "of the library\n")
+		got.lacks(t, ".git", "lib/.git")
+		ctx := d.dir(files{"Dockerfile": "FROM scratch\nADD " + url + " /x\nCOPY --from=named lib /named\n"})
+		got = d.tree("--secret", "id=GIT_AUTH_TOKEN,env=T", "--build-context", "named="+url+"#main", ctx)
+		got.holds(t, "x/lib/file", "of the library\n")
+		got.holds(t, "named/file", "of the library\n")
+		if at := grepTree(t, d.store(), "t0ken"); at != "" {
+			t.Errorf("the store holds the token in %s", at)
+		}
+	})
 }
 
 func TestAddFetchesGitRepositories(t *testing.T) {

@@ -91,7 +91,7 @@ func (e *Env) openGit(ctx context.Context, r gitRemote) (_ *gitSession, err erro
 func gitError(err error) error {
 	switch {
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):
-		return fmt.Errorf("%w; give a token with --secret id=GIT_AUTH_TOKEN: %w", err, errdefs.ErrPermissionDenied)
+		return fmt.Errorf("%s; give a token with --secret id=GIT_AUTH_TOKEN: %w", strings.TrimRight(err.Error(), ": \n"), errdefs.ErrPermissionDenied)
 	case errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, transport.ErrEmptyRemoteRepository):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	default:

@@ -44,6 +44,9 @@ func (c *gitCheckout) addModules(ctx context.Context, tree *object.Tree, links [
 			return fmt.Errorf("more than %d submodules: %w", maxGitModules, oci.ErrTooLarge)
 		}
 		repo, commit, err := c.fetch(ctx, gitRemote{url: remote, attrs: c.attrs}, l.sha)
+		if errdefs.IsPermissionDenied(err) && !tokenReaches(c.attrs.remote, remote) {
+			err = fmt.Errorf("the server wants a token, which is given to other repositories within github.com only: %w", errdefs.ErrPermissionDenied)
+		}
 		if err == nil {
 			err = c.add(ctx, repo, commit, gitPlace{prefix: l.path + "/", remote: remote, depth: at.depth + 1})
 		}

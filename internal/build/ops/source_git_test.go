@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"os"
@@ -127,6 +128,37 @@ func TestGitTokenReachesTheServer(t *testing.T) {
 	r, _ := execOne(t, newGit(t, env, srv.url+"/r.git", attrs))
 	if got := content(t, r); got != "a -rw-r--r-- x\n" {
 		t.Errorf("content %q", got)
+	}
+}
+
+func TestGitTokenDoesNotReachSubmodules(t *testing.T) {
+	public, private := newGitServer(t), newGitServer(t)
+	sha := private.repo(t, "lib").commit(map[string]string{"a": "x"})
+	private.auth = "basic " + base64.StdEncoding.EncodeToString([]byte("x-access-token:tok"))
+	repo := public.repo(t, "r")
+	repo.commit(map[string]string{"o": "x"})
+	repo.submodule("lib", private.url+"/lib.git", sha)
+	env := storeEnv(t, t.TempDir())
+	env.Secrets = secretMap{"GIT_AUTH_TOKEN": "tok\n"}
+	op := newGit(t, env, public.url+"/r.git", map[string]string{pb.AttrAuthTokenSecret: "GIT_AUTH_TOKEN"})
+	if _, err := op.CacheMap(context.Background(), progress.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := op.Exec(context.Background(), nil, progress.Discard); !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "github.com only") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestGitLogHasLinesAsTheyEnd(t *testing.T) {
+	var got bytes.Buffer
+	l := &gitLog{to: &got}
+	for _, s := range []string{"Counting: 1%\r", "Counting: 2%\rCounting: 3%", "\rCounting: 100%, done.\nplain", " line\n", strings.Repeat("x", 2*maxGitLine), "\n", "no end"} {
+		if n, err := l.Write([]byte(s)); n != len(s) || err != nil {
+			t.Errorf("write: %d, %v", n, err)
+		}
+	}
+	if want := "Counting: 100%, done.\nplain line\n" + strings.Repeat("x", maxGitLine) + "\n"; got.String() != want {
+		t.Errorf("log is %.200q", got.String())
 	}
 }
 
