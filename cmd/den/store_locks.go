@@ -14,7 +14,8 @@ func newStoreLocks(g *globals, io streams) *cobra.Command {
 		Use:   "locks [OPTIONS]",
 		Short: "Show who holds what in the store",
 		Long: `Show the kernel locks on the store: leases on blobs and layers, running
-containers, work under way. PID 0 is a process of another container.`,
+containers, work under way. PID 0 is a process of another container, of which
+the kernel shows no more than that it holds the lock.`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withNames(cmd.Context(), g, io, func(d *daemon.Den) error {

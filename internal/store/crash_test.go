@@ -31,6 +31,7 @@ var children = map[string]func(ctx context.Context, root string) error{
 	"everything": everything,
 	"ingest":     ingestSlowly,
 	"lease":      leaseAndWait,
+	"locks":      printLocks,
 	"user":       stressUser,
 	"collector":  stressCollector,
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"den/internal/sys"
 )
 
@@ -29,11 +31,15 @@ type Lock struct {
 // lockable are the patterns of what the protocol locks.
 var lockable = []string{
 	"lock/*", "blobs/sha256/*", "layers/*/*/*", "cachemount/*/*/*", "volumes/*/*/*", "engines/*/lock",
-	"engines/*/names", "engines/*/containers/*", "tmp/*", "work/*", "reserve/*", "sync/*/*",
+	"engines/*/names", "engines/*/containers/*", "tmp/*", "work/*", "reserve/*", "hosts/*", syncLocks,
 }
 
+// syncLocks are those of whom others do not wait for long, but do without.
+const syncLocks = "sync/*/*"
+
 // Locks lists who holds what in the store, or waits for it, by path. It looks
-// in /proc/locks and takes no lock itself.
+// in /proc/locks. That shows no locks of other pid namespaces to who is in one
+// of their own, as containers are: there it tries each lock for an instant.
 func (s *Store) Locks(ctx context.Context) ([]Lock, error) {
 	device, err := sys.MountDevice(s.root)
 	if err != nil {
@@ -43,6 +49,7 @@ func (s *Store) Locks(ctx context.Context) ([]Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locks: %w", err)
 	}
+	hidden := !sys.InitialPIDNamespace()
 	byInode := map[uint64][]sys.HeldLock{}
 	for _, l := range all {
 		if l.Device == device {
@@ -59,13 +66,34 @@ func (s *Store) Locks(ctx context.Context) ([]Lock, error) {
 			return nil, context.Cause(ctx)
 		}
 		for _, rel := range rels {
-			for _, l := range byInode[inodeOf(s.path(rel))] {
+			seen := byInode[inodeOf(s.path(rel))]
+			for _, l := range seen {
 				locks = append(locks, Lock{rel, l.Exclusive, l.Waiting, l.PID, commandOf(l.PID)})
+			}
+			if !hidden || len(seen) > 0 || pattern == syncLocks {
+				continue
+			}
+			if exclusive, held := heldByOthers(s.path(rel)); held {
+				locks = append(locks, Lock{Path: rel, Exclusive: exclusive})
 			}
 		}
 	}
 	slices.SortStableFunc(locks, func(a, b Lock) int { return strings.Compare(a.Path, b.Path) })
 	return locks, nil
+}
+
+// heldByOthers reports whether somebody has path locked, and how, by trying to.
+func heldByOthers(path string) (exclusive, held bool) {
+	f, err := openObject(path)
+	if err != nil {
+		return false, false
+	}
+	defer f.Close()
+	if ok, err := sys.TryFlock(f, unix.LOCK_SH); !ok || err != nil {
+		return err == nil, err == nil
+	}
+	ok, err := sys.TryFlock(f, unix.LOCK_EX)
+	return false, !ok && err == nil
 }
 
 // inodeOf is 0 when path is gone.

@@ -1,10 +1,14 @@
 package store
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -195,5 +199,54 @@ func TestGarbageIsLeftToWhoIsCollecting(t *testing.T) {
 	must(t, err)
 	if hasBlob(t, s, d) {
 		t.Error("garbage is still there")
+	}
+}
+
+// printLocks is den store locks.
+func printLocks(ctx context.Context, root string) error {
+	s, err := Open(ctx, root, Options{EngineDir: filepath.Join(filepath.Dir(root), "locks")})
+	if err != nil {
+		return err
+	}
+	locks, err := s.Locks(ctx)
+	for _, l := range locks {
+		fmt.Println(l.Path, l.Exclusive, l.PID > 0)
+	}
+	return errors.Join(err, s.Close())
+}
+
+// The kernel hides the locks of other pid namespaces in /proc/locks.
+func TestLocksOfOtherContainersAreSeen(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: to make namespaces")
+	}
+	s := tempStore(t)
+	d := putBlob(t, s, "held")
+	b, err := s.Blob(t.Context(), d)
+	must(t, err)
+	defer b.Close()
+	w, err := s.Work(t.Context(), "k", "key", nil)
+	must(t, err)
+	defer w.Done()
+	free := putBlob(t, s, "free")
+	cmd := child(t, "locks", s.Root(), "")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	// The child needs a /proc of its own, as a container has.
+	cmd.Args = []string{"sh", "-c", "mount --make-rprivate / && mount -t proc proc /proc && exec \"$0\"", cmd.Path}
+	cmd.Path = "/bin/sh"
+	out, err := cmd.Output()
+	if err != nil {
+		t.Skipf("needs mounts of proc: %v: %s", err, stderr(cmd))
+	}
+	for _, want := range []string{blobObject(d).rel() + " false false", "work/k-key true false", "lock/store false "} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q among\n%s", want, out)
+		}
+	}
+	if strings.Contains(string(out), blobObject(free).rel()) {
+		t.Error("what nobody holds is listed")
+	}
+	if !strings.Contains(string(out), "lock/store false true") {
+		t.Errorf("not its own:\n%s", out)
 	}
 }
