@@ -90,6 +90,31 @@ func TestImagesOfDenAreLoadedByPodman(t *testing.T) {
 			t.Errorf("%s: podman sees %q, want the image %s of user app in /tmp", name, got, id)
 		}
 	}
+	// And back: what podman saves is the same image to den.
+	for _, format := range []string{"docker-archive", "oci-archive"} {
+		file, other := filepath.Join(c.dir, format+".tar"), newDen(t)
+		c.run("podman", "save", "-q", "--format", format, "-o", file, "localhost/travel:saved")
+		other.run("load", "-q", "-i", file)
+		says(t, "den run of podman's "+format, other.run("run", "--rm", "--pull=never", "localhost/travel:saved"))
+	}
+}
+
+func TestRemovalIsToldInDockersWords(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	file := filepath.Join(d.home, "saved.tar")
+	d.run("build", "-t", "den/removed:1", "-t", "den/removed:2", d.dir(files{
+		"Dockerfile": "FROM scratch\nCOPY a /\nCOPY b /\nLABEL x=y\n", "a": t.Name(), "b": "removed",
+	}))
+	d.run("save", "-o", file, "den/removed:1", "den/removed:2")
+	docker.run(t, "load", "-q", "-i", file)
+	for _, name := range []string{"den/removed:1", "den/removed:2"} {
+		want, got := docker.run(t, "rmi", name), d.run("rmi", name)
+		if got != want {
+			t.Errorf("rmi %s: den says\n%sdocker\n%s", name, got, want)
+		}
+	}
 }
 
 func TestImagesOfDenRunInPodman(t *testing.T) {

@@ -107,6 +107,10 @@ func TestCredentialsComeFromLoginEnvironmentAndHelpers(t *testing.T) {
 	}
 	cfg := helped.dir(files{"config.json": fmt.Sprintf(`{"credHelpers":{%q:"fake"}}`, f.host())})
 	helped.with("DOCKER_CONFIG="+cfg, "PATH="+bin+":"+os.Getenv("PATH")).run("pull", "-q", ref)
+	all := newDen(t)
+	store := all.dir(files{"config.json": `{"credsStore":"fake"}`})
+	all.with("DOCKER_CONFIG="+store, "PATH="+bin+":"+os.Getenv("PATH")).run("build", "-q", all.dir(files{"Dockerfile": "FROM " + ref + "\nRUN true\n"}))
+	all.with("DOCKER_CONFIG="+store).fails([]string{"pull", "-q", ref}, "docker-credential-fake")
 }
 
 func TestTokensAreFetchedWhereTheRegistrySays(t *testing.T) {
