@@ -73,6 +73,7 @@ func run(o options) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { fmt.Print(b.table.markdown()) }() // what there is, also after an error
 	for round := range o.rounds {
 		for _, w := range chosen {
 			if err := b.round(w, round); err != nil {
@@ -81,7 +82,6 @@ func run(o options) (err error) {
 		}
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d done\n", round+1, o.rounds)
 	}
-	fmt.Print(b.table.markdown())
 	return nil
 }
 
