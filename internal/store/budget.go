@@ -207,7 +207,18 @@ func (s *Store) RetryFull(ctx context.Context, fn func() error) error {
 	if rerr != nil || freed == 0 {
 		return err
 	}
+	s.notice(fmt.Sprintf("store %s: the disk is full; removed %s of cache and try again", s.root, units.HumanSize(float64(freed))))
 	return fn()
+}
+
+// fullBytes is how little free space makes a failure the full disk's.
+const fullBytes = 4 << 20
+
+// DiskFull reports whether a program that writes into the store has most likely
+// been told that the disk is full.
+func (s *Store) DiskFull() bool {
+	d, err := sys.DiskOf(s.root)
+	return err == nil && d.FreeBytes < fullBytes
 }
 
 // reliefBytes is how much a full disk makes the store give up at once.

@@ -179,9 +179,13 @@ func (s *step) exitError(exit sandbox.Exit) error {
 		return nil
 	}
 	e := &gwpb.ExitError{ExitCode: uint32(exit.Code)}
-	if exit.OOMKilled {
+	switch {
+	case exit.OOMKilled:
 		// BuildKit's words for a step that the kernel killed for its memory.
 		e.Err = fmt.Errorf("exit code: %d: %w", exit.Code, unix.ENOMEM)
+	case s.env.Store.DiskFull():
+		// The step's files are still there. It is tried again if some cache can go.
+		e.Err = fmt.Errorf("exit code: %d: the disk of the store is full: %w", exit.Code, unix.ENOSPC)
 	}
 	return e
 }

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,11 +12,33 @@ import (
 	"den/internal/build/llb"
 	"den/internal/build/solver"
 	"den/internal/oci"
+	"den/internal/progress"
 )
 
 // NewResolver makes the operations of a definition's vertices.
 func NewResolver(env *Env) solver.Resolver[*llb.Vertex] {
-	return func(v *llb.Vertex) (solver.Op, error) { return resolve(env, v) }
+	return func(v *llb.Vertex) (solver.Op, error) {
+		op, err := resolve(env, v)
+		if err != nil {
+			return nil, err
+		}
+		return &spaceOp{op, env}, nil
+	}
+}
+
+// A spaceOp is an operation that is tried once more when it failed for a full
+// disk and the store could give up some cache.
+type spaceOp struct {
+	solver.Op
+	env *Env
+}
+
+func (o *spaceOp) Exec(ctx context.Context, inputs []solver.Result, sink progress.Sink) (out []solver.Result, err error) {
+	err = o.env.Store.RetryFull(ctx, func() error {
+		out, err = o.Op.Exec(ctx, inputs, sink)
+		return err
+	})
+	return out, err
 }
 
 func resolve(env *Env, v *llb.Vertex) (solver.Op, error) {
