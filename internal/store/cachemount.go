@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ const (
 	SharingPrivate = "private" // a tree that nobody else uses meanwhile
 	SharingLocked  = "locked"  // one at a time
 )
+
+// instant is for how long a tree that is looked at may seem to be in use.
+const instant = 50 * time.Millisecond
 
 // maxPrivate bounds the trees of one cache mount.
 const maxPrivate = 1 << 12
@@ -156,10 +160,8 @@ func (s *Store) openCacheMount(ctx context.Context, r CacheMountRequest, n, how 
 			return nil, err
 		}
 		if waiting == nil {
-			var ok bool
-			if ok, err = sys.TryFlock(f, how); err == nil && !ok {
-				err = errBusy
-			}
+			// Who lists or collects has it exclusively for an instant.
+			err = lockWithin(ctx, f, how, instant)
 		} else {
 			err = waitLock(ctx, f, how, waiting)
 		}

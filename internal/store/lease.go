@@ -112,10 +112,14 @@ func (s *Store) rescue(o object) error {
 
 // lockShortly is waitLock with an end: errBusy after a while.
 func (s *Store) lockShortly(ctx context.Context, f *os.File, how int) error {
+	return lockWithin(ctx, f, how, s.busyWait)
+}
+
+func lockWithin(ctx context.Context, f *os.File, how int, patience time.Duration) error {
 	if ok, err := sys.TryFlock(f, how); ok || err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.busyWait, errBusy)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errBusy)
 	defer cancel()
 	return waitLock(ctx, f, how, nil)
 }

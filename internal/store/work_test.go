@@ -314,3 +314,38 @@ func TestVolumeInUseIsNotRemoved(t *testing.T) {
 	must(t, s.RemoveVolume("data"))
 	mustBeGone(t, s.RemoveVolume("data"))
 }
+
+// Whoever lists cache mounts tries their locks; that must not cost a job its
+// warm tree.
+func TestListingCacheMountsDoesNotTakeThemAway(t *testing.T) {
+	s := tempStore(t)
+	req := []CacheMountRequest{{ID: "x", Sharing: SharingPrivate}}
+	first, err := s.CacheMounts(t.Context(), req, nil)
+	must(t, err)
+	must(t, first[0].Close())
+	lister := openStore(t, s.Root(), t.TempDir())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if _, err := lister.cacheMounts(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 2000 {
+		again, err := s.CacheMounts(t.Context(), req, nil)
+		must(t, err)
+		if again[0].Dir() != first[0].Dir() {
+			t.Error("got a cold tree")
+		}
+		must(t, again[0].Close())
+	}
+	close(done)
+	wg.Wait()
+}
