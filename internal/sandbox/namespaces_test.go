@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -128,6 +129,10 @@ func TestContractBelowDockersProfile(t *testing.T) {
 	p.Do(unix.SYS_SECCOMP, sys.Int(unix.SECCOMP_SET_MODE_FILTER), sys.Int(0), p.Words(sys.Int(len(filter)), p.Bytes(b)))
 	contractAfter(t, p)
 	text, err := os.ReadFile("../../docs/using.md")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Log("needs the whole source tree to compare with docs/using.md")
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
