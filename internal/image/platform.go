@@ -130,6 +130,9 @@ func candidates(x *oci.Index, p oci.Platform) ([]oci.Descriptor, error) {
 	if found = append(found, unsaid...); len(found) > 0 {
 		return found, nil
 	}
+	if len(missing.Offered) == 0 && slices.ContainsFunc(x.Manifests, func(d oci.Descriptor) bool { return oci.IsIndex(d.MediaType) }) {
+		return nil, fmt.Errorf("index lists other indexes only, which are not followed; name one of them by its digest: %w", errdefs.ErrInvalidArgument)
+	}
 	return nil, missing
 }
 
