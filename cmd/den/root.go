@@ -28,6 +28,7 @@ type globals struct {
 	certs     []string
 	daemon    string
 	config    string
+	durable   string
 	maxSize   string
 	minFree   string
 	debug     bool
@@ -60,6 +61,7 @@ func newRoot(io streams) *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&g.store, "store", "", "Directory of the shared store (default $DEN_STORE, else one per user)")
 	f.StringSliceVar(&g.bases, "base-store", listEnv("DEN_BASE_STORE"), "Directory of another store to read from in place, and never to change (also $DEN_BASE_STORE)")
+	f.StringVar(&g.durable, "durability", os.Getenv("DEN_STORE_DURABILITY"), "What a power cut may take: epoch (what was written last, which is noticed), strict (nothing that a command said was done), none (also $DEN_STORE_DURABILITY)")
 	f.StringVar(&g.dataRoot, "data-root", os.Getenv("DEN_DATA_ROOT"), "Directory that says which engine this is: the owner of names and containers (also $DEN_DATA_ROOT)")
 	f.StringVar(&g.isolation, "isolation", "", "Rung of isolation: auto, privileged, userns (default $DEN_ISOLATION, else auto)")
 	f.StringSliceVar(&g.mirrors, "registry-mirror", nil, "Registry mirror for docker.io, or HOST=URL for another (also $DEN_MIRROR)")

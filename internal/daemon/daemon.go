@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"den/internal/durable"
 	"den/internal/image"
 	"den/internal/probe"
 	"den/internal/registry"
@@ -38,6 +39,8 @@ type Options struct {
 	// MaxBytes caps the store, MinFreeBytes is what stays free of its disk; 0 is
 	// no limit.
 	MaxBytes, MinFreeBytes int64
+	// Durability is epoch, strict or none; empty is epoch, or none on tmpfs.
+	Durability string
 	// Isolation forces a rung; empty or "auto" lets den choose.
 	Isolation string
 	// Mirrors, Insecure, Certs (CACertDirs) and DaemonJSON are
@@ -115,6 +118,7 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 	o = withDefaults(o)
 	so := store.Options{
 		EngineDir: o.DataRoot, Bases: o.BaseStores, Notice: o.Notice, MaxBytes: o.MaxBytes, MinFreeBytes: o.MinFreeBytes,
+		Durability: durable.Mode(o.Durability),
 	}
 	if so.MaxBytes == 0 && so.MinFreeBytes == 0 {
 		// dockerd's limits are of its cache: they evict, and refuse nothing.
