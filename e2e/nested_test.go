@@ -173,9 +173,9 @@ func TestImagesTravelWithoutARung(t *testing.T) {
 			d.fill(d.home, files{"ctx/Dockerfile": "FROM " + from + "\nCOPY f /f\n", "ctx/f": "f"})
 			o := outer{docker, d, append([]string{"-e", "DEN_STORE=/tmp/store", "-e", "DEN_DATA_ROOT=/tmp/engine"}, flags...)}
 			script := strings.NewReplacer("FROM", from, "TO", to).Replace(`den pull -q FROM; den tag FROM TO; den push -q TO; den rmi FROM TO
-				den pull -q TO; den save -o /tmp/x.tar TO; den rmi TO; den load -qi /tmp/x.tar; den push -q TO; den inspect TO; den history TO; den images; den info`)
+				den pull -q TO; den save -o /tmp/x.tar TO; den rmi TO; den load -qi /tmp/x.tar; den push -q TO; den inspect TO; den history TO; den images; den info; den rmi TO; den prune -f --all`)
 			if name == "plain" {
-				script += "; den build -q -t copied ctx; den save -o /tmp/y.tar copied; den prune -f --all"
+				script += "; den build -q -t copied ctx; den save -o /tmp/y.tar copied"
 			}
 			if _, err := o.sh(script); err != nil {
 				t.Error(err)

@@ -9,4 +9,5 @@ if [ "$(id -u)" != 0 ]; then
 fi
 make --no-print-directory build >&2 # what is measured is this tree
 (cd scripts/bench && go build -o ../../bin/den-bench .)
-exec bin/den-bench -den bin/den "$@"
+# In a mount namespace of its own, so that its file systems go with it however it ends.
+exec unshare -m bin/den-bench -den bin/den "$@"

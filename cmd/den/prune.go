@@ -126,7 +126,7 @@ func runPrune(ctx context.Context, g *globals, o *pruneOptions, io streams) erro
 	if err != nil {
 		return err
 	}
-	return withDen(ctx, g, io, func(d *daemon.Den) error {
+	return withNames(ctx, g, io, func(d *daemon.Den) error {
 		// Asked in here, because a plain user's den starts twice.
 		if !o.force && !confirm(io, o.warning()) {
 			return errors.New("prune has been cancelled; --force does it without asking")

@@ -74,7 +74,7 @@ func runStoreGC(ctx context.Context, g *globals, o *storeGCOptions, io streams) 
 	if !evict {
 		p.OnlyGarbage = true
 	}
-	return withDen(ctx, g, io, func(d *daemon.Den) error {
+	return withNames(ctx, g, io, func(d *daemon.Den) error {
 		if o.dryRun {
 			plan, err := d.Store.PlanGC(ctx, p)
 			if err != nil {

@@ -147,6 +147,7 @@ func (b *bench) sample(w workload, newPeer func(string, workload) peer) (err err
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 		b.table.add(cell{w.name + " " + part.name, p.name()}, s)
+		fmt.Fprintf(os.Stderr, "bench: %s %s, %s: %.3f s, CPU %.2f s\n", w.name, part.name, p.name(), s.wall.Seconds(), s.cpu.Seconds())
 	}
 	if w.check == nil {
 		return nil

@@ -125,6 +125,9 @@ func (g *group) run(dir string, env []string, args ...string) error {
 	return g.runPeak(&rss, dir, env, args...)
 }
 
+// commandLimit is far beyond what any part takes; what is still there then hangs.
+const commandLimit = 10 * time.Minute
+
 // runPeak is run that keeps the command's peak resident size.
 func (g *group) runPeak(rss *peak, dir string, env []string, args ...string) error {
 	cmd := g.command(dir, env, args...)
@@ -133,7 +136,9 @@ func (g *group) runPeak(rss *peak, dir string, env []string, args ...string) err
 	err := cmd.Start()
 	if err == nil {
 		stop := rss.watch(cmd.Process.Pid)
+		hangs := time.AfterFunc(commandLimit, func() { _ = cmd.Process.Kill() })
 		err = cmd.Wait()
+		hangs.Stop()
 		stop()
 	}
 	if err != nil {
