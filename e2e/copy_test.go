@@ -133,6 +133,50 @@ func TestMissingAndForeignSourcesAreNamed(t *testing.T) {
 	}
 }
 
+// The texts are BuildKit's: people search for them.
+func TestMistakesAreSaidAsBuildKitSaysThem(t *testing.T) {
+	t.Parallel()
+	d := newDen(t)
+	ctx := d.dir(files{"a": "a", "d/x": "x"})
+	for name, to := range map[string]string{"dangling": "nowhere", "absolute": "/etc/passwd"} {
+		if err := os.Symlink(to, filepath.Join(ctx, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for line, text := range map[string]string{
+		"COPY dangling /x":      `"/dangling": not found`,
+		"COPY absolute /x":      `"/absolute": not found`,
+		"COPY a /etc/passwd/x":  "mkdir /etc/passwd: not a directory",
+		"COPY a d /x":           "cannot copy to non-directory: /x",
+		"COPY d /etc/passwd":    "cannot copy to non-directory: /etc/passwd",
+		"COPY --chmod=xyz a /x": "invalid syntax",
+		"COPY a":                "COPY requires at least two arguments",
+		"COPY --bogus a /":      "unknown flag: --bogus",
+		"RUN --mount=type=bind,source=nosuch,target=/x true": `"/nosuch": not found`,
+		"RUN nosuchprogram":                                          `process "/bin/sh -c nosuchprogram" did not complete successfully: exit code: 127`,
+		"USER nosuchuser\nRUN true":                                  "unable to find user nosuchuser: no matching entries in passwd file",
+		"WORKDIR /etc/passwd\nRUN true":                              "mkdir /etc/passwd: not a directory",
+		"RUN --mount=type=secret,id=zz,required cat /run/secrets/zz": "--secret id=zz,src=FILE",
+		"RUN --mount=type=cache,target=/x,sharing=foo true":          `unsupported sharing value "foo"`,
+		"RUN --security=insecure true":                               "security.insecure is not allowed",
+		"RUN --network=host true":                                    "network.host is not allowed",
+		"EXPOSE 99999":                                               "invalid containerPort: 99999",
+		"HEALTHCHECK --interval=1us CMD true":                        "cannot be less than 1ms",
+		"STOPSIGNAL FOO":                                             "invalid signal: FOO",
+		"ONBUILD ONBUILD RUN x":                                      "Chaining ONBUILD",
+		"ONBUILD FROM x":                                             "FROM isn't allowed as an ONBUILD trigger",
+		"VOLUME []":                                                  "VOLUME requires at least one argument",
+		"LABEL a":                                                    "LABEL must have two arguments",
+		"SHELL foo":                                                  "SHELL requires the arguments to be in JSON form",
+	} {
+		d.fill(ctx, files{"Dockerfile": "FROM @small\n" + line + "\n"})
+		d.fails([]string{"build", ctx}, text)
+	}
+	if left := d.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %q", left)
+	}
+}
+
 func TestIgnoreFilesKeepFilesOutOfTheContext(t *testing.T) {
 	t.Parallel()
 	d := newDen(t)
