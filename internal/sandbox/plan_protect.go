@@ -43,7 +43,10 @@ func (p *program) protect(nulls []*sys.Cell) {
 		next, file := p.Label(), p.Label()
 		fs := p.Cell(0)
 		note := "mask " + path
-		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(path), unix.O_PATH|unix.O_DIRECTORY, at).Err(file)
+		// Most of these are missing on any one kernel, and the rest mostly files.
+		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(path), unix.O_PATH, at).Err(next)
+		p.Do(unix.SYS_OPENAT, at.Value(), p.Str("."), sys.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).To(fd).Err(file)
+		p.Close(fd)
 		p.FSOpen("tmpfs", fs).Note(note)
 		p.FSCreate(fs).Note(note)
 		p.FSMount(fs, fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC).Note(note)
@@ -53,7 +56,6 @@ func (p *program) protect(nulls []*sys.Cell) {
 		p.Close(at)
 		p.Goto(next)
 		p.Mark(file)
-		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(path), unix.O_PATH, at).Err(next)
 		if nulls[i] != nil {
 			p.MoveMount(nulls[i].Value(), at.Value()).Note(note)
 		} else {
