@@ -49,7 +49,10 @@ func ParseMode(s string) (Mode, error) {
 // unless its publication stood in an epoch.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
 	tmp := filepath.Join(filepath.Dir(path), ".tmp-"+rand.Text())
-	err := os.WriteFile(tmp, data, perm)
+	err := failpoint.Hit("durable.writefile.write")
+	if err == nil {
+		err = os.WriteFile(tmp, data, perm)
+	}
 	if err == nil {
 		err = failpoint.Hit("durable.writefile.rename")
 	}

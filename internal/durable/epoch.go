@@ -53,6 +53,9 @@ func Open(dir, boot string, mode Mode) (*Log, error) {
 		return l, nil
 	}
 	path := filepath.Join(dir, boot)
+	if err := failpoint.Hit("durable.open.mkdir"); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Join(path, current), 0o755); err != nil {
 		return nil, fmt.Errorf("open epochs: %w", err)
 	}

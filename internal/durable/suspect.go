@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"den/internal/failpoint"
 )
 
 // Clean reports whether dir holds the log of the running kernel, that is,
@@ -61,6 +63,9 @@ func Acquit(dir, boot string) error {
 		return fmt.Errorf("acquit: %w", err)
 	}
 	for _, b := range boots {
+		if err := failpoint.Hit("durable.acquit.remove"); err != nil {
+			return err
+		}
 		if err := os.RemoveAll(filepath.Join(dir, b)); err != nil {
 			return fmt.Errorf("acquit: %w", err)
 		}

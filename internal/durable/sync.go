@@ -228,6 +228,9 @@ func (l *Log) endEpoch(old string) error {
 		return err
 	}
 	defer lock.Close()
+	if err := failpoint.Hit("durable.sync.lock"); err != nil {
+		return err
+	}
 	if err := sys.Flock(lock, unix.LOCK_EX); err != nil {
 		return err
 	}

@@ -132,6 +132,9 @@ func (w *roomyWriter) Write(p []byte) (n int, err error) {
 		return 0, err
 	}
 	err = w.store.RetryFull(w.ctx, func() error {
+		if err := failpoint.Hit("store.blob.write"); err != nil {
+			return err
+		}
 		m, err := w.file.Write(p[n:])
 		n += m
 		return err

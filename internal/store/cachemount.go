@@ -225,6 +225,9 @@ func (s *Store) fillCacheMount(wrapper string, r CacheMountRequest) error {
 func (s *Store) renameNew(from, to string) error {
 	err := sys.RenameNoReplace(from, to)
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := failpoint.Hit("store.cachemount.mkdir"); err != nil {
+			return err
+		}
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}

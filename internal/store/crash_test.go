@@ -90,6 +90,9 @@ func everything(ctx context.Context, root string) error {
 	if err := os.WriteFile(s.path(hostsFolder, "00000000-dead"), nil, 0o644); err != nil {
 		return err
 	}
+	if err := os.WriteFile(s.path("ingest", hexSum("half")), []byte("ha"), 0o644); err != nil {
+		return err
+	}
 	if s, err = Open(ctx, root, o); err != nil {
 		return err
 	}
@@ -262,7 +265,11 @@ func failpoints(t *testing.T) []string {
 		for _, file := range files {
 			src, err := os.ReadFile(file)
 			must(t, err)
-			for _, m := range point.FindAllStringSubmatch(string(src), -1) {
+			found := point.FindAllStringSubmatch(string(src), -1)
+			if n := strings.Count(string(src), "failpoint.Hit("); n != len(found) && !strings.HasSuffix(file, "_test.go") {
+				t.Errorf("%s has %d points, but %d with a name in quotes: the others are not tested", file, n, len(found))
+			}
+			for _, m := range found {
 				if !strings.HasSuffix(file, "_test.go") {
 					points = append(points, m[1])
 				}
@@ -358,7 +365,7 @@ func TestStoppedAnywhereTheOthersGoOn(t *testing.T) {
 // must: before recovery, which throws suspects away, is over nobody may use the
 // store, and Sync is one at a time.
 func mayHoldUpOthers(point string) bool {
-	return strings.HasPrefix(point, "store.recover.") || strings.HasPrefix(point, "durable.sync.") || point == "store.trash.rename"
+	return strings.HasPrefix(point, "store.recover.") || strings.HasPrefix(point, "durable.sync.") || point == "durable.acquit.remove" || point == "store.trash.rename"
 }
 
 // goOn waits for a process that stops itself whenever it comes to its point.

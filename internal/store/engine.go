@@ -163,6 +163,9 @@ func (s *Store) touchEngine(path string) error {
 	if s.readOnly {
 		return nil
 	}
+	if err := failpoint.Hit("store.engine.touch"); err != nil {
+		return err
+	}
 	now := time.Now()
 	if err := os.Chtimes(path, now, now); err != nil {
 		return fmt.Errorf("engine %s: %w", s.engine.id, err)

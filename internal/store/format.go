@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"den/internal/failpoint"
 	"den/internal/sys"
 )
 
@@ -107,15 +108,23 @@ func (s *Store) create() error {
 	if err := writeSynced(tmp, append(data, '\n')); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("store.format.rename"); err != nil {
+		return errors.Join(err, removeFile(tmp))
+	}
 	err = sys.RenameNoReplace(tmp, s.path(formatFile))
 	if errors.Is(err, os.ErrExist) {
-		return os.Remove(tmp)
+		return removeFile(tmp)
 	}
-	return err
+	// Not locked, so that the collector of the store that somebody else has made
+	// meanwhile may have taken it for a dead process's.
+	return ignore(err, os.ErrNotExist)
 }
 
 func (s *Store) makeFolders() error {
 	for _, dir := range folders {
+		if err := failpoint.Hit("store.format.mkdir"); err != nil {
+			return err
+		}
 		if err := os.MkdirAll(s.path(dir), 0o755); err != nil {
 			return err
 		}
@@ -129,7 +138,10 @@ func writeSynced(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err = f.Write(data); err == nil {
+	if err = failpoint.Hit("store.format.write"); err == nil {
+		_, err = f.Write(data)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())

@@ -268,6 +268,9 @@ func (s *Store) reap(ctx context.Context) error {
 	if err := s.eachName(ctx, "condemned", removeFile); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("store.gc.drafts"); err != nil {
+		return err
+	}
 	err := s.eachName(ctx, "tmp", func(path string) error {
 		return s.ifUnused(path, func() error {
 			_, err := s.moveToTrash(path)
@@ -275,6 +278,9 @@ func (s *Store) reap(ctx context.Context) error {
 		})
 	})
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("store.gc.locks"); err != nil {
 		return err
 	}
 	err = s.eachName(ctx, "work", func(path string) error {
@@ -287,6 +293,9 @@ func (s *Store) reap(ctx context.Context) error {
 		return s.ifUnused(path, func() error { return removeFile(path) })
 	})
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("store.gc.trash"); err != nil {
 		return err
 	}
 	if err := s.eachName(ctx, "trash", sys.RemoveTree); err != nil {

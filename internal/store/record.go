@@ -204,7 +204,9 @@ func (s *Store) putDerived(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(checksum(data), data...))
+	if err = failpoint.Hit("store.derived.write"); err == nil {
+		_, err = f.Write(append(checksum(data), data...))
+	}
 	if err == nil {
 		err = failpoint.Hit("store.derived.rename")
 	}

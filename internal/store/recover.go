@@ -93,6 +93,9 @@ func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
 		return err
 	}
 	for _, name := range partials {
+		if err := failpoint.Hit("store.recover.ingest"); err != nil {
+			return err
+		}
 		if err := sys.RemoveTree(s.path("ingest", name)); err != nil {
 			return err
 		}

@@ -69,6 +69,9 @@ func (s *Store) Reserve(ctx context.Context, n int64) (*Reservation, error) {
 func (s *Store) newReservation() (*os.File, error) {
 	for {
 		path := s.path(reserveFolder, rand.Text())
+		if err := failpoint.Hit("store.reserve.create"); err != nil {
+			return nil, err
+		}
 		f, err := createFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			if err := os.MkdirAll(s.path(reserveFolder), 0o755); err != nil {
