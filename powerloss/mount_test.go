@@ -126,9 +126,10 @@ func (f *farm) attach(t *testing.T, d *disk) *os.File {
 	for {
 		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		must(t, err)
-		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
+		name := fmt.Sprintf("/dev/loop%d", n)
+		loop, err := os.OpenFile(name, os.O_RDWR, 0)
 		if err != nil {
-			t.Skip("needs a loop device: ", err)
+			t.Skip("needs ", name, ": ", err)
 		}
 		config := unix.LoopConfig{Fd: uint32(file.Fd())}
 		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
@@ -138,7 +139,7 @@ func (f *farm) attach(t *testing.T, d *disk) *os.File {
 		}
 		loop.Close()
 		if !errors.Is(err, unix.EBUSY) { // else another process was faster
-			t.Skip("needs loop devices: ", err)
+			t.Skip("needs ", loop.Name(), " on a FUSE file: ", err)
 		}
 	}
 }
@@ -152,7 +153,7 @@ func (f *farm) mount(t *testing.T, k fileSystem, d *disk) (dir string, unmount f
 	err := unix.Mount(loop.Name(), dir, k.name, unix.MS_NOATIME, k.options)
 	must(t, loop.Close())
 	if errors.Is(err, unix.ENODEV) {
-		t.Skip("needs the file system ", k.name, " in the kernel")
+		t.Skip("needs /proc/filesystems to have ", k.name)
 	}
 	if err != nil {
 		t.Fatalf("%s does not mount what the power cut left: %v", k.name, err)
