@@ -155,16 +155,14 @@ func (k *buildkitPeer) do(p part) error {
 
 func (k *buildkitPeer) result() (string, error) {
 	out := filepath.Join(k.fs, "out")
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return "", err
-	}
+	tar := filepath.Join(k.fs, "out.tar")
 	for i := range k.w.builds {
 		to := filepath.Join(out, fmt.Sprint(i))
 		// As a tar: its transfer of a directory can come to a standstill with so many files.
-		if err := k.build(i, k.b.context(k.w.context), k.b.dockerfile(k.w, i), "--opt", "target=check", "--output", "type=tar,dest="+to+".tar"); err != nil {
+		if err := k.build(i, k.b.context(k.w.context), k.b.dockerfile(k.w, i), "--opt", "target=check", "--output", "type=tar,dest="+tar); err != nil {
 			return "", err
 		}
-		if err := errors.Join(os.MkdirAll(to, 0o755), tool("tar", "-xf", to+".tar", "-C", to)); err != nil {
+		if err := errors.Join(os.MkdirAll(to, 0o755), tool("tar", "-xf", tar, "-C", to)); err != nil {
 			return "", err
 		}
 	}
