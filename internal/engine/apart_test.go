@@ -23,12 +23,13 @@ import (
 
 const (
 	apartJobs   = 20
-	apartRounds = 3
+	apartRounds = 2
 )
 
 // Twenty jobs with engines of their own do the same on one store at once, under
 // the same names: each sees its own, and only that.
 func TestEnginesOnOneStoreNeverSeeEachOther(t *testing.T) {
+	t.Parallel()
 	root := filepath.Join(t.TempDir(), "store")
 	var wg sync.WaitGroup
 	for i := range apartJobs {

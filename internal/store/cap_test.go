@@ -24,7 +24,7 @@ const (
 	wantBytes  = 4 * capBytes
 	itemBytes  = 2 * mebi
 	capJobs    = 4
-	capRounds  = 40
+	capRounds  = 25
 	writeBytes = 64 << 10
 	// writeEvery paces a writer that asks nobody: 32 MiB/s.
 	writeEvery = 2 * time.Millisecond
@@ -129,6 +129,7 @@ func growMount(ctx context.Context, s *Store, i int) error {
 // cache mounts that grow while nobody is asked. Whoever looks, at any time, sees
 // no more on disk than the cap and what is reserved.
 func TestCapHoldsForManyProcesses(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -176,6 +177,7 @@ func TestCapHoldsForManyProcesses(t *testing.T) {
 // A program that fills the disk faster than room can be had for it is stopped,
 // and what the store keeps stays below the cap.
 func TestProgramThatOutrunsTheCapIsStopped(t *testing.T) {
+	t.Parallel()
 	s := cappedStore(t, "", 16*mebi)
 	d, err := s.NewDraft(t.Context())
 	must(t, err)
@@ -193,6 +195,7 @@ func TestProgramThatOutrunsTheCapIsStopped(t *testing.T) {
 
 // A step that ends with less room than is reserved ahead is not refused.
 func TestStepThatJustFitsIsNotRefused(t *testing.T) {
+	t.Parallel()
 	s := cappedStore(t, "", 16*mebi)
 	d, err := s.NewDraft(t.Context())
 	must(t, err)

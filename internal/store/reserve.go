@@ -116,7 +116,7 @@ func (r *Reservation) grow(ctx context.Context, n int64, patience time.Duration)
 	return r.store.admit(ctx, n, own, patience, func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.left += n
+		r.left = max(r.left, 0) + n
 		r.total += n
 		return r.settle()
 	})
@@ -149,7 +149,23 @@ func (r *Reservation) ensure(ctx context.Context, n int64, patience time.Duratio
 func (r *Reservation) lack(n int64) (lack, step int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return n - r.left, r.step()
+	return n - max(r.left, 0), r.step()
+}
+
+// overdrawn reports whether more was written than was reserved. What is written
+// is measured, so nothing more has to be reserved for it.
+func (r *Reservation) overdrawn() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.left < 0
+}
+
+// cover makes room for what was written beyond the reservation.
+func (r *Reservation) cover(ctx context.Context) error {
+	if !r.overdrawn() {
+		return nil
+	}
+	return r.grow(ctx, 0, r.store.patience)
 }
 
 // Wrote says that n of the reserved bytes are on disk now, where everyone

@@ -111,7 +111,7 @@ func (w *Watch) Stop() error {
 	w.mu.Lock()
 	if w.err == nil && w.ctx.Err() == nil {
 		// What is written is to have room; nothing more is written.
-		w.err = errors.Join(w.account(), w.ahead.Ensure(w.ctx, 0))
+		w.err = errors.Join(w.account(), w.ahead.cover(w.ctx))
 	}
 	w.err = errors.Join(w.err, w.ahead.Close())
 	w.cancel(w.err)
@@ -219,7 +219,7 @@ func (w *Watch) look() error {
 		w.growing = true
 		w.wg.Go(w.grow)
 	}
-	if lack, _ := w.ahead.lack(0); lack > 0 {
+	if w.ahead.overdrawn() {
 		return w.store.overBudget(w.ctx)
 	}
 	return nil
