@@ -26,6 +26,8 @@ const (
 	// lockWait bounds how long a publisher waits for a syncer, which holds the
 	// lock for two system calls unless somebody stopped it.
 	lockWait = 2 * time.Second
+	// wedgedFor is how long the lock is not waited for after it could not be had.
+	wedgedFor = time.Minute
 	// syncEvery is how often a process that goes on publishing syncs. The
 	// kernel by itself writes dirty pages back after as long.
 	syncEvery = 30 * time.Second
@@ -43,6 +45,7 @@ type Log struct {
 	entered  int // publications that rely on lock being held
 	dirty    bool
 	lastSync time.Time
+	wedged   time.Time // when the lock could not be had
 }
 
 // Open opens the log of the kernel named boot in dir, and makes it when it is
@@ -120,7 +123,14 @@ func (l *Log) enter() (bool, error) {
 		if err := failpoint.Hit("durable.publish.lock"); err != nil {
 			return false, err
 		}
-		ok, err := tryFor(l.lock, unix.LOCK_SH, lockWait)
+		wait := lockWait
+		if time.Since(l.wedged) < wedgedFor {
+			wait = 0 // whoever held it then may hold it still
+		}
+		ok, err := tryFor(l.lock, unix.LOCK_SH, wait)
+		if !ok && err == nil && wait > 0 {
+			l.wedged = time.Now()
+		}
 		if !ok || err != nil {
 			return false, err
 		}

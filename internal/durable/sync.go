@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -167,7 +168,11 @@ func (l *Log) Sync() error {
 		return l.syncfs()
 	}
 	old := oldPrefix + rand.Text()
-	if err := l.endEpoch(old); err != nil {
+	err := l.endEpoch(old)
+	if errors.Is(err, errHeld) {
+		return sys.Syncfs(l.fsys)
+	}
+	if err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	epochs, err := l.list()
@@ -221,6 +226,8 @@ func (l *Log) Flush() error {
 	return l.Sync()
 }
 
+var errHeld = errors.New("the epoch's lock is held")
+
 // endEpoch names the current epoch old and begins the next.
 func (l *Log) endEpoch(old string) error {
 	lock, err := openLock(l.dir.Name(), "lock")
@@ -231,8 +238,10 @@ func (l *Log) endEpoch(old string) error {
 	if err := failpoint.Hit("durable.sync.lock"); err != nil {
 		return err
 	}
-	if err := sys.Flock(lock, unix.LOCK_EX); err != nil {
-		return err
+	// Somebody who only reads could hold it for ever. Without it nothing is
+	// retired, and what is synced stays suspect.
+	if ok, err := tryFor(lock, unix.LOCK_EX, lockWait); !ok || err != nil {
+		return cmp.Or(err, errHeld)
 	}
 	if err := failpoint.Hit("durable.sync.end"); err != nil {
 		return err

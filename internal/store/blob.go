@@ -14,7 +14,6 @@ import (
 
 	"den/internal/failpoint"
 	"den/internal/oci"
-	"den/internal/sys"
 )
 
 // A Blob is immutable bytes under their digest, leased until Close.
@@ -69,6 +68,10 @@ func (s *Store) unleasedBlob(d oci.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", d, err)
 	}
+	return openedBlob(d, f)
+}
+
+func openedBlob(d oci.Digest, f *os.File) (*Blob, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("blob %s: %w", d, err), f.Close())
@@ -185,9 +188,12 @@ func (s *Store) nameBlob(f *os.File, d oci.Digest) (*Blob, error) {
 	}
 	o := blobObject(d)
 	if err = failpoint.Hit("store.blob.lock"); err == nil {
-		err = sys.Flock(ro, unix.LOCK_SH)
+		err = s.lockShortly(context.Background(), ro, unix.LOCK_SH)
 	}
-	if err == nil {
+	// A reader may hold a download exclusively: then the blob is as one that
+	// somebody keeps locked (unleasedBlob).
+	busy := errors.Is(err, errBusy)
+	if err == nil || busy {
 		err = s.publish(f.Name(), o.rel(), false)
 	}
 	if err == nil {
@@ -195,6 +201,9 @@ func (s *Store) nameBlob(f *os.File, d oci.Digest) (*Blob, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, ro.Close())
+	}
+	if busy {
+		return openedBlob(d, ro)
 	}
 	l, err := s.addLease(s.path(o.rel()), ro)
 	if err != nil {

@@ -110,7 +110,7 @@ var uppers = []string{"tmp/*", "ingest/*", "engines/*/containers/*", "volumes/*/
 // makeRoom evicts and collects until n bytes fit. It returns the error to show
 // when that was not enough, and what is reserved.
 func (s *Store) makeRoom(ctx context.Context, n int64) (full error, reservedBytes int64, err error) {
-	unlock, err := s.lockGCFor(ctx, s.patience)
+	unlock, err := s.lockGC(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -227,7 +227,7 @@ const reliefBytes = 256 << 20
 // Relieve removes cache because the disk is full, and says how much. Then the
 // write that failed is worth one more try.
 func (s *Store) Relieve(ctx context.Context) (freedBytes int64, err error) {
-	unlock, err := s.lockGCFor(ctx, s.patience)
+	unlock, err := s.lockGC(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("relieve: %w", err)
 	}
@@ -261,14 +261,11 @@ func (s *Store) collectAtExit(ctx context.Context) error {
 	if !over || err != nil {
 		return err
 	}
-	f, err := openLock(s.path("lock", "gc"), false)
-	if err != nil {
+	w, err := s.tryWorkAt(s.path("lock", "gc"))
+	if w == nil || err != nil {
 		return err
 	}
-	defer f.Close()
-	if ok, err := sys.TryFlock(f, unix.LOCK_EX); !ok || err != nil {
-		return err
-	}
+	defer w.Done()
 	return s.withinBudget(ctx)
 }
 

@@ -50,6 +50,7 @@ type CacheMount struct {
 	fresh bool
 	file  *os.File
 	refs  *atomic.Int32 // handles of this tree that are open
+	end   func()        // to show that they are alive
 	once  sync.Once
 }
 
@@ -65,6 +66,7 @@ func (s *Store) CacheMounts(ctx context.Context, reqs []CacheMountRequest, waiti
 	release := func() error {
 		var errs []error
 		for _, c := range held {
+			c.end()
 			errs = append(errs, c.file.Close())
 		}
 		return errors.Join(errs...)
@@ -88,7 +90,7 @@ func (s *Store) CacheMounts(ctx context.Context, reqs []CacheMountRequest, waiti
 	for i, r := range reqs {
 		c := held[r.ID]
 		c.refs.Add(1)
-		out[i] = &CacheMount{dir: c.dir, fresh: c.fresh, file: c.file, refs: c.refs}
+		out[i] = &CacheMount{dir: c.dir, fresh: c.fresh, file: c.file, refs: c.refs, end: c.end}
 	}
 	return out, nil
 }
@@ -127,19 +129,80 @@ func (s *Store) cacheMountRel(id string) string {
 }
 
 func (s *Store) cacheMount(ctx context.Context, r CacheMountRequest, waiting func()) (*CacheMount, error) {
-	switch r.Sharing {
-	case SharingPrivate:
-		for n := range maxPrivate {
-			c, err := s.openCacheMount(ctx, r, n, unix.LOCK_EX, nil)
-			if err == nil || !errors.Is(err, errBusy) {
-				return c, err
+	how := unix.LOCK_SH
+	if r.Sharing == SharingLocked {
+		how = unix.LOCK_EX
+	}
+	first := 0
+	if r.Sharing != SharingPrivate {
+		c, err := s.openCacheMount(ctx, r, 0, how, waiting)
+		if err == nil || !errors.Is(err, errBusy) {
+			return c, err
+		}
+		first = 1 // whoever holds it shows no sign of life: a tree of one's own does no harm
+	}
+	for n := first; n < maxPrivate; n++ {
+		c, err := s.openCacheMount(ctx, r, n, unix.LOCK_EX, nil)
+		if err == nil || !errors.Is(err, errBusy) {
+			return c, err
+		}
+	}
+	return nil, fmt.Errorf("%d trees are in use: %w", maxPrivate, errdefs.ErrUnavailable)
+}
+
+// waitCacheMount waits for the lock of f. Its holders move the time of f every
+// now and then; errBusy is for one that does not.
+func (s *Store) waitCacheMount(ctx context.Context, f *os.File, how int, waiting func()) error {
+	ok, err := sys.TryFlock(f, how)
+	if ok || err != nil {
+		return err
+	}
+	waiting()
+	last, since := mtimeOf(f), time.Now()
+	for p := newPoll(); ; {
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+		if ok, err := sys.TryFlock(f, how); ok || err != nil {
+			return err
+		}
+		if now := mtimeOf(f); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) > s.patience {
+			return errBusy
+		}
+	}
+}
+
+func mtimeOf(f *os.File) unix.Timespec {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return unix.Timespec{}
+	}
+	return st.Mtim
+}
+
+// heldCacheMount is the handle of the locked wrapper directory f, whose time it
+// moves to show that its holder is alive.
+func heldCacheMount(f *os.File, path string, fresh bool) *CacheMount {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		t := time.NewTicker(bumpEvery)
+		defer t.Stop()
+		for {
+			now := time.Now()
+			_ = os.Chtimes(path, now, now) // a hint: at worst somebody takes another tree
+			select {
+			case <-stop:
+				return
+			case <-t.C:
 			}
 		}
-		return nil, fmt.Errorf("%d trees are in use: %w", maxPrivate, errdefs.ErrUnavailable)
-	case SharingLocked:
-		return s.openCacheMount(ctx, r, 0, unix.LOCK_EX, waiting)
-	}
-	return s.openCacheMount(ctx, r, 0, unix.LOCK_SH, waiting)
+	}()
+	end := sync.OnceFunc(func() { close(stop); <-stopped })
+	return &CacheMount{dir: filepath.Join(path, fsDir), fresh: fresh, file: f, refs: new(atomic.Int32), end: end}
 }
 
 // openCacheMount takes the nth tree of r, and makes it when it is not there.
@@ -163,15 +226,14 @@ func (s *Store) openCacheMount(ctx context.Context, r CacheMountRequest, n, how 
 			// Who lists or collects has it exclusively for an instant.
 			err = lockWithin(ctx, f, how, instant)
 		} else {
-			err = waitLock(ctx, f, how, waiting)
+			err = s.waitCacheMount(ctx, f, how, waiting)
 		}
 		same := false
 		if err == nil {
 			same, err = sys.SameInode(f, path)
 		}
 		if same {
-			s.touchFile(f, path)
-			return &CacheMount{dir: filepath.Join(path, fsDir), file: f, refs: new(atomic.Int32)}, nil
+			return heldCacheMount(f, path, false), nil
 		}
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, err
@@ -198,7 +260,7 @@ func (s *Store) newCacheMount(r CacheMountRequest, rel string, how int) (*CacheM
 	if err != nil {
 		return nil, errors.Join(err, sys.RemoveTree(tmp), f.Close())
 	}
-	return &CacheMount{dir: s.path(rel, fsDir), fresh: true, file: f, refs: new(atomic.Int32)}, nil
+	return heldCacheMount(f, s.path(rel), true), nil
 }
 
 func (s *Store) fillCacheMount(wrapper string, r CacheMountRequest) error {
@@ -257,6 +319,7 @@ func (c *CacheMount) Hold() []*os.File { return []*os.File{c.file} }
 func (c *CacheMount) Close() (err error) {
 	c.once.Do(func() {
 		if c.refs.Add(-1) == 0 {
+			c.end()
 			err = c.file.Close()
 		}
 	})

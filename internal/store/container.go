@@ -178,14 +178,11 @@ func (s *Store) withNames(ctx context.Context, fn func(dir string) error) error 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.Open(dir)
+	w, err := s.Work(ctx, "names", s.engine.id, nil)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := waitLock(ctx, f, unix.LOCK_EX, nil); err != nil {
-		return err
-	}
+	defer w.Done()
 	return fn(dir)
 }
 

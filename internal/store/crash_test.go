@@ -29,6 +29,7 @@ var children = map[string]func(ctx context.Context, root string) error{
 	"another":    another,
 	"capped":     cappedProcess,
 	"everything": everything,
+	"hostile":    holdEverything,
 	"ingest":     ingestSlowly,
 	"lease":      leaseAndWait,
 	"locks":      printLocks,
@@ -118,7 +119,7 @@ func another(ctx context.Context, root string) error {
 	}
 	s.patience = 100 * time.Millisecond
 	for _, step := range append([]func(context.Context, *Store) error{publishLoose}, everyStep...) {
-		if err := unlessStuck(step(ctx, s)); err != nil {
+		if err := step(ctx, s); err != nil {
 			return errors.Join(err, s.release())
 		}
 	}
@@ -217,9 +218,6 @@ func pruneOne(ctx context.Context, s *Store) error {
 	}
 	return s.DeleteRef(ctx, "gone")
 }
-
-// unlessStuck forgives that another collector was stopped.
-func unlessStuck(err error) error { return ignore(err, errStuck) }
 
 func containOne(ctx context.Context, s *Store) error {
 	l, err := publishLayer(ctx, s, "contained")

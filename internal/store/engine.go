@@ -125,7 +125,13 @@ func (s *Store) lockEngine(ctx context.Context, create bool) error {
 		if err != nil {
 			return fmt.Errorf("engine %s: %w", e.id, err)
 		}
-		if err := waitLock(ctx, f, unix.LOCK_SH, nil); err != nil {
+		err = s.lockShortly(ctx, f, unix.LOCK_SH)
+		if errors.Is(err, errBusy) {
+			// Who only reads the store could hold it. Without the lock, the engine
+			// counts as dead when it was not used for engineTTL.
+			return errors.Join(s.touchEngine(path), f.Close())
+		}
+		if err != nil {
 			return errors.Join(fmt.Errorf("engine %s: %w", e.id, err), f.Close())
 		}
 		same, err := sys.SameInode(f, path)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/failpoint"
@@ -21,9 +20,7 @@ import (
 
 // Collect removes the objects that nothing names and nobody uses, and what
 // dead processes left behind. It runs beside users of the store and never
-// makes them wait. It returns how many bytes of objects it removed. When another
-// process has been collecting for too long, because somebody stopped it, the
-// error is of class errdefs.ErrUnavailable.
+// makes them wait. It returns how many bytes of objects it removed.
 //
 // The order is what makes it safe: condemn, under an exclusive lock that shows
 // that nobody holds a lease; then read all that names objects; then move away
@@ -32,7 +29,7 @@ import (
 // object, so whatever it names is either seen by the reading or not condemned
 // any more. The model in docs/design/store.md shows that no step can go.
 func (s *Store) Collect(ctx context.Context) (freedBytes int64, err error) {
-	unlock, err := s.lockGCFor(ctx, s.patience)
+	unlock, err := s.lockGC(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("collect: %w", err)
 	}
@@ -50,14 +47,14 @@ func (s *Store) CollectGarbage(ctx context.Context) (freedBytes int64, err error
 	if err := s.writable(); err != nil {
 		return 0, fmt.Errorf("collect: %w", err)
 	}
-	f, err := openLock(s.path("lock", "gc"), false)
+	w, err := s.tryWorkAt(s.path("lock", "gc"))
 	if err != nil {
 		return 0, fmt.Errorf("collect: %w", err)
 	}
-	defer f.Close()
-	if ok, err := sys.TryFlock(f, unix.LOCK_EX); !ok || err != nil {
-		return 0, err
+	if w == nil {
+		return 0, nil
 	}
+	defer w.Done()
 	freed, err := s.collect(ctx)
 	if err != nil {
 		return freed, fmt.Errorf("collect: %w", err)
@@ -65,7 +62,10 @@ func (s *Store) CollectGarbage(ctx context.Context) (freedBytes int64, err error
 	return freed, nil
 }
 
-// lockGC waits until this process is the only one that collects.
+// lockGC waits until this process is the only one that collects. It goes on
+// beside a collector that shows no sign of life: one that was stopped, or
+// somebody who only reads the store and holds the lock. The token on the flags
+// keeps two collectors apart (docs/design/store.md, the model).
 func (s *Store) lockGC(ctx context.Context) (unlock func(), err error) {
 	if err := s.writable(); err != nil {
 		return nil, err
@@ -73,27 +73,15 @@ func (s *Store) lockGC(ctx context.Context) (unlock func(), err error) {
 	if err := failpoint.Hit("store.gc.lock"); err != nil {
 		return nil, err
 	}
-	f, err := openLock(s.path("lock", "gc"), false)
+	if broken("twogc") {
+		return func() {}, nil
+	}
+	w, err := s.workAt(ctx, s.path("lock", "gc"), nil)
 	if err != nil {
 		return nil, err
 	}
-	if broken("twogc") {
-		return func() { _ = f.Close() }, nil
-	}
-	if err := waitLock(ctx, f, unix.LOCK_EX, nil); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() { _ = f.Close() }, nil
+	return w.Done, nil
 }
-
-// lockGCFor is lockGC with an end: a collector may have been stopped.
-func (s *Store) lockGCFor(ctx context.Context, patience time.Duration) (unlock func(), err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errStuck)
-	defer cancel()
-	return s.lockGC(ctx)
-}
-
-var errStuck = fmt.Errorf("another process has been collecting for too long (den store locks shows it): %w", errdefs.ErrUnavailable)
 
 // A collection is one run of the collector.
 type collection struct {

@@ -19,6 +19,8 @@ const (
 	// The collector does so for two system calls; only one that was stopped,
 	// or a reader who means harm, does longer.
 	busyWait = 2 * time.Second
+	// wedgedFor is how long locks are given up sooner after one was not to be had.
+	wedgedFor = time.Minute
 	// touchEvery is how exact the time of last use is.
 	touchEvery = time.Hour
 )
@@ -110,9 +112,19 @@ func (s *Store) rescue(o object) error {
 	return fmt.Errorf("rescue %s: %w", o, err)
 }
 
-// lockShortly is waitLock with an end: errBusy after a while.
+// lockShortly is waitLock with an end: errBusy after a while. Somebody who
+// holds one lock for so long holds others, too, so that is not waited for each
+// time.
 func (s *Store) lockShortly(ctx context.Context, f *os.File, how int) error {
-	return lockWithin(ctx, f, how, s.busyWait)
+	wait := s.busyWait
+	if last := s.wedged.Load(); last > 0 && time.Since(time.Unix(0, last)) < wedgedFor {
+		wait /= 20
+	}
+	err := lockWithin(ctx, f, how, wait)
+	if errors.Is(err, errBusy) {
+		s.wedged.Store(time.Now().UnixNano())
+	}
+	return err
 }
 
 func lockWithin(ctx context.Context, f *os.File, how int, patience time.Duration) error {

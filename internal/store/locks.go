@@ -31,7 +31,7 @@ type Lock struct {
 // lockable are the patterns of what the protocol locks.
 var lockable = []string{
 	"lock/*", "blobs/sha256/*", "layers/*/*/*", "cachemount/*/*/*", "volumes/*/*/*", "engines/*/lock",
-	"engines/*/names", "engines/*/containers/*", "tmp/*", "work/*", "reserve/*", "hosts/*", syncLocks,
+	"engines/*/containers/*", "tmp/*", "work/*", "reserve/*", "hosts/*", syncLocks,
 }
 
 // syncLocks are those of whom others do not wait for long, but do without.

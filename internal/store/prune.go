@@ -95,7 +95,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (freedBytes int64, er
 	if err := o.check(); err != nil {
 		return 0, err
 	}
-	unlock, err := s.lockGCFor(ctx, s.patience)
+	unlock, err := s.lockGC(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("prune: %w", err)
 	}

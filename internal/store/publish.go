@@ -33,17 +33,19 @@ func (s *Store) newTmp(how int, create func(path string) (*os.File, error)) (*os
 		if err != nil {
 			return nil, err
 		}
-		if err = failpoint.Hit("store.tmp.lock"); err == nil {
-			err = sys.Flock(f, how)
-		}
 		same := false
-		if err == nil {
-			// The collector may have taken it for a dead process's.
+		if err = failpoint.Hit("store.tmp.lock"); err == nil {
+			// The collector may have taken it for a dead process's, and somebody
+			// who only reads may have been faster: then another name may do.
+			same, err = sys.TryFlock(f, how)
+		}
+		if same && err == nil {
 			same, err = sys.SameInode(f, path)
 		}
 		if err == nil && same {
 			return f, nil
 		}
+		// Somebody else's by now: the collector removes it, or will.
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, errors.Join(err, sys.RemoveTree(path))
 		}

@@ -7,8 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"den/internal/durable"
 	"den/internal/failpoint"
 	"den/internal/oci"
@@ -26,14 +24,12 @@ func (s *Store) recover(ctx context.Context, boot string) error {
 	if err := s.makeFolders(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	f, err := openLock(s.path("lock", "recover"), false)
+	// Whoever shows no sign of life is not waited for: a reader could hold it.
+	w, err := s.workAt(ctx, s.path("lock", "recover"), nil)
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	defer f.Close()
-	if err := waitLock(ctx, f, unix.LOCK_EX, nil); err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
+	defer w.Done()
 	if ok, err := durable.Clean(dir, boot); ok || err != nil {
 		return err
 	}
@@ -48,7 +44,11 @@ func (s *Store) recover(ctx context.Context, boot string) error {
 	if err := failpoint.Hit("store.recover.mkdir"); err != nil {
 		return err
 	}
-	return s.beginBoot(boot)
+	err = s.beginBoot(boot)
+	if done, cerr := durable.Clean(dir, boot); done {
+		return cerr // perhaps somebody else's, who had not waited for us
+	}
+	return err
 }
 
 func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
@@ -70,6 +70,9 @@ func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
 		}
 		if ok {
 			continue
+		}
+		if done, err := durable.Clean(dir, boot); done || err != nil {
+			return err // we were stopped, and another has done it: the store is in use
 		}
 		dropped++
 		if err := s.drop(rel); err != nil {

@@ -82,14 +82,14 @@ func (s *Store) newReservation() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err = failpoint.Hit("store.reserve.lock"); err == nil {
-			err = sys.Flock(f, unix.LOCK_EX)
-		}
 		same := false
-		if err == nil {
+		if err = failpoint.Hit("store.reserve.lock"); err == nil {
+			same, err = sys.TryFlock(f, unix.LOCK_EX)
+		}
+		if same && err == nil {
 			same, err = sys.SameInode(f, path) // the collector may have reaped it
 		}
-		if same {
+		if same && err == nil {
 			return f, nil
 		}
 		if err := errors.Join(err, f.Close()); err != nil {

@@ -72,6 +72,8 @@ type Store struct {
 
 	closeOnce func() error
 
+	wedged atomic.Int64 // when a lock was last not to be had in time; Unix ns
+
 	mu     sync.Mutex
 	leases map[string]*lease // by path
 }

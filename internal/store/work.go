@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -41,34 +42,104 @@ type Work struct {
 // for a minute, it returns a Work that is Duplicate. Never wait for one while
 // holding something that its holder may need, such as a worker slot.
 func (s *Store) Work(ctx context.Context, kind, key string, waiting func()) (*Work, error) {
+	w, err := s.workAt(ctx, s.path("work", workName(kind, key)), waiting)
+	if err != nil {
+		return nil, fmt.Errorf("work %s: %w", kind, err)
+	}
+	return w, nil
+}
+
+// workAt is Work with the lock file path.
+func (s *Store) workAt(ctx context.Context, path string, waiting func()) (*Work, error) {
 	if err := s.writable(); err != nil {
 		return nil, err
 	}
-	path := s.path("work", workName(kind, key))
 	for {
-		if err := failpoint.Hit("store.work.open"); err != nil {
+		f, born, err := openWork(path)
+		if err != nil {
 			return nil, err
 		}
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-		if err != nil {
-			return nil, fmt.Errorf("work %s: %w", kind, err)
+		if born {
+			return newWork(s, f), nil
 		}
-		ok, err := s.waitWork(ctx, f, &waiting)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("work %s: %w", kind, err), f.Close())
-		}
-		if !ok {
+		got, err := s.waitWork(ctx, f, &waiting)
+		if err == nil && got == silentHolder {
 			return &Work{store: s}, f.Close()
 		}
-		// Its last holder removed the file; whoever comes next makes another.
-		same, err := sys.SameInode(f, path)
-		if same {
+		same := false
+		if err == nil {
+			// Its last holder removed the file; whoever comes next makes another.
+			same, err = sys.SameInode(f, path)
+		}
+		if same && got == gotLock {
 			return newWork(s, f), nil
 		}
 		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, fmt.Errorf("work %s: %w", kind, err)
+			return nil, err
 		}
 	}
+}
+
+// tryWorkAt is workAt that does not wait: nil when somebody else has it.
+func (s *Store) tryWorkAt(path string) (*Work, error) {
+	f, born, err := openWork(path)
+	if err != nil {
+		return nil, err
+	}
+	if born {
+		return newWork(s, f), nil
+	}
+	ok, err := sys.TryFlock(f, unix.LOCK_EX)
+	if ok {
+		ok, err = sys.SameInode(f, path)
+	}
+	if !ok || err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return newWork(s, f), nil
+}
+
+// openWork opens the lock file path. One that it makes is born locked: there is
+// no moment in which somebody who only reads the store could lock it first.
+func openWork(path string) (f *os.File, born bool, err error) {
+	for {
+		if err := failpoint.Hit("store.work.open"); err != nil {
+			return nil, false, err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if !errors.Is(err, os.ErrNotExist) {
+			return f, false, err
+		}
+		if err := failpoint.Hit("store.work.lock"); err != nil {
+			return nil, false, err
+		}
+		f, err = bornLocked(path)
+		if err == nil {
+			return f, true, nil
+		}
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		// A file system without unnamed files.
+		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		return f, false, err
+	}
+}
+
+// bornLocked makes the file path, locked exclusively before it has its name.
+func bornLocked(path string) (*os.File, error) {
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err = sys.Flock(f, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 var plainKey = shape{1, 128, lowerCase + digits, lowerCase + digits + "._-"}
@@ -80,29 +151,43 @@ func workName(kind, key string) string {
 	return kind + "-" + key
 }
 
-// waitWork waits for the lock of f; false says that its holder was silent.
-func (s *Store) waitWork(ctx context.Context, f *os.File, waiting *func()) (bool, error) {
+// What became of waiting for work.
+type waited int
+
+const (
+	gotLock      waited = iota
+	silentHolder        // its holder shows no sign of life
+	otherFile           // the file is not the lock any more
+)
+
+// waitWork waits for the lock of f. Who only reads the store can hold it, too,
+// but gives no sign of life.
+func (s *Store) waitWork(ctx context.Context, f *os.File, waiting *func()) (waited, error) {
 	if err := failpoint.Hit("store.work.lock"); err != nil {
-		return false, err
+		return 0, err
 	}
 	last, since := sign(f), time.Now()
 	for p := newPoll(); ; {
 		ok, err := sys.TryFlock(f, unix.LOCK_EX)
 		if ok || err != nil {
-			return ok, err
+			return gotLock, err
+		}
+		// A reader may have queued for the lock of a file that was removed.
+		if same, err := sys.SameInode(f, f.Name()); !same || err != nil {
+			return otherFile, err
 		}
 		if *waiting != nil {
 			(*waiting)()
 			*waiting = nil
 		}
 		if err := p.wait(ctx); err != nil {
-			return false, err
+			return 0, err
 		}
 		if now := sign(f); now != last {
 			last, since = now, time.Now()
 		}
 		if time.Since(since) > s.patience {
-			return false, nil
+			return silentHolder, nil
 		}
 	}
 }
