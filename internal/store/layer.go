@@ -16,6 +16,9 @@ import (
 
 // LayerMeta is what the store knows of a layer besides its tree.
 type LayerMeta struct {
+	// Format is not empty for layers of a later den, whose id comes about in
+	// another way: they are left alone.
+	Format string     `json:"format,omitempty"`
 	DiffID oci.Digest `json:"diffID"`
 	// SizeBytes is the length of the layer's tar.
 	SizeBytes int64 `json:"sizeBytes"`
@@ -167,6 +170,16 @@ func (l *Layer) Hold() []*os.File { return l.hold }
 func (l *Layer) Close() error { return l.close() }
 
 var errBadMeta = errors.New("malformed")
+
+// foreign reports whether o is a layer of a format that this den does not know.
+func (s *Store) foreign(o object) bool {
+	if o.kind != kindLayer {
+		return false
+	}
+	var m LayerMeta
+	data, err := readBounded(s.path(o.rel(), metaFile))
+	return err == nil && json.Unmarshal(data, &m) == nil && m.Format != ""
+}
 
 func readMeta(wrapper string) (LayerMeta, error) {
 	var m LayerMeta

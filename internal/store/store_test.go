@@ -159,6 +159,38 @@ func TestUnknownIncompatFlagRefusesToOpen(t *testing.T) {
 	}
 }
 
+// Old and new den share a store: what one does not know, it leaves alone.
+func TestLayersOfALaterFormatAreIgnored(t *testing.T) {
+	s := tempStore(t)
+	l, err := publishLayer(t.Context(), s, "later")
+	must(t, err)
+	d := l.DiffID()
+	must(t, l.Close())
+	old := layerObject(s.class, layerID(s.class, d))
+	later := layerObject(s.class, hexSum("den layer of another format"))
+	must(t, os.MkdirAll(filepath.Dir(s.path(later.rel())), 0o755))
+	must(t, os.Rename(s.path(old.rel()), s.path(later.rel())))
+	meta := fmt.Appendf(nil, `{"format":"2","diffID":%q,"parts":["unknown"]}`, d)
+	must(t, os.WriteFile(s.path(later.rel(), metaFile), meta, 0o644))
+
+	if _, err := s.Layer(t.Context(), d); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v, want a miss", err)
+	}
+	r, err := s.Verify(t.Context(), true)
+	must(t, err)
+	if len(r.Problems) > 0 {
+		t.Errorf("verify: %v", r.Problems)
+	}
+	_, err = s.Prune(t.Context(), PruneOptions{All: true})
+	must(t, err)
+	if !exists(s.path(later.rel(), fsDir, "file")) {
+		t.Error("it was removed")
+	}
+	again, err := publishLayer(t.Context(), s, "later")
+	must(t, err)
+	must(t, again.Close())
+}
+
 func TestUnknownROCompatFlagOpensForReading(t *testing.T) {
 	s := tempStore(t)
 	d := putBlob(t, s, "hello")

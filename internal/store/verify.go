@@ -95,6 +95,9 @@ func (v *verification) objects(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if v.store.foreign(o) {
+			return nil
+		}
 		// The lease keeps the collector away meanwhile. A look is no use, but
 		// removing the flag of an object costs nothing.
 		l, err := v.store.acquire(ctx, o)
