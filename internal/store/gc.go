@@ -135,7 +135,7 @@ func (c *collection) condemn(ctx context.Context) error {
 		return err
 	}
 	return c.store.objects(ctx, func(o object) error {
-		if c.named[o] || c.store.foreign(o) {
+		if c.named[o] || c.store.ofLaterFormat(o) {
 			return nil
 		}
 		return c.ifUnused(o, func() error {

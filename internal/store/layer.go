@@ -171,8 +171,8 @@ func (l *Layer) Close() error { return l.close() }
 
 var errBadMeta = errors.New("malformed")
 
-// foreign reports whether o is a layer of a format that this den does not know.
-func (s *Store) foreign(o object) bool {
+// ofLaterFormat reports whether o is a layer of a format that this den does not know.
+func (s *Store) ofLaterFormat(o object) bool {
 	if o.kind != kindLayer {
 		return false
 	}

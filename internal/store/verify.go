@@ -95,7 +95,7 @@ func (v *verification) objects(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if v.store.foreign(o) {
+		if v.store.ofLaterFormat(o) {
 			return nil
 		}
 		// The lease keeps the collector away meanwhile. A look is no use, but
