@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,7 +12,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,6 +52,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	moreParallel()
 	os.Exit(m.Run())
 }
 
@@ -58,6 +62,15 @@ func child(t testing.TB, name, root, failpoints string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "DEN_TEST_CHILD="+name, "DEN_TEST_ROOT="+root, "DEN_FAILPOINTS="+failpoints)
 	cmd.Stderr = &strings.Builder{}
 	return cmd
+}
+
+// moreParallel has more tests at once than there are processors, unless -parallel
+// says how many: those that stop processes mostly wait.
+func moreParallel() {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		_ = f.Value.Set("8") // the testing package takes any number
+	}
 }
 
 func stderr(cmd *exec.Cmd) string { return cmd.Stderr.(*strings.Builder).String() }
@@ -281,6 +294,7 @@ func failpoints(t *testing.T) []string {
 // A process is killed at every point of the protocol. The store must be sound,
 // and the next process must finish the job.
 func TestKilledAnywhereTheStoreIsSound(t *testing.T) {
+	t.Parallel()
 	for _, point := range failpoints(t) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
@@ -298,6 +312,7 @@ func TestKilledAnywhereTheStoreIsSound(t *testing.T) {
 
 // The same with a failing system call instead: an error, and no more.
 func TestFailedAnywhereTheStoreIsSound(t *testing.T) {
+	t.Parallel()
 	type failure struct{ point, action string }
 	var failures []failure
 	for i, point := range failpoints(t) {
@@ -333,6 +348,7 @@ func TestFailedAnywhereTheStoreIsSound(t *testing.T) {
 // same; then the stopped one goes on and finishes too. Where the others have to
 // wait for it, they go on when it is killed.
 func TestStoppedAnywhereTheOthersGoOn(t *testing.T) {
+	t.Parallel()
 	for _, point := range failpoints(t) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
