@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shared is what all tests of a run use; TestMain makes it.
@@ -80,6 +81,12 @@ func clean(dir string) error {
 		}
 		return nil
 	})
+	for range 20 {
+		if err := os.RemoveAll(dir); !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond) // a den that has ended may leave a process that syncs its store
+	}
 	return os.RemoveAll(dir)
 }
 
