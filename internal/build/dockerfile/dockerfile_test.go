@@ -278,6 +278,8 @@ func TestVariablesThatGrowBeyondBoundsAreRefused(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"a path":            "FROM alpine\n" + strings.Repeat("ENV PATH=/some/directory/bin:$PATH\n", 200),
+		"paths of paths":    "FROM alpine\nENV A=/opt\nENV B=$A/app\nENV C=$B/src\nENV D=${C}/test D2=$C/x\nENV E=$D/data\nENV F=${E}/a\n" + strings.Repeat("ENV F=$F/deeper\n", 50),
+		"a replacement":     "FROM alpine\nARG V=1.22.3\nENV W=${V//./_}\nENV X=${W/_/-}-${V%.*}\n",
 		"a quoted document": "FROM alpine\nENV A=" + long + "\nCOPY <<'EOF' /x\n" + strings.Repeat(strings.Repeat("$A", 1000)+"\n", 40) + "EOF\n",
 		"a command":         "FROM alpine\nENV A=" + long + "\nRUN <<EOF\n" + strings.Repeat("echo $A\n", 1000) + "EOF\n",
 	} {

@@ -28,9 +28,9 @@ const (
 	maxEnvWork = 512 << 20
 )
 
-// variable matches a reference; the second group is "/" where every occurrence
-// of a pattern is replaced.
-var variable = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)(/?)`)
+// variable matches a reference, "$NAME" or "${NAME"; the third group is "/" where
+// occurrences of a pattern are replaced. The slash of "$NAME/file" is text.
+var variable = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(/?))`)
 
 // expansions bounds from above what a Dockerfile's variables can expand to,
 // before the frontend expands them: "ENV A=$A$A" forty times is a terabyte.
@@ -185,12 +185,12 @@ func (s *sizes) expanded(text string) int64 {
 	refs := variable.FindAllStringSubmatch(text, -1)
 	once := int64(len(text))
 	for _, m := range refs {
-		once = min(once+s.of[m[1]], most)
+		once = min(once+s.of[m[1]+m[2]], most)
 	}
 	sum := once
 	for _, m := range refs {
-		if m[2] != "" && s.of[m[1]] > 0 { // each of its bytes may be replaced by all that follows
-			sum = min(sum+min(s.of[m[1]], most/once)*once, most)
+		if n := s.of[m[2]]; m[3] != "" && n > 0 { // each of its bytes may be replaced by all that follows
+			sum = min(sum+min(n, most/once)*once, most)
 		}
 	}
 	return sum
