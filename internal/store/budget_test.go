@@ -261,6 +261,29 @@ func TestFullDiskGivesUpCacheAndTriesAgain(t *testing.T) {
 	mustBeSound(t, s)
 }
 
+// Who cannot open a full store cannot make room in it.
+func TestFullDiskCanBeOpenedAndPruned(t *testing.T) {
+	s := tmpfsStore(t, "10m")
+	cachedBlob(t, s, "old", 6*mebi, time.Hour, 0)
+	root := s.Root()
+	must(t, s.Close())
+	f, err := os.Create(filepath.Join(filepath.Dir(root), "other"))
+	must(t, err)
+	for _, n := range []int{1 << 16, 1} {
+		for err = nil; err == nil; _, err = f.Write(make([]byte, n)) {
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	must(t, f.Close())
+	full := openStore(t, root, t.TempDir())
+	if freed, err := full.Prune(t.Context(), PruneOptions{All: true}); err != nil || freed < 6*mebi {
+		t.Errorf("freed %d bytes: %v", freed, err)
+	}
+	mustBeSound(t, full)
+}
+
 func TestFullDiskWithNothingToGiveUpIsAnError(t *testing.T) {
 	s := tmpfsStore(t, "10m")
 	b, err := bigBlob(t.Context(), s, "held", 6*mebi)

@@ -62,6 +62,9 @@ func (s *Store) beat(ctx context.Context) error {
 			return err
 		}
 		f, err := os.OpenFile(s.path(hostsFolder, s.boot), os.O_RDWR|os.O_CREATE, 0o644)
+		if errors.Is(err, unix.ENOSPC) {
+			return nil // who cannot open a full store cannot make room in it
+		}
 		if err != nil {
 			return fmt.Errorf("heartbeat: %w", err)
 		}
@@ -90,15 +93,17 @@ func (s *Store) beat(ctx context.Context) error {
 	}
 }
 
-// writeBeat changes the content. Its bytes mean nothing, so that processes of
-// one kernel need not agree on them.
+// writeBeat changes the content and the time of change. Their values mean nothing, so
+// that processes of one kernel need not agree on them. On a full disk the time
+// must do, which takes no room.
 func writeBeat(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
-		return err
+		return ignore(err, unix.ENOSPC)
 	}
 	_, err = f.WriteAt([]byte(rand.Text()), 0)
-	return errors.Join(err, f.Close())
+	now := time.Now()
+	return errors.Join(ignore(err, unix.ENOSPC), os.Chtimes(path, now, now), f.Close())
 }
 
 func (h *heart) run(every time.Duration) {
@@ -110,7 +115,6 @@ func (h *heart) run(every time.Duration) {
 		case <-h.stop:
 			return
 		case <-t.C:
-			// On a full disk this kernel seems dead to others, as after a crash.
 			_ = writeBeat(h.file.Name())
 		}
 	}
@@ -205,7 +209,14 @@ func (s *Store) foreignBeats() (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("heartbeat: %w", err)
 		}
-		beats[host] = string(beat)
+		info, err := os.Stat(s.path(hostsFolder, host))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("heartbeat: %w", err)
+		}
+		beats[host] = fmt.Sprintf("%s %d", beat, info.ModTime().UnixNano())
 	}
 	return beats, nil
 }
