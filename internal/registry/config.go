@@ -129,35 +129,47 @@ func splitList(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == ';' || r == '\n' })
 }
 
-// insecureList is what may do without proper TLS.
-type insecureList struct {
-	hosts map[string]bool
+// hostList is a list of hosts that something is allowed to.
+type hostList struct {
+	hosts map[string]bool // false: excepted
 	nets  []netip.Prefix
+	all   bool
 }
 
-func parseInsecure(items []string) (insecureList, error) {
-	l := insecureList{hosts: map[string]bool{}}
+// parseHosts reads hosts, networks, "*" and "!HOST"; what names the list in errors.
+func parseHosts(what string, items []string) (hostList, error) {
+	l := hostList{hosts: map[string]bool{}}
 	var errs []error
 	for _, item := range items {
 		item = strings.TrimSpace(item)
+		if item == "*" {
+			l.all = true
+			continue
+		}
 		if p, err := netip.ParsePrefix(item); err == nil {
 			l.nets = append(l.nets, p.Masked())
 			continue
 		}
+		item, excepted := strings.CutPrefix(item, "!")
 		item = strings.TrimPrefix(strings.TrimPrefix(item, "https://"), "http://")
 		item = strings.Trim(item, "/")
 		if !validHost(item) {
-			errs = append(errs, fmt.Errorf("insecure registry %q: want HOST[:PORT] or a network: %w", item, errdefs.ErrInvalidArgument))
+			errs = append(errs, fmt.Errorf("%s %q: want HOST[:PORT] or a network: %w", what, item, errdefs.ErrInvalidArgument))
 			continue
 		}
-		l.hosts[canonicalHost(item)] = true
+		if host := canonicalHost(item); !excepted || !l.hosts[host] {
+			l.hosts[host] = !excepted
+		}
 	}
 	return l, errors.Join(errs...)
 }
 
 // contains reports whether host or one of its addresses is on the list.
-func (l insecureList) contains(host string, addrs []net.IPAddr) bool {
-	if l.hosts[canonicalHost(host)] {
+func (l hostList) contains(host string, addrs []net.IPAddr) bool {
+	if listed, known := l.hosts[canonicalHost(host)]; known {
+		return listed
+	}
+	if l.all {
 		return true
 	}
 	for _, a := range addrs {

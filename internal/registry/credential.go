@@ -99,6 +99,9 @@ func (c *Client) storedCredential(ctx context.Context, host, repository string) 
 			return cred, nil
 		}
 	}
+	if c.o.Fallback != nil {
+		return c.o.Fallback(ctx, host, repository)
+	}
 	return Credential{}, nil
 }
 
@@ -112,7 +115,7 @@ func (c *Client) credentialIn(ctx context.Context, data []byte, host, repository
 		return Credential{}, err
 	}
 	if key, ok := findKey(config.CredHelpers, host); ok {
-		return c.askHelper(ctx, config.CredHelpers[key], serverURL(host))
+		return c.askHelper(ctx, config.CredHelpers[key], host, repository)
 	}
 	for place := strings.TrimSuffix(host+"/"+repository, "/"); ; {
 		if key, ok := findKey(config.Auths, place); ok && config.Auths[key] != (authEntry{}) {
@@ -129,7 +132,7 @@ func (c *Client) credentialIn(ctx context.Context, data []byte, host, repository
 		place = place[:i]
 	}
 	if config.CredsStore != "" {
-		return c.askHelper(ctx, config.CredsStore, serverURL(host))
+		return c.askHelper(ctx, config.CredsStore, host, repository)
 	}
 	return Credential{}, nil
 }

@@ -22,11 +22,15 @@ const (
 var errNoHelper = errors.New("not installed")
 
 // askHelper gets a credential from docker-credential-NAME. A helper that is not
-// there is told once and means no credential: the configuration was often
-// written on another machine.
-func (c *Client) askHelper(ctx context.Context, name, server string) (Credential, error) {
+// there and not built in is told once and means no credential: the configuration
+// was often written on another machine.
+func (c *Client) askHelper(ctx context.Context, name, host, repository string) (Credential, error) {
+	server := serverURL(host)
 	out, err := runHelper(ctx, name, "get", []byte(server))
 	if errors.Is(err, errNoHelper) {
+		if own := c.o.Helpers[name]; own != nil {
+			return own(ctx, host, repository)
+		}
 		c.noticeOnce("credential helper docker-credential-%s is not installed, going on without a credential for %s", name, server)
 		return Credential{}, nil
 	}

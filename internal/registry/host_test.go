@@ -436,4 +436,10 @@ func TestClientCertificateIsShown(t *testing.T) {
 	if err := newBench(t, options).Ping(t.Context(), host); err != nil {
 		t.Error(err)
 	}
+	named := func(o *registry.Options) {
+		o.ClientCerts = []string{"other.test=/none,/none", host + "=" + dir + host + "/client.cert," + dir + host + "/client.key"}
+	}
+	if err := newBench(t, named).Ping(t.Context(), host); err != nil {
+		t.Errorf("named by an option: %v", err)
+	}
 }

@@ -40,13 +40,25 @@ type Options struct {
 	// ("harbor.example.com/hub"). $DEN_MIRROR and daemon.json add to them.
 	Mirrors []string
 	// Insecure lists hosts ("registry:5000") and networks ("10.0.0.0/8") that
-	// may speak TLS with any certificate, or plain http. Loopback addresses
-	// always may.
+	// may speak TLS with any certificate, or plain http; "*" is every host, and
+	// "!HOST" one that is meant by neither. Loopback addresses always may.
 	Insecure []string
+	// SkipVerify lists, in the same way, who may have any certificate, but has
+	// to speak TLS.
+	SkipVerify []string
 	// CACertDirs are searched for certificates besides /etc/docker/certs.d:
 	// DIR/HOST/ is for one host; *.crt, *.pem, *.cert and *.key in DIR itself
 	// are for all; "HOST=FILE" is one CA certificate for one host.
 	CACertDirs []string
+	// ClientCerts are "HOST=CERT,KEY": files to be shown to one host.
+	ClientCerts []string
+	// MirrorsOnly asks nobody but the mirrors of a host that has some.
+	MirrorsOnly bool
+	// Helpers are credential helpers that are built in, by the name that
+	// docker-credential-NAME has; a program of that name goes first.
+	Helpers map[string]CredentialFunc
+	// Fallback is asked where no configuration knows a credential.
+	Fallback CredentialFunc
 	// DaemonJSON is a file with registry-mirrors and insecure-registries as in
 	// dockerd's; empty means /etc/docker/daemon.json if it is there.
 	DaemonJSON string
@@ -94,7 +106,8 @@ type Client struct {
 type shared struct {
 	o         Options
 	daemon    func() daemonConfig // reads the file once
-	insecure  func() insecureList
+	insecure  func() hostList
+	unchecked hostList // TLS with any certificate
 	downloads chan struct{}
 	uploads   chan struct{}
 	lookupIP  func(ctx context.Context, host string) ([]net.IPAddr, error)
@@ -113,8 +126,13 @@ func New(o Options) (*Client, error) {
 		_, err := parseMirror(m)
 		errs = append(errs, err)
 	}
-	_, err := parseInsecure(o.Insecure)
-	if err := errors.Join(append(errs, err)...); err != nil {
+	_, err := parseHosts("insecure registry", o.Insecure)
+	unchecked, err2 := parseHosts("registry without verification", o.SkipVerify)
+	for _, c := range o.ClientCerts {
+		_, _, _, err := parseClientCert(c)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(append(errs, err, err2)...); err != nil {
 		return nil, err
 	}
 	o = withDefaults(o)
@@ -126,10 +144,11 @@ func New(o Options) (*Client, error) {
 		servers:   map[string]*server{},
 		opened:    map[string]string{},
 		noticed:   map[string]bool{},
+		unchecked: unchecked,
 	}
 	s.daemon = sync.OnceValue(s.loadDaemonConfig)
-	s.insecure = sync.OnceValue(func() insecureList {
-		l, err := parseInsecure(append(append([]string{}, o.Insecure...), s.daemon().Insecure...))
+	s.insecure = sync.OnceValue(func() hostList {
+		l, err := parseHosts("insecure registry", append(append([]string{}, o.Insecure...), s.daemon().Insecure...))
 		if err != nil {
 			s.notice("%v", err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"den/internal/oci"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/net/http/httpproxy"
 )
 
@@ -42,11 +43,11 @@ func (s *shared) server(ctx context.Context, scheme, host string) (*server, erro
 		return known, nil
 	}
 	v := &server{s: s, host: host, scheme: scheme, probe: make(chan struct{}, 1)}
-	v.insecure = s.isInsecure(ctx, host)
+	v.insecure = isLoopback(host) || s.onList(ctx, s.insecure(), host)
 	if scheme == "" && !v.insecure {
 		v.scheme = "https"
 	}
-	config, err := s.tlsConfig(host, v.insecure)
+	config, err := s.tlsConfig(host, v.insecure || s.onList(ctx, s.unchecked, host))
 	if err != nil {
 		return nil, err
 	}
@@ -76,13 +77,9 @@ func (s *shared) server(ctx context.Context, scheme, host string) (*server, erro
 	return v, nil
 }
 
-// isInsecure reports whether host may do without proper TLS. As with dockerd, a
-// network on the list covers the names that resolve into it.
-func (s *shared) isInsecure(ctx context.Context, host string) bool {
-	if isLoopback(host) {
-		return true
-	}
-	list := s.insecure()
+// onList reports whether host is on a list. As with dockerd, a network on it
+// covers the names that resolve into it.
+func (s *shared) onList(ctx context.Context, list hostList, host string) bool {
 	if list.contains(host, nil) {
 		return true
 	}
@@ -296,11 +293,12 @@ func (c *Client) endpoint(ctx context.Context, m mirror, isMirror bool) (endpoin
 	return endpoint{server: v, session: c.session(v, credentialHost), mirror: isMirror, prefix: m.prefix, domain: m.domain}, nil
 }
 
-// readers are the endpoints that may serve a domain, the origin last. Mirrors
-// that failed lately are left out.
+// readers are the endpoints that may serve a domain, the origin last unless
+// Options.MirrorsOnly keeps it out. Mirrors that failed lately are left out.
 func (c *Client) readers(ctx context.Context, domain string) ([]endpoint, error) {
 	var list []endpoint
-	for _, m := range c.mirrorsOf(domain) {
+	mirrors := c.mirrorsOf(domain)
+	for _, m := range mirrors {
 		e, err := c.endpoint(ctx, m, true)
 		if err != nil {
 			c.noticeOnce("mirror %s: %v", m.host, err)
@@ -309,6 +307,12 @@ func (c *Client) readers(ctx context.Context, domain string) ([]endpoint, error)
 		if !e.isAvoided() {
 			list = append(list, e)
 		}
+	}
+	if c.o.MirrorsOnly && len(mirrors) > 0 {
+		if len(list) == 0 {
+			return nil, fmt.Errorf("no mirror of %s answers, and %s itself must not be asked: %w", domain, domain, errdefs.ErrUnavailable)
+		}
+		return list, nil
 	}
 	e, err := c.origin(ctx, domain)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
 // certDirs are the directories whose files concern host, least specific
@@ -71,12 +73,31 @@ func (s *shared) tlsConfig(host string, insecure bool) (*tls.Config, error) {
 			}
 		}
 	}
+	for _, item := range s.o.ClientCerts {
+		h, cert, key, err := parseClientCert(item)
+		if err == nil && canonicalHost(h) == canonicalHost(host) {
+			err = addClientCert(c, cert, key)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range files {
 		if err := addAuthority(c, name); err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
+}
+
+// parseClientCert reads "HOST=CERT,KEY".
+func parseClientCert(s string) (host, cert, key string, err error) {
+	host, files, ok := strings.Cut(s, "=")
+	cert, key, two := strings.Cut(files, ",")
+	if !ok || !two || !validHost(host) || cert == "" || key == "" {
+		return "", "", "", fmt.Errorf("registry client certificate %q: want HOST=CERT,KEY: %w", s, errdefs.ErrInvalidArgument)
+	}
+	return host, cert, key, nil
 }
 
 func addAuthority(c *tls.Config, name string) error {
