@@ -208,7 +208,7 @@ func (b *Builder) env(p *plan, in *inputs) *ops.Env {
 		Driver: lazyDriver{b.runner}, Exec: lazyExecutor{b.runner},
 		Sink:   p.sink,
 		Locals: in.locals, Layouts: in.layouts,
-		Secrets: p.secrets, SSH: p.ssh,
+		Secrets: p.secrets, SSH: p.ssh, GitAuth: p.GitAuth,
 		Platform: b.o.Platform, Entitlements: p.allow, HostGateway: b.hostGateway(),
 		CgroupParent: b.o.CgroupParent, ResolvConf: b.o.ResolvConf,
 		Transport: b.o.Transport, InUserns: b.o.InUserns,

@@ -76,13 +76,19 @@ func (b *Builder) openMain(ctx context.Context, r *Request, in *inputs) error {
 	in.opts["filename"] = "Dockerfile"
 	in.dockerfile = r.File
 	switch {
+	case r.Tar != nil:
+		return b.openTar(ctx, r, in, r.Tar)
 	case r.Context == "":
 		return invalid("the build needs a context: a directory, a URL or -")
 	case r.Context == "-":
 		return b.openStdin(ctx, r, in)
 	case isDir(r.Context):
-		in.local("context", r.Context)
-		return b.openDockerfile(ctx, r, in, r.Context)
+		dir, err := inside(r.Context, r.SubDir)
+		if err != nil {
+			return err
+		}
+		in.local("context", dir)
+		return b.openDockerfile(ctx, r, in, dir)
 	case isRemote(r.Context):
 		in.opts["context"] = r.Context
 		return b.openDockerfile(ctx, r, in, "")
@@ -196,27 +202,69 @@ func (b *Builder) openStdin(ctx context.Context, r *Request, in *inputs) error {
 	return b.copyDockerfile(ctx, in, stdin, "standard input")
 }
 
-func (b *Builder) openTar(ctx context.Context, r *Request, in *inputs, tar io.Reader) error {
+func (b *Builder) openTar(ctx context.Context, r *Request, in *inputs, from io.Reader) error {
 	dir, err := b.temp(ctx, in)
 	if err != nil {
 		return err
 	}
-	plain, _, err := layer.Decompress(tar)
-	if err != nil {
-		return fmt.Errorf("context from standard input: %w", err)
+	if err := b.unpackContext(ctx, from, dir); err != nil {
+		return fmt.Errorf("context: %w", err)
 	}
-	_, err = layer.Unpack(ctx, plain, dir, layer.UnpackOptions{
-		Archive: true, Owner: &layer.Owner{}, InUserns: b.o.InUserns,
-	})
-	if err := errors.Join(err, plain.Close()); err != nil {
-		return fmt.Errorf("context from standard input: %w", err)
+	if dir, err = inside(dir, r.SubDir); err != nil {
+		return err
 	}
 	in.local("context", dir)
+	if isHTTP(r.File) || filepath.IsAbs(r.File) && isFile(r.File) {
+		return b.openDockerfile(ctx, r, in, dir)
+	}
 	in.local("dockerfile", dir)
 	if r.File != "" {
 		in.opts["filename"] = filepath.ToSlash(r.File)
 	}
 	return nil
+}
+
+// unpackContext unpacks a tar into a directory of our own.
+func (b *Builder) unpackContext(ctx context.Context, from io.Reader, dir string) error {
+	buffered := bufio.NewReaderSize(from, 2*tarBlock)
+	head, err := buffered.Peek(2 * tarBlock)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !isArchive(head) {
+		return invalid("it is not a tar archive, nor a compressed one")
+	}
+	plain, _, err := layer.Decompress(buffered)
+	if err != nil {
+		return err
+	}
+	_, err = layer.Unpack(ctx, plain, dir, layer.UnpackOptions{
+		Archive: true, Owner: &layer.Owner{}, InUserns: b.o.InUserns,
+	})
+	return errors.Join(err, plain.Close())
+}
+
+// inside is a directory below another, which may be a stranger's: a symbolic link
+// does not lead out.
+func inside(dir, sub string) (string, error) {
+	if sub == "" {
+		return dir, nil
+	}
+	top, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	path, err := filepath.EvalSymlinks(filepath.Join(top, filepath.FromSlash("/"+sub)))
+	if err == nil && path != top && !strings.HasPrefix(path, strings.TrimSuffix(top, "/")+"/") {
+		err = invalid("it leads out of the context")
+	}
+	if err == nil && !isDir(path) {
+		err = invalid("it is not a directory")
+	}
+	if err != nil {
+		return "", fmt.Errorf("directory %q of the context: %w", sub, err)
+	}
+	return path, nil
 }
 
 const tarBlock = 512

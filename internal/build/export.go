@@ -54,6 +54,7 @@ var titles = map[outputKind]string{
 	outputDocker: "exporting to docker image format",
 	outputLocal:  "exporting to client directory",
 	outputTar:    "exporting to client tarball",
+	outputCaller: "exporting to image",
 }
 
 func (e *exporter) output(ctx context.Context, o output) (out *Response, err error) {
@@ -68,6 +69,8 @@ func (e *exporter) output(ctx context.Context, o output) (out *Response, err err
 			return e.files(ctx, o, v)
 		case outputImage:
 			out, err = e.image(ctx, o, v)
+		case outputCaller:
+			out, err = e.deliver(ctx, o, v)
 		default:
 			out, err = e.archive(ctx, o, v)
 		}
@@ -112,15 +115,20 @@ func (e *exporter) assemble(ctx context.Context, o output, r image.Result, v oci
 			Vertex: v, Level: 1, Short: []byte("rewrite-timestamp does nothing without SOURCE_DATE_EPOCH"),
 		}})
 	}
-	if o.rewrite && r.Epoch != nil {
-		f := o.format
-		f.Sink, f.Vertex = e.sink, v
-		out, held, err := e.o.Images.Rewrite(ctx, r, f)
-		if err != nil {
-			return nil, err
-		}
-		e.held = append(e.held, held)
-		r = out
+	w := o.rewriting
+	if o.rewrite {
+		w.Epoch = r.Epoch
+	}
+	f := o.format
+	f.Sink, f.Vertex = e.sink, v
+	out, held, err := e.o.Images.Rewrite(ctx, r, w, f)
+	if err != nil {
+		return nil, err
+	}
+	e.held = append(e.held, held)
+	r = out
+	if w.All {
+		r.Base = nil
 	}
 	return image.Assemble(r)
 }
@@ -226,6 +234,23 @@ func (e *exporter) archive(ctx context.Context, o output, v oci.Digest) (*Respon
 		err = e.write(o.dest, func(w io.Writer) error { return m.ExportDocker(ctx, w, blobs, o.names, f) })
 	}
 	if err != nil {
+		return nil, err
+	}
+	return respond(blobs.Images, &blobs.Target, canonical(o.names)), nil
+}
+
+// deliver hands an image to the caller.
+func (e *exporter) deliver(ctx context.Context, o output, v oci.Digest) (*Response, error) {
+	images, notes, err := e.images(ctx, o, v)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := e.blobs(ctx, o, images, notes, v)
+	if err != nil {
+		return nil, err
+	}
+	defer blobs.Close()
+	if err := o.deliver(ctx, blobs); err != nil {
 		return nil, err
 	}
 	return respond(blobs.Images, &blobs.Target, canonical(o.names)), nil

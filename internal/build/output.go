@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ const (
 	outputLocal  outputKind = "local"
 	outputTar    outputKind = "tar"
 	outputCache  outputKind = "cacheonly"
+	outputCaller outputKind = "caller"
 )
 
 // An output is one destination of a build.
@@ -39,8 +41,10 @@ type output struct {
 	// yes if there are several.
 	split       *bool
 	rewrite     bool
+	rewriting   image.Rewriting
 	format      image.Format
 	annotations []string
+	deliver     func(context.Context, *image.Blobs) error
 }
 
 // parseOutputs reads the outputs of a request. Their rules are buildx's
@@ -64,6 +68,9 @@ func parseOutputs(r *Request) ([]output, error) {
 	}
 	if r.Push && !pushed {
 		outs = append(outs, output{kind: outputImage, store: true, push: true})
+	}
+	if d := r.Deliver; d != nil {
+		outs = append(outs, output{kind: outputCaller, format: d.Format, rewriting: d.Rewriting, rewrite: d.Clamp, deliver: d.To})
 	}
 	if len(outs) == 0 || r.Load && !slices.ContainsFunc(outs, func(o output) bool { return o.store }) {
 		outs = append(outs, output{kind: outputImage, store: true})

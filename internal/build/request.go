@@ -1,9 +1,12 @@
 package build
 
 import (
+	"context"
 	"io"
 	"os"
 
+	"den/internal/build/ops"
+	"den/internal/image"
 	"den/internal/progress"
 )
 
@@ -14,6 +17,12 @@ type Request struct {
 	// repository ("https://host/repo.git#ref:dir", "git@host:repo") or the URL
 	// of a tarball or a Dockerfile.
 	Context string
+	// Tar, unless nil, is a tar archive, compressed or not, in Context's place.
+	Tar io.Reader
+	// SubDir is a directory in a local or tar context that is the context.
+	SubDir string
+	// GitAuth is how to get at a git context.
+	GitAuth *GitAuth
 	// File is the Dockerfile: a path, "-" for Stdin, an http(s) URL, or, with a
 	// context that is not a directory, a path inside it. Empty is "Dockerfile".
 	File string
@@ -67,6 +76,8 @@ type Request struct {
 	Outputs []string
 	Push    bool
 	Load    bool
+	// Deliver, unless nil, is one more output.
+	Deliver *Delivery
 	// IIDFile and MetadataFile are written when the build has succeeded.
 	IIDFile      string
 	MetadataFile string
@@ -78,6 +89,20 @@ type Request struct {
 	LookupEnv func(string) (string, bool)
 	// Sink is told what happens; nil discards it.
 	Sink progress.Sink
+}
+
+// GitAuth is the way into one git repository.
+type GitAuth = ops.GitAuth
+
+// A Delivery is an output that the caller serves itself.
+type Delivery struct {
+	// Format of the blobs and the manifest.
+	Format image.Format
+	// Rewriting of the layers; its Epoch is SOURCE_DATE_EPOCH if Clamp is set.
+	Rewriting image.Rewriting
+	Clamp     bool
+	// To takes the image, ready to leave; what it holds is given up after.
+	To func(ctx context.Context, b *image.Blobs) error
 }
 
 func (r *Request) lookupEnv(name string) (string, bool) {

@@ -11,7 +11,7 @@ import (
 // needs them, so that an unchanged build pays for no probe.
 func (d *Den) Builder() *build.Builder {
 	return build.New(build.Options{
-		Store: d.Store, Images: d.Images, InUserns: !sys.MakesDevices(),
+		Store: d.Store, Images: d.Images, InUserns: !sys.MakesDevices(), Transport: d.options.Transport,
 		Runner: func(ctx context.Context) (*build.Runner, error) {
 			r, err := d.Runner(ctx)
 			if err != nil {

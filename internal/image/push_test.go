@@ -328,7 +328,7 @@ func TestRewriteGivesTheSameManifestInTwoStores(t *testing.T) {
 		l := b.built(top)
 		l.Created = &now
 		r := Result{Config: base.Config, Base: base.Config, Layers: append(append([]Layer{}, base.Layers...), l), Epoch: &epoch}
-		r, held, err := b.Rewrite(t.Context(), r, Format{})
+		r, held, err := b.Rewrite(t.Context(), r, Rewriting{Epoch: &epoch}, Format{})
 		if err != nil {
 			t.Fatal(err)
 		}

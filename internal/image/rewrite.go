@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path"
+	"strconv"
+	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"den/internal/layer"
@@ -17,26 +20,62 @@ import (
 	"den/internal/store"
 )
 
-// Rewrite gives the layers above the base new blobs in which no file is
-// younger than r.Epoch (rewrite-timestamp), and returns r with them, for
+// A Rewriting says what Rewrite changes in the layers above the base.
+type Rewriting struct {
+	// Epoch bounds the times of files; nil leaves them.
+	Epoch *time.Time
+	// Drop are paths from the root that are left out, with all below.
+	Drop []string
+	// Squash makes one layer of them. All takes the base's layers in too, also
+	// for Epoch and Drop.
+	Squash, All bool
+}
+
+func (w Rewriting) changes() bool { return w.Epoch != nil || len(w.Drop) > 0 || w.Squash }
+
+// key names what is changed, for memos.
+func (w Rewriting) key() string {
+	key := "-"
+	if w.Epoch != nil {
+		key = strconv.FormatInt(w.Epoch.Unix(), 10)
+	}
+	if len(w.Drop) > 0 || w.All {
+		key += "/" + digest.FromString(fmt.Sprintf("%q %t", w.Drop, w.All)).Encoded()
+	}
+	return key
+}
+
+// Rewrite gives the layers above the base new blobs, and returns r with them, for
 // Assemble. The blobs are kept from the collector until the Closer is closed.
-// Where nothing was younger the layer stays as it is.
-func (m *Images) Rewrite(ctx context.Context, r Result, f Format) (Result, io.Closer, error) {
+// Where nothing is changed the layer stays as it is.
+func (m *Images) Rewrite(ctx context.Context, r Result, w Rewriting, f Format) (Result, io.Closer, error) {
 	held := &leases{}
-	if r.Epoch == nil {
-		return r, held, fmt.Errorf("rewrite timestamps: no SOURCE_DATE_EPOCH is set: %w", errdefs.ErrInvalidArgument)
+	first := 0
+	if !w.All {
+		first = ownLayers(r)
+	}
+	if !w.changes() || first == len(r.Layers) {
+		return r, held, nil
+	}
+	var stacks [][]Layer
+	for _, l := range r.Layers[first:] {
+		if w.Squash && len(stacks) > 0 {
+			stacks[0] = append(stacks[0], l)
+			continue
+		}
+		stacks = append(stacks, []Layer{l})
 	}
 	out := r
-	out.Layers = append([]Layer(nil), r.Layers...)
-	kept := make([]leases, len(r.Layers))
+	out.Layers = append(append([]Layer(nil), r.Layers[:first]...), make([]Layer, len(stacks))...)
+	kept := make([]leases, len(stacks))
 	g, gctx := errgroup.WithContext(ctx)
-	for i := ownLayers(r); i < len(r.Layers); i++ {
+	for i, stack := range stacks {
 		g.Go(func() error {
-			l, err := m.rewritten(gctx, r.Layers[i], *r.Epoch, f, &kept[i])
+			l, err := m.rewritten(gctx, stack, w, f, &kept[i])
 			if err != nil {
-				return fmt.Errorf("rewrite timestamps: layer %s: %w", r.Layers[i].DiffID, err)
+				return fmt.Errorf("rewrite layer %s: %w", stack[0].DiffID, err)
 			}
-			out.Layers[i] = l
+			out.Layers[first+i] = l
 			return nil
 		})
 	}
@@ -68,10 +107,11 @@ type rewriteMemo struct {
 	Layer Layer `json:"layer"`
 }
 
-// rewritten returns the layer with no time after epoch, made at the first
+// rewritten returns the layer that a stack of them becomes, made at the first
 // call.
-func (m *Images) rewritten(ctx context.Context, l Layer, epoch time.Time, f Format, held *leases) (Layer, error) {
-	key := fmt.Sprintf("image/rewrite/%s/%d/%s/%d", l.DiffID, epoch.Unix(), f.compression(), f.Level)
+func (m *Images) rewritten(ctx context.Context, stack []Layer, r Rewriting, f Format, held *leases) (Layer, error) {
+	ids := (&Image{Layers: stack}).DiffIDs()
+	key := fmt.Sprintf("image/rewrite/%s/%s/%s/%d", digest.FromString(fmt.Sprint(ids)), r.key(), f.compression(), f.Level)
 	if out, ok := m.rewrittenBefore(ctx, key, held); ok {
 		return out, nil
 	}
@@ -83,7 +123,7 @@ func (m *Images) rewritten(ctx context.Context, l Layer, epoch time.Time, f Form
 	if out, ok := m.rewrittenBefore(ctx, key, held); ok {
 		return out, nil
 	}
-	trees, err := m.Trees(ctx, []Layer{l}, TreeOptions{Sink: f.Sink, Vertex: f.Vertex})
+	trees, err := m.Trees(ctx, stack, TreeOptions{Sink: f.Sink, Vertex: f.Vertex})
 	if err != nil {
 		return Layer{}, err
 	}
@@ -93,12 +133,19 @@ func (m *Images) rewritten(ctx context.Context, l Layer, epoch time.Time, f Form
 		return Layer{}, err
 	}
 	defer leave()
-	out, b, err := m.clamp(ctx, trees[0], epoch, f, w.Bump)
+	var dirs []string
+	for i := len(trees) - 1; i >= 0; i-- {
+		dirs = append(dirs, trees[i].Dirs()...)
+	}
+	out, b, err := m.write(ctx, r.files(layer.WalkStack(dirs)), f, w.Bump)
 	if err != nil {
 		return Layer{}, err
 	}
 	held.add(b)
-	out.Created = earlier(l.Created, epoch)
+	out.Created = stack[len(stack)-1].Created
+	if r.Epoch != nil {
+		out.Created = earlier(out.Created, *r.Epoch)
+	}
 	m.memoise(blobKey(out.DiffID, &f), *out.Blob)
 	m.memoise(blobKey(out.DiffID, nil), *out.Blob)
 	if raw, err := json.Marshal(rewriteMemo{out}); err == nil {
@@ -124,8 +171,8 @@ func (m *Images) rewrittenBefore(ctx context.Context, key string, held *leases) 
 	return memo.Layer, true
 }
 
-// clamp writes the canonical tar of a tree, with its times clamped, as a blob.
-func (m *Images) clamp(ctx context.Context, t *store.Layer, epoch time.Time, f Format, alive func()) (Layer, *store.Blob, error) {
+// write makes a blob of the canonical tar of files.
+func (m *Images) write(ctx context.Context, files iter.Seq2[layer.File, error], f Format, alive func()) (Layer, *store.Blob, error) {
 	type outcome struct {
 		a   layer.Applied
 		err error
@@ -133,7 +180,7 @@ func (m *Images) clamp(ctx context.Context, t *store.Layer, epoch time.Time, f F
 	done := make(chan outcome, 1)
 	pr, pw := io.Pipe()
 	go func() {
-		a, err := writeClamped(ctx, &countingWriter{w: pw, moved: func(int64) { alive() }}, t, epoch, f)
+		a, err := writeFiles(ctx, &countingWriter{w: pw, moved: func(int64) { alive() }}, files, f)
 		pw.CloseWithError(err)
 		done <- outcome{a, err}
 	}()
@@ -154,27 +201,61 @@ func (m *Images) clamp(ctx context.Context, t *store.Layer, epoch time.Time, f F
 	return Layer{DiffID: out.a.DiffID, SizeBytes: out.a.SizeBytes, Blob: &blob}, b, nil
 }
 
-func writeClamped(ctx context.Context, w io.Writer, t *store.Layer, epoch time.Time, f Format) (layer.Applied, error) {
+func writeFiles(ctx context.Context, w io.Writer, files iter.Seq2[layer.File, error], f Format) (layer.Applied, error) {
 	z, err := layer.Compress(w, f.codec(), f.level())
 	if err != nil {
 		return layer.Applied{}, err
 	}
-	a, err := layer.WriteTar(ctx, z, clamped(layer.WalkStack(t.Dirs()), epoch))
+	a, err := layer.WriteTar(ctx, z, files)
 	return a, release(err, z)
 }
 
-// clamped lets no file be younger than epoch.
-func clamped(files iter.Seq2[layer.File, error], epoch time.Time) iter.Seq2[layer.File, error] {
+// files changes a layer's files on their way.
+func (w Rewriting) files(files iter.Seq2[layer.File, error]) iter.Seq2[layer.File, error] {
 	return func(yield func(layer.File, error) bool) {
+		dropped := map[string]layer.File{} // with other names that may stay
+		renamed := map[string]string{}     // of those, the first name that stayed
 		for f, err := range files {
-			if f.ModTime.After(epoch) {
-				f.ModTime = epoch
+			switch {
+			case err != nil:
+			case w.drops(f.Path):
+				if !f.Hardlink {
+					dropped[f.Path] = f
+				}
+				continue
+			case w.All && f.Whiteout:
+				continue // nothing is below
+			case f.Hardlink:
+				first, gone := dropped[f.Link]
+				if name, ok := renamed[f.Link]; ok {
+					f.Link = name
+				} else if gone {
+					renamed[f.Link] = f.Path
+					first.Path = f.Path
+					f = first
+				}
+			}
+			if w.All {
+				f.Opaque = false
+			}
+			if w.Epoch != nil && f.ModTime.After(*w.Epoch) {
+				f.ModTime = *w.Epoch
 			}
 			if !yield(f, err) {
 				return
 			}
 		}
 	}
+}
+
+func (w Rewriting) drops(name string) bool {
+	for _, d := range w.Drop {
+		d = strings.Trim(path.Clean("/"+d), "/")
+		if name == d || strings.HasPrefix(name, d+"/") && d != "" {
+			return true
+		}
+	}
+	return false
 }
 
 func earlier(t *time.Time, epoch time.Time) *time.Time {

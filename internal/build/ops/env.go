@@ -40,6 +40,8 @@ type Env struct {
 	Secrets Secrets
 	// SSH has the build's SSH agents; nil is a build without any.
 	SSH SSH
+	// GitAuth is the way into one git repository, kept from steps; nil is none.
+	GitAuth *GitAuth
 
 	// Platform is that of the machine that builds; the zero value is this one's.
 	Platform oci.Platform
@@ -65,6 +67,10 @@ type Env struct {
 
 	memo memo
 }
+
+// GitAuth is an Authorization header for one repository and for submodules of it
+// on the same host.
+type GitAuth struct{ Remote, Header string }
 
 // Secrets finds secrets by id. BuildKit's session/secrets.SecretStore has the
 // same shape. A missing one is an error of class errdefs.ErrNotFound or

@@ -229,11 +229,16 @@ func (r *aliveReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// gitHTTPAuth finds the secret for a server: "GIT_AUTH_TOKEN.host" before
+// gitHTTPAuth is the build's own way in, else the secret for a server: "GIT_AUTH_TOKEN.host" before
 // "GIT_AUTH_TOKEN", a header before a token. Nil is what the URL itself says.
 func (e *Env) gitHTTPAuth(ctx context.Context, r gitRemote) (transport.AuthMethod, error) {
 	a := r.attrs
 	u, err := url.Parse(r.url)
+	if own := e.GitAuth; err == nil && own != nil && r.attrs.remote == own.Remote {
+		if main, err := url.Parse(own.Remote); err == nil && main.Host == u.Host && main.Scheme == u.Scheme {
+			return headerAuth{header: own.Header, host: u.Host}, nil
+		}
+	}
 	if err != nil || e.Secrets == nil || !tokenReaches(a.remote, r.url) {
 		return nil, nil
 	}

@@ -149,6 +149,36 @@ func TestGitTokenDoesNotReachSubmodules(t *testing.T) {
 	}
 }
 
+func TestGitAuthIsForOneRepository(t *testing.T) {
+	srv, other := newGitServer(t), newGitServer(t)
+	srv.repo(t, "r").commit(map[string]string{"a": "x"})
+	srv.repo(t, "s").commit(map[string]string{"a": "x"})
+	srv.auth, other.auth = "Basic own", "Basic own"
+	sha := other.repo(t, "lib").commit(map[string]string{"a": "x"})
+	repo := srv.repo(t, "m")
+	repo.commit(map[string]string{"o": "x"})
+	repo.submodule("lib", other.url+"/lib.git", sha)
+	try := func(remote, name string) error {
+		env := storeEnv(t, t.TempDir())
+		env.GitAuth = &GitAuth{Remote: srv.url + remote, Header: "Basic own"}
+		op := newGit(t, env, srv.url+name, nil)
+		if _, err := op.CacheMap(context.Background(), progress.Discard); err != nil {
+			return err
+		}
+		_, err := op.Exec(context.Background(), nil, progress.Discard)
+		return err
+	}
+	if err := try("/r.git", "/r.git"); err != nil {
+		t.Error(err)
+	}
+	if err := try("/r.git", "/s.git"); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("another repository of the host: %v", err)
+	}
+	if err := try("/m.git", "/m.git"); !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "submodule") {
+		t.Errorf("a submodule on another host: %v", err)
+	}
+}
+
 func TestGitLogHasLinesAsTheyEnd(t *testing.T) {
 	var got bytes.Buffer
 	l := &gitLog{to: &got}
