@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"den/internal/build"
 	"den/internal/daemon"
@@ -44,7 +45,7 @@ func runBuild(ctx context.Context, call buildCall) error {
 		if call.options.quiet {
 			call.options.progress = quietProgress
 		}
-		show, err := display.NewBuild(call.streams.err, call.options.progress)
+		show, err := display.NewBuild(call.streams.err, call.options.progress, call.heading(ctx, d))
 		if err != nil {
 			return &usageError{err.Error()}
 		}
@@ -56,6 +57,20 @@ func runBuild(ctx context.Context, call buildCall) error {
 		}
 		return call.answer(res)
 	})
+}
+
+// heading says on which rung the steps run, or that none can, where it is shown.
+func (c buildCall) heading(ctx context.Context, d *daemon.Den) display.Heading {
+	switch c.options.progress {
+	case quietProgress, "none", "rawjson":
+		return display.Heading{}
+	}
+	rung, err := d.Rung(ctx)
+	if err != nil {
+		return display.Heading{Plain: "rung none: RUN cannot be executed here (den doctor says why)", Terminal: "rung none"}
+	}
+	why, _, _ := strings.Cut(rung.Why, ";")
+	return display.Heading{Plain: fmt.Sprintf("rung %s: %s", rung, why), Terminal: "rung " + rung.String()}
 }
 
 // answer prints what belongs on standard output.

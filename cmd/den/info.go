@@ -22,6 +22,8 @@ type info struct {
 	Class         string
 	Rung          string
 	RungWhy       string
+	RungCannot    []string `json:",omitempty"`
+	Platform      string   `json:",omitempty"` // of the sentry
 	Driver        string
 	DriverWhy     string
 	Containers    int
@@ -101,11 +103,11 @@ func (x *info) surroundings(ctx context.Context, d *daemon.Den) {
 	r, err := d.Runner(ctx)
 	if err == nil {
 		facts = r.Facts
-		x.Rung, x.RungWhy = string(r.Choice.Rung), r.Choice.Why
+		x.Rung, x.RungWhy, x.RungCannot, x.Platform = r.Choice.Name(), r.Choice.Why, r.Choice.Cannot, r.Choice.Platform
 		x.Driver, x.DriverWhy = r.Driver.Name(), r.DriverWhy
 	} else {
 		facts = d.Facts(ctx)
-		x.Rung, x.RungWhy = "none", err.Error()
+		x.Rung, x.RungWhy = "none", plain(err.Error())
 		x.Driver, x.DriverWhy = "none", "no rung"
 	}
 	x.FileSystem, x.KernelVersion, x.CgroupVersion = facts.FSType, facts.Kernel, facts.Cgroup
@@ -115,7 +117,12 @@ func (x *info) surroundings(ctx context.Context, d *daemon.Den) {
 }
 
 func printInfo(io streams, x *info) {
-	line := func(name string, value any) { fmt.Fprintf(io.out, "%-16s %v\n", name+":", value) }
+	line := func(name string, value any) {
+		if name != "" {
+			name += ":"
+		}
+		fmt.Fprintf(io.out, "%-16s %v\n", name, value)
+	}
 	line("Version", x.Version)
 	line("Store", fmt.Sprintf("%s (%s)", x.Store, x.FileSystem))
 	for _, dir := range x.BaseStores {
@@ -123,7 +130,14 @@ func printInfo(io streams, x *info) {
 	}
 	line("Engine", x.EngineID)
 	line("Owners on disk", x.Class)
-	line("Rung", fmt.Sprintf("%s (%s)", x.Rung, x.RungWhy))
+	why := x.RungWhy
+	if x.Platform != "" {
+		why = fmt.Sprintf("sentry, %s: %s", x.Platform, why)
+	}
+	line("Rung", fmt.Sprintf("%s (%s)", x.Rung, why))
+	for _, c := range x.RungCannot {
+		line("", c)
+	}
 	line("Storage driver", fmt.Sprintf("%s (%s)", x.Driver, x.DriverWhy))
 	line("Containers", fmt.Sprintf("%d (%d running)", x.Containers, x.Running))
 	line("Images", x.Images)

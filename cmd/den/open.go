@@ -53,7 +53,7 @@ func withDen(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) e
 	if err != nil {
 		return err
 	}
-	if err := daemon.Enter(ctx, o); err != nil {
+	if err := daemon.Enter(ctx, &o); err != nil {
 		return err
 	}
 	return g.opened(ctx, o, fn)
@@ -66,7 +66,7 @@ func withNames(ctx context.Context, g *globals, io streams, fn func(*daemon.Den)
 	if err != nil {
 		return err
 	}
-	err = daemon.Enter(ctx, o)
+	err = daemon.Enter(ctx, &o)
 	if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotImplemented(err) {
 		return err
 	}

@@ -63,7 +63,7 @@ func newRoot(io streams) *cobra.Command {
 	f.StringSliceVar(&g.bases, "base-store", listEnv("DEN_BASE_STORE"), "Directory of another store to read from in place, and never to change (also $DEN_BASE_STORE)")
 	f.StringVar(&g.durable, "durability", os.Getenv("DEN_STORE_DURABILITY"), "What a power cut may take: epoch (what was written last, which is noticed), strict (nothing that a command said was done), none (also $DEN_STORE_DURABILITY)")
 	f.StringVar(&g.dataRoot, "data-root", os.Getenv("DEN_DATA_ROOT"), "Directory that says which engine this is: the owner of names and containers (also $DEN_DATA_ROOT)")
-	f.StringVar(&g.isolation, "isolation", "", "Rung of isolation: auto, privileged, userns (default $DEN_ISOLATION, else auto)")
+	f.StringVar(&g.isolation, "isolation", "", "Rung of isolation: auto, privileged, userns, sentry, chroot (default $DEN_ISOLATION, else auto)")
 	f.StringSliceVar(&g.mirrors, "registry-mirror", nil, "Registry mirror for docker.io, or HOST=URL for another (also $DEN_MIRROR)")
 	f.StringSliceVar(&g.insecure, "insecure-registry", listEnv("DEN_INSECURE_REGISTRY"), "Registry (host or CIDR) to speak plain HTTP or unverified TLS with (also $DEN_INSECURE_REGISTRY)")
 	f.StringSliceVar(&g.certs, "registry-certs", listEnv("DEN_REGISTRY_CERTS"), "Directory of registries' certificates, or HOST=FILE (also $DEN_REGISTRY_CERTS)")

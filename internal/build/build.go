@@ -45,6 +45,8 @@ type Options struct {
 	// Runner chooses how steps are run. It is called when the first one is,
 	// and again after an error. Nil refuses RUN.
 	Runner func(context.Context) (*Runner, error)
+	// Emulators is ops.Env's.
+	Emulators func(context.Context) error
 	// InUserns says that den runs in its own user namespace.
 	InUserns bool
 	// Platform is that of the machine; zero finds out.
@@ -211,7 +213,7 @@ func (b *Builder) env(p *plan, in *inputs) *ops.Env {
 		Secrets: p.secrets, SSH: p.ssh, GitAuth: p.GitAuth,
 		Platform: b.o.Platform, Entitlements: p.allow, HostGateway: b.hostGateway(),
 		CgroupParent: b.o.CgroupParent, ResolvConf: b.o.ResolvConf,
-		Transport: b.o.Transport, InUserns: b.o.InUserns,
+		Transport: b.o.Transport, InUserns: b.o.InUserns, Emulators: b.o.Emulators,
 		SourceDateEpoch: epochOf(p.opts),
 	}
 }

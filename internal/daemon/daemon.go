@@ -16,14 +16,9 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/containerd/errdefs"
-
 	"den/internal/durable"
 	"den/internal/image"
-	"den/internal/probe"
 	"den/internal/registry"
-	"den/internal/sandbox"
-	"den/internal/snapshot"
 	"den/internal/store"
 	"den/internal/sys"
 )
@@ -59,6 +54,8 @@ type Options struct {
 	NoTrees error
 	// Version of den, for records and user agents.
 	Version string
+	// Surroundings, if set, are what Enter found: nobody has to look again.
+	Surroundings *Surroundings
 	// Notice takes lines for the user, Debug those about what den chose and
 	// why; nil drops them.
 	Notice, Debug func(string)
@@ -83,42 +80,11 @@ type Den struct {
 	Registry *registry.Client
 	options  Options
 
+	surroundings func(context.Context) *Surroundings
+
 	once   sync.Once
 	runner Runner
 	err    error
-}
-
-// A Runner is what RUN steps and containers need beyond the store.
-type Runner struct {
-	Facts     probe.Facts
-	Choice    sandbox.Choice
-	Exec      sandbox.Executor
-	Driver    snapshot.Driver
-	DriverWhy string
-}
-
-// Enter moves the process into a user namespace if it needs one to touch trees:
-// it re-executes den there, in place, and returns only if that is not needed or
-// failed. Root that may give files away needs none, even where no rung fits: what
-// wants to run something finds out from Runner. Call it before Open, once, from the
-// main goroutine.
-func Enter(ctx context.Context, o Options) error {
-	if sandbox.Entered() || privileged() && isolation(o) != string(sandbox.RungUserns) {
-		return nil
-	}
-	dir := storeRoot(o)
-	facts := probe.Gather(ctx, nearest(dir))
-	choice, err := sandbox.Choose(facts, isolation(o))
-	if errdefs.IsFailedPrecondition(err) && ownsTrees(facts.CapEff) {
-		return nil
-	}
-	if err != nil || !choice.Enter {
-		return err
-	}
-	if err := sandbox.EnterUserns(facts, os.Args, os.Environ()); err != nil {
-		return fmt.Errorf("enter user namespace: %w", err)
-	}
-	return nil
 }
 
 // Open opens the store. Close it.
@@ -143,6 +109,7 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	d := &Den{Store: st, Registry: reg, options: o}
+	d.surroundings = d.lookAround()
 	d.Images = image.New(st, reg, image.Options{InUserns: !sys.MakesDevices(), NoTrees: o.NoTrees, InUse: d.users, Version: o.Version})
 	return d, nil
 }
@@ -157,58 +124,6 @@ func withDefaults(o Options) Options {
 	return o
 }
 
-// Runner chooses, once, the rung and the snapshot driver. The error says what
-// was tried and what to install or set.
-func (d *Den) Runner(ctx context.Context) (*Runner, error) {
-	d.once.Do(func() { d.err = d.choose(ctx) })
-	if d.err != nil {
-		return nil, d.err
-	}
-	return &d.runner, nil
-}
-
-func (d *Den) choose(ctx context.Context) error {
-	facts := d.Facts(ctx)
-	choice, err := sandbox.Choose(facts, isolation(d.options))
-	if err != nil {
-		return err
-	}
-	if choice.Enter {
-		// Enter took it for granted that a process with CAP_SYS_ADMIN can mount.
-		return fmt.Errorf("rung privileged: %w; a user namespace would do: set DEN_ISOLATION=userns: %w", facts.Refused, errdefs.ErrFailedPrecondition)
-	}
-	exec, err := sandbox.NewNamespaces(sandbox.Options{Choice: choice})
-	if err != nil {
-		return err
-	}
-	driver, why := snapshot.Choose(snapshot.Facts{
-		OverlayOK:  facts.Overlay == 0,
-		OverlayErr: errText(facts.Overlay),
-		OnOverlay:  facts.FSType == "overlay",
-		Reflink:    facts.Reflink == 0,
-		Scratch: func(ctx context.Context) (snapshot.Draft, error) {
-			return d.Store.NewDraft(ctx)
-		},
-	})
-	if facts.Overlay != 0 && facts.FSType == "overlay" {
-		d.options.Notice("storage driver " + why) // it ends with the option that helps
-	}
-	if facts.NoExec {
-		d.options.Notice(fmt.Sprintf("store %s is mounted noexec, so that nothing in cache mounts and volumes can be executed: mount it with exec (docker run --tmpfs DIR:exec)", d.Store.Root()))
-	}
-	if choice.SharePids || choice.Lacks != 0 {
-		d.options.Notice("rung " + string(choice.Rung) + ": " + choice.Why)
-	}
-	d.options.Debug(fmt.Sprintf("rung %s: %s; storage driver %s", choice.Rung, choice.Why, why))
-	d.runner = Runner{Facts: facts, Choice: choice, Exec: exec, Driver: driver, DriverWhy: why}
-	return nil
-}
-
-// Facts says what the outer container allows, whatever den makes of it.
-func (d *Den) Facts(ctx context.Context) probe.Facts {
-	return probe.Gather(ctx, d.Store.Root())
-}
-
 // Close closes the store; nobody waits for the disk.
 func (d *Den) Close() error {
 	return d.Store.Close()
@@ -219,13 +134,6 @@ func storeRoot(o Options) string {
 		return o.StoreRoot
 	}
 	return store.DefaultRoot()
-}
-
-func isolation(o Options) string {
-	if o.Isolation != "" {
-		return o.Isolation
-	}
-	return os.Getenv("DEN_ISOLATION")
 }
 
 // nearest is dir, or the nearest existing directory above it.

@@ -25,22 +25,6 @@ func privileged() bool {
 	return effective.Has(unix.CAP_SYS_ADMIN) && sandbox.Lacks(effective) == 0
 }
 
-// ownsTrees says that the process can make trees with all their owners and modes
-// without a user namespace: root with capabilities that Docker leaves to every
-// container. Device nodes are recorded where they cannot be made, and file
-// capabilities that cannot be set are an error.
-func ownsTrees(c sys.CapSet) bool {
-	if os.Geteuid() != 0 {
-		return false
-	}
-	for _, n := range []int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID} {
-		if !c.Has(n) {
-			return false
-		}
-	}
-	return true
-}
-
 func errText(e unix.Errno) string {
 	if e == 0 {
 		return ""

@@ -43,8 +43,10 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	f := Facts{UID: os.Geteuid()}
 	if st, err := sys.SelfStatus(); err == nil {
 		f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
+		f.Security = security(st)
 	}
 	f.InUserns = !sys.InInitialUserns()
+	f.OneID = f.InUserns && oneID()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		f.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -86,6 +88,7 @@ func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 		return r
 	}
 	f.Trial = try(false)
+	f.Chroot = f.Trial.chroot
 	if f.Refused == nil && f.InUserns {
 		f.Userns = Trial{Refused: &Refusal{What: "not tried: this process is in one", Errno: unix.ECANCELED}}
 		return p

@@ -25,7 +25,7 @@ func idRange(f *Facts) IDRange {
 		return r
 	}
 	r, h := helperRange(f.UID)
-	h.oneID = f.InUserns && oneID()
+	h.oneID = f.OneID
 	h.noNewPrivs = f.NoNewPrivs
 	h.caps = hasAll(f.CapBnd, unix.CAP_SETUID, unix.CAP_SETGID)
 	r.Missing = h.missing()

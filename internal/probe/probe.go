@@ -21,8 +21,9 @@ type Facts struct {
 	UID            int
 	CapEff, CapBnd sys.CapSet
 	NoNewPrivs     bool
-	// InUserns says that the process is not in the initial user namespace.
-	InUserns bool
+	// InUserns says that the process is not in the initial user namespace, OneID
+	// that there is a single id in its own.
+	InUserns, OneID bool
 	// Kernel is the release, for messages only.
 	Kernel string
 
@@ -49,6 +50,31 @@ type Facts struct {
 
 	// Settings that forbid user namespaces, as found: name=value.
 	Settings []string
+
+	// Chroot is what the rung chroot needs.
+	Chroot Chroot
+	// Security is what confines the process.
+	Security Security
+	// Sentry is whether the user-space kernel runs here; nil where there is none to
+	// try. Gather leaves it nil: trying takes longer than all the rest.
+	Sentry *SentryTrial
+}
+
+// Chroot says what a process may do with the file system that it has.
+type Chroot struct {
+	// Refused is chroot(2)'s answer, to the process as it is.
+	Refused unix.Errno
+	// Devices: a device node made below dir, and opened.
+	Devices unix.Errno
+}
+
+// A SentryTrial is the answer of the user-space kernel; zero before anybody asked.
+type SentryTrial struct {
+	// Platform is how it catches the system calls of what runs in it: "systrap"
+	// or "ptrace".
+	Platform string
+	// Err says why it does not run; nil if it does.
+	Err error
 }
 
 // A Trial is what a throw-away process could do of what a sandbox does.
@@ -64,6 +90,7 @@ type Trial struct {
 	FreshProc unix.Errno
 
 	mapErr error // why the ids could not be mapped
+	chroot Chroot
 }
 
 // A Refusal is a call that the outer container does not allow.

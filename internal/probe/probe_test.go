@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestGatherLeavesTheDirectoryAsItWas(t *testing.T) {
@@ -22,6 +23,9 @@ func TestGatherLeavesTheDirectoryAsItWas(t *testing.T) {
 	}
 	if f.Userns.Refused == nil && f.IDs.Missing == "" && f.Userns.Overlay != 0 {
 		t.Errorf("user namespaces mount, but not an overlay: %v", f.Userns.Overlay)
+	}
+	if refused := f.Chroot.Refused != 0; refused == f.CapEff.Has(unix.CAP_SYS_CHROOT) {
+		t.Errorf("chroot answers %v to capabilities %v", f.Chroot.Refused, f.CapEff.Names())
 	}
 	t.Logf("%+v, refused %v, in a user namespace %v", f, f.Refused, f.Userns.Refused)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,8 @@ type trial struct {
 	failed sys.Label
 	// What a sandbox can do without.
 	overlay, mknod, proc *sys.Cell
+	// What the rung chroot needs; only tried outside of user namespaces.
+	chroot, device *sys.Cell
 }
 
 // Descriptors of a trial's process.
@@ -34,7 +37,7 @@ const (
 const (
 	recordReady = 1 << 32
 	recordBytes = sys.FailureBytes
-	cellBytes   = 3 * 8
+	cellBytes   = 5 * 8
 )
 
 // noteRights begins the error for what only a mapped process can do.
@@ -43,7 +46,7 @@ const noteRights = "change the user"
 func newTrial(s *scratch, uid int, userns bool) *trial {
 	t := &trial{Plan: sys.NewPlan()}
 	untried := -int64(unix.ECANCELED)
-	for _, c := range []**sys.Cell{&t.overlay, &t.mknod, &t.proc} {
+	for _, c := range []**sys.Cell{&t.overlay, &t.mknod, &t.proc, &t.chroot, &t.device} {
 		*c = t.Cell(uint64(untried))
 	}
 	t.failed = t.Label()
@@ -51,6 +54,8 @@ func newTrial(s *scratch, uid int, userns bool) *trial {
 	t.Do(unix.SYS_CLOSE_RANGE, sys.Int(2), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
 	if userns {
 		t.enter(uid)
+	} else {
+		t.tryChroot(s)
 	}
 	// The child is process 1 of the new namespaces, which only a proc of its own
 	// can be mounted for. It shares the plan's memory: there is nothing to copy.
@@ -71,7 +76,7 @@ func newTrial(s *scratch, uid int, userns bool) *trial {
 // tell writes what was found and ends the process.
 func (t *trial) tell(record sys.Arg) {
 	t.Do(unix.SYS_WRITE, sys.Int(trialOut), record, sys.Int(recordBytes)).MayFail()
-	for _, c := range []*sys.Cell{t.overlay, t.mknod, t.proc} {
+	for _, c := range []*sys.Cell{t.overlay, t.mknod, t.proc, t.chroot, t.device} {
 		t.Do(unix.SYS_WRITE, sys.Int(trialOut), c.Addr(), sys.Int(8)).MayFail()
 	}
 	t.Exit(0)
@@ -158,6 +163,22 @@ func (t *trial) tryProc() {
 	t.Mark(end)
 }
 
+// tryChroot changes the root to what it is, and makes and opens a device, which a
+// volume that is mounted nodev does not give.
+func (t *trial) tryChroot(s *scratch) {
+	t.Do(unix.SYS_CHROOT, t.Str("/")).To(t.chroot).MayFail()
+	if s == nil {
+		return
+	}
+	end := t.Label()
+	node := t.Str(filepath.Join(s.dir, "n"))
+	t.Do(unix.SYS_MKNODAT, sys.Int(unix.AT_FDCWD), node, sys.Int(unix.S_IFCHR|0o600), sys.Int(unix.Mkdev(1, 3))).To(t.device).Err(end)
+	t.Do(unix.SYS_OPENAT, sys.Int(unix.AT_FDCWD), node, sys.Int(unix.O_RDWR|unix.O_CLOEXEC)).To(t.device).MayFail()
+	t.Do(unix.SYS_CLOSE, t.device.Value()).MayFail()
+	t.Do(unix.SYS_UNLINKAT, sys.Int(unix.AT_FDCWD), node, sys.Int(0)).MayFail()
+	t.Mark(end)
+}
+
 // run walks the plan and reads what it found; mapIDs is called when a user
 // namespace waits for its ids. The process may still be ending then.
 func (t *trial) run(ctx context.Context, mapIDs func(pid int) error) (Trial, processes, error) {
@@ -207,7 +228,7 @@ func (t *trial) follow(from io.Reader, mapIDs func() error) (Trial, error) {
 		return Trial{}, err
 	}
 	result := func(i int) unix.Errno { return unix.Errno(max(0, -word(i))) }
-	r := Trial{Overlay: result(2), Mknod: result(3), FreshProc: result(4), mapErr: mapErr}
+	r := Trial{Overlay: result(2), Mknod: result(3), FreshProc: result(4), mapErr: mapErr, chroot: Chroot{Refused: result(5), Devices: result(6)}}
 	if errno := unix.Errno(word(0)); errno != 0 {
 		op := t.OpAt(uint64(word(1)))
 		r.Refused = &Refusal{What: op.About(), Call: op.Call(), Errno: errno}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -14,10 +15,12 @@ import (
 // A Rung is one strength of isolation.
 type Rung string
 
-// Rungs of this build, best first.
+// Rungs, best first. RungChroot is never chosen, only forced.
 const (
 	RungPrivileged Rung = "privileged"
 	RungUserns     Rung = "userns"
+	RungSentry     Rung = "sentry"
+	RungChroot     Rung = "chroot"
 )
 
 // A Choice is the rung to run on and how to get there.
@@ -30,48 +33,127 @@ type Choice struct {
 	// Lacks are capabilities that what runs expects and will not have, since the
 	// outer container does not give them.
 	Lacks sys.CapSet
+	// Platform is how the sentry catches system calls, "systrap" or "ptrace"; "" on
+	// another rung, and until somebody has tried.
+	Platform string
+	// Owns says that files on disk can be given to anybody, which on the weak rungs
+	// is how "default" differs from "restricted".
+	Owns bool
+	// Devices says that device nodes can be made and opened on disk.
+	Devices bool
 	// Why is one sentence for people.
 	Why string
+	// Cannot are sentences about what does not work on this rung and would on a better one.
+	Cannot []string
 }
 
-// Choose picks the rung for facts. isolation is what the user forced: "",
-// "auto", a rung, or a foreign word that means auto. The error, of class
-// ErrFailedPrecondition, lists what was tried and what to install or set.
-func Choose(f probe.Facts, isolation string) (Choice, error) {
+// Name is what people read: privileged, userns, default, restricted or chroot.
+func (c Choice) Name() string {
+	switch {
+	case c.Rung != RungSentry:
+		return string(c.Rung)
+	case c.Owns:
+		return "default"
+	}
+	return "restricted"
+}
+
+// String is the name, with how it is done where there is more than one way.
+func (c Choice) String() string {
+	switch {
+	case c.Rung != RungSentry:
+		return c.Name()
+	case c.Platform == "":
+		return c.Name() + " (sentry)"
+	}
+	return c.Name() + " (sentry, " + c.Platform + ")"
+}
+
+// Auto reports whether isolation leaves the choice to den: unset, "auto", or what
+// other tools call their kinds.
+func Auto(isolation string) bool {
 	switch isolation {
-	case "", "auto", "default", "oci", "rootless":
-		c, ok := here(f)
-		if ok && c.Lacks == 0 {
-			return c, nil
-		}
-		if c, ok := enter(f); ok { // in there it has all of them
-			return c, nil
-		}
-		if ok {
-			return c, nil
-		}
-		return Choice{}, fmt.Errorf("isolation: no rung fits this outer container:\n%s\n%s%w", privilegedWhy(f), usernsWhy(f), hidden{errdefs.ErrFailedPrecondition})
-	case string(RungPrivileged):
+	case "", "auto", "default", "oci", "rootless", "hyperv", "process":
+		return true
+	}
+	return false
+}
+
+// Choose picks the rung for facts. isolation is what the user forced: a rung, or a
+// word for which Auto is true. The error, of class ErrFailedPrecondition, lists what
+// was tried and what to install or set. A sentry that nobody has tried yet is taken to
+// run: who is about to start one tries.
+func Choose(f probe.Facts, isolation string) (Choice, error) {
+	if Auto(isolation) {
+		return best(f)
+	}
+	switch Rung(isolation) {
+	case RungPrivileged:
 		if c, ok := here(f); ok {
 			if c.Rung != RungPrivileged {
 				c.Why = "privileged as far as this process goes: device nodes cannot be made"
 			}
-			return c, nil
+			return c.limited(f), nil
 		}
-		return Choice{}, fmt.Errorf("isolation privileged:\n%s%w", privilegedWhy(f), hidden{errdefs.ErrFailedPrecondition})
-	case string(RungUserns):
+	case RungUserns:
 		c, ok := here(f)
 		if ok && c.Rung == RungUserns {
-			return c, nil
+			return c.limited(f), nil
 		}
 		if c, ok := enter(f); ok {
-			return c, nil
+			return c.limited(f), nil
 		}
-		return Choice{}, fmt.Errorf("isolation userns:\n%s%w", usernsWhy(f), hidden{errdefs.ErrFailedPrecondition})
-	case "sentry", "chroot":
-		return Choice{}, fmt.Errorf("isolation %s: this build of den has no such rung yet, it has privileged and userns%w", isolation, hidden{errdefs.ErrNotImplemented})
+	case RungSentry:
+		if c, ok := inSentry(f); ok {
+			c.Why = "asked for: each step runs on a kernel of its own, in user space"
+			return c.limited(f), nil
+		}
+	case RungChroot:
+		if c, ok := inChroot(f); ok {
+			return c.limited(f), nil
+		}
+	default:
+		return Choice{}, fmt.Errorf("isolation %.40q: unknown, want auto, privileged, userns, sentry or chroot%w", isolation, hidden{errdefs.ErrInvalidArgument})
 	}
-	return Choice{}, fmt.Errorf("isolation %.40q: unknown, want auto, privileged or userns%w", isolation, hidden{errdefs.ErrInvalidArgument})
+	return Choice{}, fmt.Errorf("isolation %s:%s%w", isolation, separate(WhyNot(f, Rung(isolation))), hidden{class(f, Rung(isolation))})
+}
+
+// separate puts a reason after a colon: a long one on a line of its own.
+func separate(why string) string {
+	if strings.ContainsAny(why, ":;") {
+		return "\n  " + why
+	}
+	return " " + why
+}
+
+// class is that of the error for a rung that does not work.
+func class(f probe.Facts, r Rung) error {
+	if r == RungSentry && (f.Sentry == nil || errors.Is(f.Sentry.Err, errdefs.ErrNotImplemented)) {
+		return errdefs.ErrNotImplemented
+	}
+	return errdefs.ErrFailedPrecondition
+}
+
+// best is the strongest rung that is whole; failing that one that lacks something.
+func best(f probe.Facts) (Choice, error) {
+	c, ok := here(f)
+	if ok && c.Lacks == 0 && !f.OneID {
+		return c.limited(f), nil
+	}
+	if c, ok := enter(f); ok { // in there it has all of them
+		return c.limited(f), nil
+	}
+	if ok && !f.OneID {
+		return c.limited(f), nil
+	}
+	if s, ok := inSentry(f); ok {
+		return s.limited(f), nil
+	}
+	if ok {
+		return c.limited(f), nil
+	}
+	return Choice{}, fmt.Errorf("isolation: no rung fits this outer container:\n  privileged: %s\n  userns: %s\n  sentry: %s%w",
+		WhyNot(f, RungPrivileged), WhyNot(f, RungUserns), WhyNot(f, RungSentry), hidden{errdefs.ErrFailedPrecondition})
 }
 
 // hidden gives an error a class without repeating its text.
@@ -128,64 +210,58 @@ func enter(f probe.Facts) (Choice, bool) {
 	return c.shared(f.Userns), true
 }
 
-func privilegedWhy(f probe.Facts) string {
-	why := fmt.Sprintf("  privileged: %v", f.Refused)
-	switch {
-	case f.Refused == nil:
-		return "  privileged: not tried"
-	case f.Refused.Call == "setgroups" && f.CapEff.Has(unix.CAP_SETGID):
-		return why + "; this user namespace was made with setgroups denied, as for a single id"
-	case !f.CapEff.Has(unix.CAP_SYS_ADMIN):
-		return why + "; it needs CAP_SYS_ADMIN: docker run --privileged, or Kubernetes securityContext.privileged: true"
+// inSentry is the choice of a kernel in user space.
+func inSentry(f probe.Facts) (Choice, bool) {
+	c := Choice{Rung: RungSentry, Why: "each step runs on a kernel of its own, in user space: the outer container allows no namespaces"}
+	if f.OneID || f.Refused == nil || f.Userns.Refused == nil {
+		c.Why = "each step runs on a kernel of its own, in user space: the outer container allows namespaces, but no range of ids"
 	}
-	if advice := remedy(f.Refused); advice != "" {
-		return why + "; " + advice
+	if f.Sentry == nil || f.Sentry.Err != nil {
+		return c, false
 	}
-	return why + "; a seccomp, AppArmor or SELinux policy forbids it though CAP_SYS_ADMIN is there: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or --privileged"
+	c.Platform = f.Sentry.Platform
+	return c, true
 }
 
-func usernsWhy(f probe.Facts) string {
-	var why string
-	refused := f.Userns.Refused
-	switch {
-	case Entered():
-		why = fmt.Sprintf("inside the user namespace: %v", f.Refused)
-	case refused == nil:
-	case refused.Call == "unshare":
-		why = fmt.Sprintf("unshare(CLONE_NEWUSER): %v; allow it: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or Kubernetes hostUsers: false with an unconfined seccomp profile", refused.Errno)
-	default:
-		why = fmt.Sprintf("inside a user namespace: %v", refused)
-		advice := remedy(refused)
-		if advice == "" && refused.Call != "" {
-			advice = "an AppArmor, SELinux or seccomp policy forbids it: docker run --security-opt apparmor=unconfined --security-opt seccomp=unconfined"
-		}
-		if advice != "" {
-			why += "; " + advice
-		}
-	}
-	if len(f.Settings) > 0 {
-		why += "; kernel settings against it: " + strings.Join(f.Settings, ", ")
-	}
-	if f.IDs.Missing != "" {
-		why += "; a range of ids: " + f.IDs.Missing
-	}
-	return "  userns: " + strings.TrimPrefix(why, "; ")
+// inChroot is the choice of next to no isolation, for steps that are trusted.
+func inChroot(f probe.Facts) (Choice, bool) {
+	return Choice{Rung: RungChroot, Why: "asked for: steps share everything with den but the root directory"},
+		f.Chroot.Refused == 0
 }
 
-// remedy is what to set so that one particular call works; "" where nothing in
-// particular is known.
-func remedy(r *probe.Refusal) string {
-	switch r.Call {
-	case "pivot_root":
-		// Docker's default profile allows the other calls with CAP_SYS_ADMIN, and this one never.
-		return "the outer container's seccomp profile forbids pivot_root, whatever the capabilities: docker run --security-opt seccomp=unconfined (Kubernetes seccompProfile: Unconfined), or a profile that allows it"
-	case "prctl":
-		return "it needs CAP_SETPCAP: docker run --cap-add SETPCAP"
-	case "setgroups", "setresgid", "setresuid":
-		return "it needs CAP_SETUID and CAP_SETGID: docker run --cap-add SETUID --cap-add SETGID"
+// limited adds what does not work on the rung, and what can be done on disk.
+func (c Choice) limited(f probe.Facts) Choice {
+	c.Owns = OwnsTrees(f)
+	c.Devices = f.Chroot.Devices == 0
+	c.Cannot = cannot(c, f)
+	return c
+}
+
+// OwnsTrees says that the process can make trees with all their owners and modes
+// without a user namespace: root with capabilities that Docker leaves to every
+// container. Device nodes are recorded where they cannot be made, and file
+// capabilities that cannot be set are an error.
+func OwnsTrees(f probe.Facts) bool {
+	const needed = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID
+	return f.UID == 0 && f.CapEff&needed == needed
+}
+
+// cannot lists what the rung does not give, before work is lost by it.
+func cannot(c Choice, f probe.Facts) []string {
+	var s []string
+	switch c.Rung {
+	case RungUserns:
+		s = append(s, "steps cannot make device nodes; those of images are kept, and cannot be opened")
+	case RungSentry:
+		s = append(s, "programs for other architectures do not run: the sentry knows no emulators")
+	case RungChroot:
+		s = append(s, "steps see den's processes, network, users and environment of the outer container, and can signal and read what its user can: for trusted Dockerfiles only")
+		if !c.Devices {
+			s = append(s, "/dev has no devices of its own: mknod is not allowed")
+		}
 	}
-	if r.Errno == unix.ENOSYS {
-		return "a kernel older than Linux 5.12, or a seccomp profile older than this call: docker run --security-opt seccomp=unconfined"
+	if c.SharePids {
+		s = append(s, "steps see and can signal each other's processes and den's")
 	}
-	return ""
+	return s
 }

@@ -44,6 +44,14 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 	halfFiltered.Userns = probe.Trial{}
 	denied := filtered
 	denied.Trial = refused("mount", unix.EACCES)
+	// With a sentry, tried or not.
+	with := func(f probe.Facts, s probe.SentryTrial) probe.Facts { f.Sentry = &s; return f }
+	systrap := probe.SentryTrial{Platform: "systrap"}
+	broken := probe.SentryTrial{Err: errors.New("systrap: no ptrace; ptrace: none")}
+	oneID := remapped
+	oneID.OneID, oneID.IDs.Missing = true, "one id only"
+	caged := plain
+	caged.Chroot.Refused = unix.EPERM
 	for _, c := range []struct {
 		name      string
 		f         probe.Facts
@@ -74,7 +82,24 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		{name: "forbidden outside of user namespaces", f: halfFiltered, rung: RungUserns, enter: true},
 		{name: "denied by a policy", f: denied, isolation: "privileged", class: errdefs.ErrFailedPrecondition, text: "apparmor=unconfined"},
 		{name: "not built", f: root, isolation: "sentry", class: errdefs.ErrNotImplemented, text: "no such rung yet"},
-		{name: "nonsense", f: root, isolation: "x", class: errdefs.ErrInvalidArgument, text: "unknown, want auto, privileged or userns"},
+		{name: "plain docker run", f: with(plain, systrap), rung: RungSentry},
+		{name: "plain docker run, not tried", f: with(plain, probe.SentryTrial{}), rung: RungSentry},
+		{name: "plain docker run, broken", f: with(plain, broken), class: errdefs.ErrFailedPrecondition, text: "sentry: systrap: no ptrace"},
+		{name: "plain docker run, forced up", f: with(plain, systrap), isolation: "userns", class: errdefs.ErrFailedPrecondition, text: "user.max_user_namespaces=0"},
+		{name: "user without a range", f: with(bare, systrap), rung: RungSentry},
+		{name: "user with a range", f: with(user, systrap), rung: RungUserns, enter: true},
+		{name: "one id", f: with(oneID, systrap), rung: RungSentry},
+		{name: "one id, no sentry", f: oneID, rung: RungUserns},
+		{name: "one id, broken", f: with(oneID, broken), rung: RungUserns},
+		{name: "root", f: with(root, systrap), rung: RungPrivileged},
+		{name: "root, forced down", f: with(root, systrap), isolation: "sentry", rung: RungSentry},
+		{name: "root, forced down, broken", f: with(root, broken), isolation: "sentry", class: errdefs.ErrFailedPrecondition, text: "systrap: no ptrace"},
+		{name: "chroot", f: plain, isolation: "chroot", rung: RungChroot},
+		{name: "chroot refused", f: caged, isolation: "chroot", class: errdefs.ErrFailedPrecondition, text: "cap-add SYS_CHROOT"},
+		{name: "foreign words", f: with(plain, systrap), isolation: "rootless", rung: RungSentry},
+		{name: "foreign words", f: root, isolation: "hyperv", rung: RungPrivileged},
+		{name: "foreign words", f: root, isolation: "process", rung: RungPrivileged},
+		{name: "nonsense", f: root, isolation: "x", class: errdefs.ErrInvalidArgument, text: "unknown, want auto, privileged, userns, sentry or chroot"},
 	} {
 		got, err := Choose(c.f, c.isolation)
 		if c.class != nil {
@@ -85,6 +110,86 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		}
 		if err != nil || got.Rung != c.rung || got.Enter != c.enter || got.SharePids != c.shared || got.Lacks != c.lacks || got.Why == "" {
 			t.Errorf("%s: %+v, %v", c.name, got, err)
+		}
+	}
+}
+
+func TestRungsAreCalledWhatTheyGive(t *testing.T) {
+	owner, err := sys.ParseCaps([]string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := probe.Trial{Refused: &probe.Refusal{What: "a step", Call: "clone", Errno: unix.EPERM}}
+	f := probe.Facts{Trial: refused, Userns: refused, Sentry: &probe.SentryTrial{}}
+	for _, c := range []struct {
+		uid       int
+		caps      sys.CapSet
+		platform  string
+		isolation string
+		want      string
+	}{
+		{0, owner, "systrap", "", "default (sentry, systrap)"},
+		{0, owner, "", "", "default (sentry)"},
+		{0, 0, "ptrace", "", "restricted (sentry, ptrace)"},
+		{1000, owner, "systrap", "", "restricted (sentry, systrap)"},
+		{0, owner, "systrap", "chroot", "chroot"},
+	} {
+		f.UID, f.CapEff, f.Sentry.Platform = c.uid, c.caps, c.platform
+		got, err := Choose(f, c.isolation)
+		if err != nil || got.String() != c.want {
+			t.Errorf("%q, want %q, %v", got, c.want, err)
+		}
+	}
+}
+
+// What does not work on a rung is said before somebody needs it.
+func TestChoiceSaysWhatTheRungCannotDo(t *testing.T) {
+	refused := probe.Trial{Refused: &probe.Refusal{What: "a step", Call: "clone", Errno: unix.EPERM}}
+	for rung, c := range map[Rung]struct {
+		f    probe.Facts
+		want []string
+	}{
+		RungPrivileged: {probe.Facts{}, nil},
+		RungUserns:     {probe.Facts{InUserns: true, Trial: probe.Trial{FreshProc: unix.EPERM}}, []string{"device nodes", "signal each other"}},
+		RungSentry:     {probe.Facts{Trial: refused, Sentry: &probe.SentryTrial{}}, []string{"other architectures"}},
+		RungChroot:     {probe.Facts{Chroot: probe.Chroot{Devices: unix.EPERM}}, []string{"trusted", "mknod"}},
+	} {
+		got, err := Choose(c.f, string(rung))
+		if err != nil || len(got.Cannot) != len(c.want) {
+			t.Errorf("%s: %q, %v", rung, got.Cannot, err)
+			continue
+		}
+		for i, w := range c.want {
+			if !strings.Contains(got.Cannot[i], w) {
+				t.Errorf("%s: %q does not say %q", rung, got.Cannot[i], w)
+			}
+		}
+	}
+}
+
+// The profile that refuses is named where the capabilities have no quarrel with the call.
+func TestChooseNamesTheProfileThatRefuses(t *testing.T) {
+	if Entered() {
+		t.Skip("needs a process that did not enter a user namespace")
+	}
+	denied := probe.Trial{Refused: &probe.Refusal{What: "make mounts private", Call: "mount", Errno: unix.EACCES}}
+	noUserns := probe.Trial{Refused: &probe.Refusal{What: "user namespace", Call: "unshare", Errno: unix.EACCES}}
+	const admin = sys.CapSet(1 << unix.CAP_SYS_ADMIN)
+	for _, c := range []struct {
+		f    probe.Facts
+		want []string
+	}{
+		{probe.Facts{CapEff: admin, Trial: denied, Userns: denied, Security: probe.Security{AppArmor: "docker-default"}},
+			[]string{"privileged: make mounts private: mount: permission denied; it is forbidden by the AppArmor profile docker-default: docker run --security-opt apparmor=unconfined",
+				"userns: inside a user namespace: make mounts private: mount: permission denied; it is forbidden by the AppArmor profile docker-default"}},
+		{probe.Facts{Trial: denied, Userns: noUserns, Security: probe.Security{SELinux: "container_t"}},
+			[]string{"it needs CAP_SYS_ADMIN", "unshare(CLONE_NEWUSER): permission denied; it is forbidden by the SELinux policy for container_t: docker run --security-opt label=disable"}},
+	} {
+		_, err := Choose(c.f, "")
+		for _, w := range c.want {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("%v\ndoes not say %q", err, w)
+			}
 		}
 	}
 }

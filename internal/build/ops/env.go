@@ -45,6 +45,9 @@ type Env struct {
 
 	// Platform is that of the machine that builds; the zero value is this one's.
 	Platform oci.Platform
+	// Emulators says why the machine's emulators for other architectures are of no
+	// use to steps; nil, or no error: they are.
+	Emulators func(context.Context) error
 	// Entitlements are what the user allowed beyond the default:
 	// "network.host", "security.insecure".
 	Entitlements []string

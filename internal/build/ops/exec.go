@@ -134,7 +134,7 @@ func (e *Env) contentOf(sel []Selector) func(context.Context, solver.Result) (oc
 
 // Exec runs the command and commits what it changed.
 func (o *execOp) Exec(ctx context.Context, inputs []solver.Result, sink progress.Sink) (out []solver.Result, err error) {
-	if err := o.env.canRun(o.platform); err != nil {
+	if err := o.env.canRun(ctx, o.platform); err != nil {
 		return nil, err
 	}
 	s := &step{execOp: o, sink: sink}

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -13,7 +14,7 @@ import (
 
 // canRun returns nil if programs for p run on this machine, by itself or by an
 // emulator that is registered with the kernel (binfmt_misc).
-func (e *Env) canRun(p oci.Platform) error {
+func (e *Env) canRun(ctx context.Context, p oci.Platform) error {
 	p = platforms.Normalize(p)
 	native := platforms.DefaultSpec()
 	if p.OS != native.OS {
@@ -21,6 +22,11 @@ func (e *Env) canRun(p oci.Platform) error {
 	}
 	if platforms.Only(native).Match(p) {
 		return nil
+	}
+	if e.Emulators != nil && p.Architecture != native.Architecture {
+		if err := e.Emulators(ctx); err != nil {
+			return fmt.Errorf("platform %s: %w", platforms.Format(p), err)
+		}
 	}
 	// What follows runs a test program for each architecture, once.
 	supported := archutil.SupportedPlatforms(false)

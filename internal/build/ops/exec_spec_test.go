@@ -175,18 +175,29 @@ func TestOnlyOtherMachinesComeFromTheOuterHosts(t *testing.T) {
 
 func TestForeignPlatformsSayHowToRegister(t *testing.T) {
 	env := &Env{}
-	if err := env.canRun(oci.Platform{OS: "linux", Architecture: runtime.GOARCH}); err != nil {
+	if err := env.canRun(t.Context(), oci.Platform{OS: "linux", Architecture: runtime.GOARCH}); err != nil {
 		t.Error(err)
 	}
-	if err := env.canRun(oci.Platform{OS: "windows", Architecture: "amd64"}); !errdefs.IsNotImplemented(err) {
+	if err := env.canRun(t.Context(), oci.Platform{OS: "windows", Architecture: "amd64"}); !errdefs.IsNotImplemented(err) {
 		t.Errorf("windows: %v", err)
 	}
-	err := env.canRun(oci.Platform{OS: "linux", Architecture: "mips64"})
+	err := env.canRun(t.Context(), oci.Platform{OS: "linux", Architecture: "mips64"})
 	if err == nil {
 		t.Skip("mips64 is registered here")
 	}
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "tonistiigi/binfmt --install mips64") {
 		t.Errorf("mips64: %v", err)
+	}
+}
+
+// Emulators of the machine do not count where the rung has no use for them.
+func TestRungWithoutEmulatorsRefusesForeignPlatforms(t *testing.T) {
+	env := &Env{Emulators: func(context.Context) error { return errors.New("the rung has none") }}
+	if err := env.canRun(t.Context(), oci.Platform{OS: "linux", Architecture: runtime.GOARCH}); err != nil {
+		t.Error(err)
+	}
+	if err := env.canRun(t.Context(), oci.Platform{OS: "linux", Architecture: "riscv64"}); err == nil || err.Error() != "platform linux/riscv64: the rung has none" {
+		t.Error(err)
 	}
 }
 

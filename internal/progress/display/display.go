@@ -43,10 +43,14 @@ type Build struct {
 	closed  bool
 }
 
+// A Heading is what is said of a build before its first step: a line in a log, some
+// words at the end of a terminal's first line. Empty says nothing.
+type Heading struct{ Plain, Terminal string }
+
 // NewBuild shows a build on out in the given mode; "" is auto, which is tty on
 // a terminal and plain elsewhere. An unknown mode is errdefs.ErrInvalidArgument.
-func NewBuild(out *os.File, mode string) (*Build, error) {
-	d, err := newDisplay(out, mode)
+func NewBuild(out *os.File, mode string, h Heading) (*Build, error) {
+	d, err := newDisplay(out, mode, h)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +77,7 @@ type updater interface {
 	UpdateFrom(context.Context, chan *client.SolveStatus) ([]client.VertexWarning, error)
 }
 
-func newDisplay(out *os.File, mode string) (updater, error) {
+func newDisplay(out *os.File, mode string, h Heading) (updater, error) {
 	switch mode {
 	case "":
 		mode = string(progressui.AutoMode)
@@ -83,7 +87,7 @@ func newDisplay(out *os.File, mode string) (updater, error) {
 	if !slices.Contains(Modes[:], mode) {
 		return nil, fmt.Errorf("progress %q: %w, want one of %s", mode, errdefs.ErrInvalidArgument, strings.Join(Modes[:], ", "))
 	}
-	d, err := progressui.NewDisplay(out, progressui.DisplayMode(mode))
+	d, err := progressui.NewDisplay(out, progressui.DisplayMode(mode), progressui.WithDesc(h.Plain, h.Terminal))
 	if err != nil {
 		return nil, fmt.Errorf("progress %s: %w: %w", mode, errdefs.ErrInvalidArgument, err)
 	}

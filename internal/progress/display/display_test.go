@@ -77,7 +77,7 @@ func step(s progress.Sink, name, output, failure string) {
 
 func TestPlainShowsStepsOutputAndFailure(t *testing.T) {
 	f, read := file(t)
-	b, err := NewBuild(f, "plain")
+	b, err := NewBuild(f, "plain", Heading{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +94,30 @@ func TestPlainShowsStepsOutputAndFailure(t *testing.T) {
 	}
 }
 
+func TestHeadingIsTheFirstLine(t *testing.T) {
+	for heading, want := range map[Heading]string{
+		{Plain: "rung userns: mapped", Terminal: "rung userns"}: "#0 rung userns: mapped\n\n#1 [1/1] RUN good\n",
+		{}: "#1 [1/1] RUN good\n",
+	} {
+		f, read := file(t)
+		b, err := NewBuild(f, "plain", heading)
+		if err != nil {
+			t.Fatal(err)
+		}
+		step(b, "[1/1] RUN good", "hello\n", "")
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(); !strings.HasPrefix(got, want) {
+			t.Errorf("%+v: %q does not begin with %q", heading, got, want)
+		}
+	}
+}
+
 func TestModeForAFileIsPlainAndForATerminalIsNot(t *testing.T) {
 	for _, mode := range []string{"", "auto"} {
 		f, read := file(t)
-		b, err := NewBuild(f, mode)
+		b, err := NewBuild(f, mode, Heading{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +129,7 @@ func TestModeForAFileIsPlainAndForATerminalIsNot(t *testing.T) {
 			t.Errorf("a file shows %q", got)
 		}
 		tty, end := terminal(t)
-		if b, err = NewBuild(tty, mode); err != nil {
+		if b, err = NewBuild(tty, mode, Heading{}); err != nil {
 			t.Fatal(err)
 		}
 		step(b, "step", "", "")
@@ -124,7 +144,7 @@ func TestModeForAFileIsPlainAndForATerminalIsNot(t *testing.T) {
 
 func TestRawJSONIsOneObjectALine(t *testing.T) {
 	f, read := file(t)
-	b, err := NewBuild(f, "rawjson")
+	b, err := NewBuild(f, "rawjson", Heading{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +178,7 @@ func TestRawJSONIsOneObjectALine(t *testing.T) {
 func TestQuietShowsNothingThatWorks(t *testing.T) {
 	for _, mode := range []string{"quiet", "none"} {
 		f, read := file(t)
-		b, err := NewBuild(f, mode)
+		b, err := NewBuild(f, mode, Heading{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +192,7 @@ func TestQuietShowsNothingThatWorks(t *testing.T) {
 func TestQuietShowsTheEndOfWhatFailed(t *testing.T) {
 	for _, mode := range []string{"quiet", "none"} {
 		f, text := file(t)
-		b, err := NewBuild(f, mode)
+		b, err := NewBuild(f, mode, Heading{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,18 +234,18 @@ func TestTailIsBounded(t *testing.T) {
 
 func TestUnknownModeNamesTheKnown(t *testing.T) {
 	f, _ := file(t)
-	_, err := NewBuild(f, "loud")
+	_, err := NewBuild(f, "loud", Heading{})
 	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "rawjson") {
 		t.Errorf("error is %v", err)
 	}
-	if _, err := NewBuild(f, "tty"); err == nil {
+	if _, err := NewBuild(f, "tty", Heading{}); err == nil {
 		t.Error("a file is a terminal")
 	}
 }
 
 func TestDisplayTakesEventsFromAllSidesAndAfterItsEnd(t *testing.T) {
 	f, read := file(t)
-	b, err := NewBuild(f, "plain")
+	b, err := NewBuild(f, "plain", Heading{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +280,7 @@ func TestDisplayThatCannotWriteDoesNotHoldUpTheWork(t *testing.T) {
 	}
 	r.Close()
 	defer w.Close()
-	b, err := NewBuild(w, "plain")
+	b, err := NewBuild(w, "plain", Heading{})
 	if err != nil {
 		t.Fatal(err)
 	}

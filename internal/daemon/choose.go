@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/probe"
+	"den/internal/sandbox"
+	"den/internal/snapshot"
+)
+
+// Surroundings are what the outer container allows, and what den makes of it.
+type Surroundings struct {
+	Facts  probe.Facts
+	Choice sandbox.Choice
+	// Err says why there is no rung; nil if there is one.
+	Err error
+}
+
+// A Runner is what RUN steps and containers need beyond the store.
+type Runner struct {
+	Facts     probe.Facts
+	Choice    sandbox.Choice
+	Exec      sandbox.Executor
+	Driver    snapshot.Driver
+	DriverWhy string
+}
+
+// look tries what the choice of a rung depends on, but for the sentry, which takes
+// longer: that is tried when something is to be run in it.
+func look(ctx context.Context, o Options) *Surroundings {
+	s := &Surroundings{Facts: probe.Gather(ctx, nearest(storeRoot(o)))}
+	if trySentry() != nil {
+		s.Facts.Sentry = &probe.SentryTrial{}
+	}
+	s.Choice, s.Err = sandbox.Choose(s.Facts, isolation(o))
+	return s
+}
+
+// tried is s once the sentry is tried, if that is what the choice depends on, or
+// if it is wanted anyway.
+func (s *Surroundings) tried(ctx context.Context, o Options, anyway bool) *Surroundings {
+	try := trySentry()
+	if try == nil || !anyway && s.Choice.Rung != sandbox.RungSentry {
+		return s
+	}
+	t := &Surroundings{Facts: s.Facts, Choice: s.Choice, Err: s.Err}
+	t.Facts.Sentry = &probe.SentryTrial{}
+	t.Facts.Sentry.Platform, t.Facts.Sentry.Err = try(ctx)
+	t.Choice, t.Err = sandbox.Choose(t.Facts, isolation(o))
+	return t
+}
+
+// Enter moves the process into a user namespace if it needs one to touch trees:
+// it re-executes den there, in place, and returns only if that is not needed or
+// failed. Root that may give files away needs none, even where no rung fits: what
+// wants to run something finds out from Runner. Call it before Open, once, from the
+// main goroutine. What it found is in o.Surroundings then.
+func Enter(ctx context.Context, o *Options) error {
+	if sandbox.Entered() || privileged() && (sandbox.Auto(isolation(*o)) || isolation(*o) == string(sandbox.RungPrivileged)) {
+		return nil
+	}
+	s := look(ctx, *o)
+	o.Surroundings = s
+	if errdefs.IsFailedPrecondition(s.Err) && sandbox.OwnsTrees(s.Facts) {
+		return nil
+	}
+	if s.Err != nil || !s.Choice.Enter {
+		return s.Err
+	}
+	if err := sandbox.EnterUserns(s.Facts, os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("enter user namespace: %w", err)
+	}
+	return nil
+}
+
+// lookAround looks once, if Enter has not.
+func (d *Den) lookAround() func(context.Context) *Surroundings {
+	var once sync.Once
+	found := d.options.Surroundings
+	return func(ctx context.Context) *Surroundings {
+		once.Do(func() {
+			if found == nil {
+				found = look(ctx, d.options)
+			}
+		})
+		return found
+	}
+}
+
+// Rung is the rung that steps and containers will run on, as far as it is known
+// without starting anything. The error says what was tried and what to install or set.
+func (d *Den) Rung(ctx context.Context) (sandbox.Choice, error) {
+	s := d.surroundings(ctx)
+	return s.Choice, s.Err
+}
+
+// Runner chooses, once, the rung and the snapshot driver. The error says what
+// was tried and what to install or set.
+func (d *Den) Runner(ctx context.Context) (*Runner, error) {
+	d.once.Do(func() { d.err = d.choose(ctx) })
+	if d.err != nil {
+		return nil, d.err
+	}
+	return &d.runner, nil
+}
+
+func (d *Den) choose(ctx context.Context) error {
+	s := d.surroundings(ctx).tried(ctx, d.options, false)
+	facts, choice := s.Facts, s.Choice
+	if s.Err != nil {
+		return s.Err
+	}
+	if choice.Enter {
+		// Enter took it for granted that a process with CAP_SYS_ADMIN can mount.
+		return fmt.Errorf("rung privileged: %w; a user namespace would do: set DEN_ISOLATION=userns: %w", facts.Refused, errdefs.ErrFailedPrecondition)
+	}
+	exec, err := d.newExecutor(choice)
+	if err != nil {
+		return err
+	}
+	driver, why := d.chooseDriver(facts)
+	if facts.Overlay != 0 && facts.FSType == "overlay" {
+		d.options.Notice("storage driver " + why) // it ends with the option that helps
+	}
+	if facts.NoExec {
+		d.options.Notice(fmt.Sprintf("store %s is mounted noexec, so that nothing in cache mounts and volumes can be executed: mount it with exec (docker run --tmpfs DIR:exec)", d.Store.Root()))
+	}
+	if choice.SharePids || choice.Lacks != 0 {
+		d.options.Notice("rung " + choice.Name() + ": " + choice.Why)
+	}
+	d.options.Debug(fmt.Sprintf("rung %s: %s; storage driver %s", choice, choice.Why, why))
+	d.runner = Runner{Facts: facts, Choice: choice, Exec: exec, Driver: driver, DriverWhy: why}
+	return nil
+}
+
+func (d *Den) chooseDriver(facts probe.Facts) (snapshot.Driver, string) {
+	f := storageFacts(facts)
+	f.Scratch = func(ctx context.Context) (snapshot.Draft, error) { return d.Store.NewDraft(ctx) }
+	return snapshot.Choose(f)
+}
+
+// storageFacts are what the choice of a snapshot driver depends on.
+func storageFacts(facts probe.Facts) snapshot.Facts {
+	return snapshot.Facts{
+		OverlayOK:  facts.Overlay == 0,
+		OverlayErr: errText(facts.Overlay),
+		OnOverlay:  facts.FSType == "overlay",
+		Reflink:    facts.Reflink == 0,
+	}
+}
+
+// Facts says what the outer container allows, whatever den makes of it.
+func (d *Den) Facts(ctx context.Context) probe.Facts { return d.surroundings(ctx).Facts }
+
+func isolation(o Options) string {
+	if o.Isolation != "" {
+		return o.Isolation
+	}
+	return os.Getenv("DEN_ISOLATION")
+}
