@@ -16,6 +16,8 @@ import (
 // A sub-package that is not named here lives on its parent's row.
 var rows = [][]string{
 	{"failpoint", "oci", "progress", "sys"},
+	{"erofs"},
+	{"lower"},
 	{"durable", "layer", "probe", "registry", "tree"},
 	{"network", "sandbox", "snapshot", "store"},
 	{"image"},
