@@ -102,6 +102,18 @@ func Futimens(fd int, times *[2]unix.Timespec) error {
 	return nil
 }
 
+// UtimensFd is Futimens for a descriptor that may be opened with O_PATH, also
+// of a symbolic link (Linux 5.8).
+func UtimensFd(fd int, times *[2]unix.Timespec) error {
+	empty := [1]byte{}
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), uintptr(unsafe.Pointer(&empty[0])), uintptr(unsafe.Pointer(times)),
+		unix.AT_EMPTY_PATH, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // RemoveAllAt removes name in dirfd with everything below it, directories
 // without permissions included. What is gone already is no error.
 func RemoveAllAt(dirfd int, name string) error {

@@ -38,6 +38,11 @@ func ListXattrAt(dirfd int, name string) ([]string, error) {
 	return listXattr(func(buf []byte) (int, error) { return listxattrat(dirfd, name, buf) })
 }
 
+// ListXattr is ListXattrAt for a path, and follows links.
+func ListXattr(path string) ([]string, error) {
+	return listXattr(func(buf []byte) (int, error) { return unix.Listxattr(path, buf) })
+}
+
 // FlistXattr is ListXattrAt for an open file.
 func FlistXattr(fd int) ([]string, error) {
 	return listXattr(func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) })
@@ -81,6 +86,11 @@ func listxattrat(dirfd int, name string, buf []byte) (int, error) {
 // GetXattrAt returns the value of one extended attribute of name in dirfd.
 func GetXattrAt(dirfd int, name, attr string) ([]byte, error) {
 	return getXattr(func(buf []byte) (int, error) { return getxattrat(dirfd, name, attr, buf) })
+}
+
+// GetXattrInto is GetXattrAt into buf; a longer value is ERANGE.
+func GetXattrInto(dirfd int, name, attr string, buf []byte) (int, error) {
+	return getxattrat(dirfd, name, attr, buf)
 }
 
 // FgetXattr is GetXattrAt for an open file.
