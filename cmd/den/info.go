@@ -18,6 +18,8 @@ type info struct {
 	Store         string
 	BaseStores    []string `json:",omitempty"`
 	FileSystem    string
+	Backing       string         `json:",omitempty"`
+	Ground        *daemon.Ground `json:",omitempty"`
 	EngineID      string
 	Class         string
 	Rung          string
@@ -93,6 +95,13 @@ func gatherInfo(ctx context.Context, d *daemon.Den) (*info, error) {
 			x.Running++
 		}
 	}
+	ground, err := d.Ground()
+	if err != nil {
+		return nil, err
+	}
+	if x.Backing = ground.String(); x.Backing != "" {
+		x.Ground = &ground
+	}
 	x.surroundings(ctx, d)
 	return x, nil
 }
@@ -125,6 +134,9 @@ func printInfo(io streams, x *info) {
 	}
 	line("Version", x.Version)
 	line("Store", fmt.Sprintf("%s (%s)", x.Store, x.FileSystem))
+	if x.Backing != "" {
+		line("Backing", x.Backing)
+	}
 	for _, dir := range x.BaseStores {
 		line("Base store", dir)
 	}

@@ -26,6 +26,7 @@ import (
 
 	"den/internal/probe"
 	"den/internal/sandbox"
+	"den/internal/store/backing"
 )
 
 // The scripts run den as it is installed: this test's binary under den's name,
@@ -87,13 +88,16 @@ func basicAuth(next http.Handler) http.Handler {
 	})
 }
 
-// scriptCondition knows [rung]: containers can run here; $NORUNG says why not.
+// scriptCondition knows [rung]: containers can run here; $NORUNG says why not; [loop]: loop
+// devices can be used.
 func scriptCondition(cond string) (bool, error) {
 	switch cond {
 	case "rung":
 		return rung() == "", nil
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "loop":
+		return loop(), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", cond)
 }
@@ -109,6 +113,16 @@ var rung = sync.OnceValue(func() string {
 		return err.Error()
 	}
 	return ""
+})
+
+var loop = sync.OnceValue(func() bool {
+	dir, err := os.MkdirTemp("", "den-loop-")
+	if err != nil {
+		return false
+	}
+	defer os.RemoveAll(dir)
+	_, err = backing.Create(dir, 128<<20)
+	return err == nil
 })
 
 // codeCommand checks an exit code: code 125 den run nowhere.

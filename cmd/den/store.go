@@ -20,7 +20,7 @@ func newStore(g *globals, io streams) *cobra.Command {
 		Args:  unknownCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newStoreDf(g, io), newStoreGC(g, io), newStoreVerify(g, io), newStoreLocks(g, io), newStorePromote(g, io))
+	cmd.AddCommand(newStoreCreate(g, io), newStoreDf(g, io), newStoreGC(g, io), newStoreVerify(g, io), newStoreLocks(g, io), newStorePromote(g, io))
 	return cmd
 }
 
@@ -65,6 +65,11 @@ func printUsage(ctx context.Context, d *daemon.Den, io streams, format string) e
 		parts = append(parts, usagePart{b.Root + ": blobs", b.Blobs}, usagePart{b.Root + ": layers", b.Layers},
 			usagePart{b.Root + ": records", b.Records})
 	}
+	ground, err := d.Ground()
+	if err != nil {
+		return err
+	}
+	parts = append(parts, groundParts(ground)...)
 	var rows []map[string]any
 	for _, p := range parts {
 		rows = append(rows, map[string]any{
@@ -77,6 +82,17 @@ func printUsage(ctx context.Context, d *daemon.Den, io streams, format string) e
 		{"Type", "TYPE"}, {"TotalCount", "TOTAL"}, {"Active", "ACTIVE"}, {"Size", "SIZE"}, {"Reclaimable", "RECLAIMABLE"},
 	}}
 	return t.print(io.out, rows)
+}
+
+// groundParts say what bounds the store besides its own limits.
+func groundParts(g daemon.Ground) []usagePart {
+	switch {
+	case g.Image != nil:
+		return []usagePart{{"Image, of " + units.BytesSize(float64(g.Image.SizeBytes)), store.UsageOf{Count: 1, Active: 1, Bytes: g.Image.HostBytes}}}
+	case g.TmpfsBytes > 0:
+		return []usagePart{{"Memory, of " + units.BytesSize(float64(g.CapBytes())), store.UsageOf{Count: 1, Active: 1, Bytes: g.TmpfsUsedBytes}}}
+	}
+	return nil
 }
 
 // reclaimable is docker's way to say how much could go.

@@ -33,7 +33,8 @@ type Runner struct {
 // look tries what the choice of a rung depends on, but for the sentry, which takes
 // longer: that is tried when something is to be run in it.
 func look(ctx context.Context, o Options) *Surroundings {
-	s := &Surroundings{Facts: probe.Gather(ctx, nearest(storeRoot(o)))}
+	root, _, _ := place(o) // an error is enterBacking's to report
+	s := &Surroundings{Facts: probe.Gather(ctx, nearest(root))}
 	if trySentry() != nil {
 		s.Facts.Sentry = &probe.SentryTrial{}
 	}
@@ -55,12 +56,16 @@ func (s *Surroundings) tried(ctx context.Context, o Options, anyway bool) *Surro
 	return t
 }
 
-// Enter moves the process into a user namespace if it needs one to touch trees:
-// it re-executes den there, in place, and returns only if that is not needed or
+// Enter moves the process to where it can do its work: into a mount namespace with the
+// store's image, if it has one, and into a user namespace if it needs one to touch trees. It
+// re-executes den there, in place, and returns only if that is not needed or
 // failed. Root that may give files away needs none, even where no rung fits: what
 // wants to run something finds out from Runner. Call it before Open, once, from the
 // main goroutine. What it found is in o.Surroundings then.
 func Enter(ctx context.Context, o *Options) error {
+	if err := enterBacking(*o); err != nil {
+		return err
+	}
 	if sandbox.Entered() || privileged() && (sandbox.Auto(isolation(*o)) || isolation(*o) == string(sandbox.RungPrivileged)) {
 		return nil
 	}

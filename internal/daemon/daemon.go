@@ -20,6 +20,7 @@ import (
 	"den/internal/image"
 	"den/internal/registry"
 	"den/internal/store"
+	"den/internal/store/backing"
 	"den/internal/sys"
 )
 
@@ -78,6 +79,7 @@ type Den struct {
 	Store    *store.Store
 	Images   *image.Images
 	Registry *registry.Client
+	backing  *backing.Backing // nil for a store in a plain directory
 	options  Options
 
 	surroundings func(context.Context) *Surroundings
@@ -99,7 +101,20 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 		b := o.cacheBudget()
 		so.MaxBytes, so.MinFreeBytes, so.SoftBudget = b.maxBytes, b.minFreeBytes, true
 	}
-	st, err := store.Open(ctx, storeRoot(o), so)
+	root, b, err := mounted(o)
+	if err != nil {
+		return nil, err
+	}
+	if b != nil {
+		so.Collected = func() {
+			if err := b.TrimLater(); err != nil {
+				o.Debug(err.Error())
+			}
+		}
+	}
+	_, err = os.Stat(filepath.Join(root, store.FormatFile))
+	made := errors.Is(err, os.ErrNotExist)
+	st, err := store.Open(ctx, root, so)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +123,11 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	d := &Den{Store: st, Registry: reg, options: o}
+	d := &Den{Store: st, Registry: reg, backing: b, options: o}
 	d.surroundings = d.lookAround()
+	if made {
+		d.sayCap()
+	}
 	d.Images = image.New(st, reg, image.Options{InUserns: !sys.MakesDevices(), NoTrees: o.NoTrees, InUse: d.users, Version: o.Version})
 	return d, nil
 }
@@ -127,13 +145,6 @@ func withDefaults(o Options) Options {
 // Close closes the store; nobody waits for the disk.
 func (d *Den) Close() error {
 	return d.Store.Close()
-}
-
-func storeRoot(o Options) string {
-	if o.StoreRoot != "" {
-		return o.StoreRoot
-	}
-	return store.DefaultRoot()
 }
 
 // nearest is dir, or the nearest existing directory above it.

@@ -226,7 +226,7 @@ func TestTreesForOtherOwnersAreNotUsed(t *testing.T) {
 
 func TestUnusableBasesAreRefusedWithTheWayOut(t *testing.T) {
 	base := tempStore(t)
-	must(t, os.WriteFile(base.path(formatFile), []byte(`{"format":1,"id":"x","incompat":["quantum"]}`), 0o644))
+	must(t, os.WriteFile(base.path(FormatFile), []byte(`{"format":1,"id":"x","incompat":["quantum"]}`), 0o644))
 	_, err := overDirs(t, base.root)
 	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "made by a newer den") || !strings.Contains(err.Error(), "--base-store") {
 		t.Errorf("newer format: %v", err)

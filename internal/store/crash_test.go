@@ -410,7 +410,7 @@ func mustStop(t *testing.T, cmd *exec.Cmd) {
 // mustBeSoundAndFinish returns what was left over before the next process came.
 func mustBeSoundAndFinish(t *testing.T, root string) []string {
 	t.Helper()
-	if !exists(filepath.Join(root, formatFile)) {
+	if !exists(filepath.Join(root, FormatFile)) {
 		must(t, child(t, "everything", root, "").Run())
 		return nil
 	}

@@ -18,8 +18,9 @@ import (
 	"den/internal/sys"
 )
 
-// formatFile says what a process must understand to use the store.
-const formatFile = "den-store.json"
+// FormatFile is the file that makes a directory a store: it says what a process must
+// understand to use it.
+const FormatFile = "den-store.json"
 
 const (
 	formatVersion = 1
@@ -27,7 +28,7 @@ const (
 	maxJSON = 8 << 20
 )
 
-// format is the content of formatFile, with flags as in ext4: a process that
+// format is the content of FormatFile, with flags as in ext4: a process that
 // does not know one of Incompat may not open the store, one that does not know
 // one of ROCompat may only read.
 type format struct {
@@ -48,14 +49,14 @@ const probePrefix = ".den-probe-"
 var folders = []string{"blobs/sha256", "cache", "cachemount", "condemned", "derived", "engines", hostsFolder, "ingest",
 	"layers", "lock", "pulled", "reserve", "sync", "tmp", "trash", "volumes", "work"}
 
-// checkFormat reads formatFile, and makes the store when there is none.
+// checkFormat reads FormatFile, and makes the store when there is none.
 func (s *Store) checkFormat() error {
-	f, owner, err := readFormat(s.path(formatFile))
+	f, owner, err := readFormat(s.path(FormatFile))
 	if errors.Is(err, os.ErrNotExist) && !s.readOnly {
 		if err := s.create(); err != nil {
 			return err
 		}
-		f, owner, err = readFormat(s.path(formatFile))
+		f, owner, err = readFormat(s.path(FormatFile))
 	}
 	if errors.Is(err, os.ErrNotExist) && s.readOnly && !s.isBase {
 		return s.unwritable()
@@ -91,9 +92,9 @@ func (s *Store) create() error {
 	for _, e := range entries {
 		// Two processes may be creating it, or trying out what its file system
 		// can do; anything else is not ours.
-		if !isFolder(e.Name()) && !strings.HasPrefix(e.Name(), probePrefix) && e.Name() != engineIDFile && e.Name() != formatFile && e.Name() != "lost+found" {
+		if !isFolder(e.Name()) && !strings.HasPrefix(e.Name(), probePrefix) && e.Name() != engineIDFile && e.Name() != FormatFile && e.Name() != "lost+found" {
 			return fmt.Errorf("the directory holds %q but no %s, so it is not a store; choose an empty one: %w",
-				e.Name(), formatFile, errdefs.ErrFailedPrecondition)
+				e.Name(), FormatFile, errdefs.ErrFailedPrecondition)
 		}
 	}
 	if err := s.makeFolders(); err != nil {
@@ -111,7 +112,7 @@ func (s *Store) create() error {
 	if err := failpoint.Hit("store.format.rename"); err != nil {
 		return errors.Join(err, removeFile(tmp))
 	}
-	err = sys.RenameNoReplace(tmp, s.path(formatFile))
+	err = sys.RenameNoReplace(tmp, s.path(FormatFile))
 	if errors.Is(err, os.ErrExist) {
 		return removeFile(tmp)
 	}

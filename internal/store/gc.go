@@ -105,7 +105,9 @@ func (s *Store) collect(ctx context.Context) (_ int64, err error) {
 	if err == nil {
 		err = c.sweep(ctx, live)
 	}
-	return c.freed, errors.Join(err, s.reap(ctx))
+	err = errors.Join(err, s.reap(ctx))
+	s.collected()
+	return c.freed, err
 }
 
 // mark reads all that names objects.

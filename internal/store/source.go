@@ -38,7 +38,7 @@ func OpenSource(root string) (_ *Source, err error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	var f format
-	err = src.readJSON(formatFile, &f)
+	err = src.readJSON(FormatFile, &f)
 	if err == nil && (f.Format != formatVersion || len(f.Incompat) > 0) {
 		err = fmt.Errorf("it has format %d %.80q, made by a newer den: %w", f.Format, f.Incompat, errdefs.ErrFailedPrecondition)
 	}

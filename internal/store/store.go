@@ -41,6 +41,8 @@ type Options struct {
 	SoftBudget bool
 	// Notice gets a line for the user; nil drops it.
 	Notice func(string)
+	// Collected is called after each collection of this process; nil is not.
+	Collected func()
 
 	pulse pulse // of tests; the zero value is defaultPulse
 }
@@ -48,20 +50,21 @@ type Options struct {
 // Store is a directory of objects, open in this process. It is safe for
 // concurrent use, by any number of processes.
 type Store struct {
-	root     string
-	class    string
-	readOnly bool
-	notice   func(string)
-	patience time.Duration // with silent holders of work
-	busyWait time.Duration // for objects that somebody holds exclusively
-	budget   budget
-	crowded  atomic.Int64 // when a soft budget could not be kept, in Unix seconds
-	user     *os.File     // lock/store, shared while this process uses the store
-	boot     string       // names this kernel's run
-	pulse    pulse
-	heart    *heart // nil where nothing is written
-	log      *durable.Log
-	engine   engine
+	root      string
+	class     string
+	readOnly  bool
+	notice    func(string)
+	collected func()        // after a collection
+	patience  time.Duration // with silent holders of work
+	busyWait  time.Duration // for objects that somebody holds exclusively
+	budget    budget
+	crowded   atomic.Int64 // when a soft budget could not be kept, in Unix seconds
+	user      *os.File     // lock/store, shared while this process uses the store
+	boot      string       // names this kernel's run
+	pulse     pulse
+	heart     *heart // nil where nothing is written
+	log       *durable.Log
+	engine    engine
 
 	bases []*Store // asked for what is not here
 	// Of a base: what a crash may have torn, and whether its trees are for
@@ -94,6 +97,9 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 	s.closeOnce = sync.OnceValue(s.close)
 	if s.notice == nil {
 		s.notice = func(string) {}
+	}
+	if s.collected = o.Collected; s.collected == nil {
+		s.collected = func() {}
 	}
 	if s.class, err = ownershipClass(); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)

@@ -146,7 +146,7 @@ func setFormat(t *testing.T, s *Store, f format) {
 	t.Helper()
 	data, err := json.Marshal(f)
 	must(t, err)
-	must(t, os.WriteFile(s.path(formatFile), data, 0o644))
+	must(t, os.WriteFile(s.path(FormatFile), data, 0o644))
 }
 
 func TestUnknownIncompatFlagRefusesToOpen(t *testing.T) {
@@ -212,7 +212,7 @@ func TestStoreOfAnotherUserIsRefused(t *testing.T) {
 		t.Skip("needs root: to give a store away")
 	}
 	s := tempStore(t)
-	if err := os.Chown(s.path(formatFile), 12345, 12345); errors.Is(err, syscall.EINVAL) {
+	if err := os.Chown(s.path(FormatFile), 12345, 12345); errors.Is(err, syscall.EINVAL) {
 		t.Skip("needs uid 12345 in this user namespace")
 	} else {
 		must(t, err)
