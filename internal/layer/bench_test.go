@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
 )
 
 // smallFiles is a tree of 20,000 files of 1 KiB in 200 directories.
@@ -51,11 +55,62 @@ func fresh(b *testing.B, fn func(dir string)) {
 
 func BenchmarkUnpack20000(b *testing.B) {
 	data, _ := tarOf(b, all(smallFiles()...))
-	fresh(b, func(d string) {
-		if _, err := Unpack(context.Background(), bytes.NewReader(data), d, UnpackOptions{}); err != nil {
+	for _, f := range forms() {
+		b.Run(f.String(), func(b *testing.B) {
+			fresh(b, func(d string) {
+				if _, err := Unpack(context.Background(), bytes.NewReader(data), f.at(b, filepath.Join(d, "tree")), f.with(UnpackOptions{})); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkUnpackLayer unpacks the layer tar that DEN_BENCH_LAYER names.
+func BenchmarkUnpackLayer(b *testing.B) {
+	data, err := os.ReadFile(os.Getenv("DEN_BENCH_LAYER"))
+	if err != nil {
+		b.Skip("DEN_BENCH_LAYER names no layer tar")
+	}
+	cpu := func() time.Duration {
+		var u unix.Rusage
+		_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	for _, f := range forms() {
+		b.Run(f.String(), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			start := cpu()
+			fresh(b, func(d string) {
+				if _, err := Unpack(context.Background(), bytes.NewReader(data), f.at(b, filepath.Join(d, "tree")), f.with(UnpackOptions{})); err != nil {
+					b.Fatal(err)
+				}
+			})
+			b.ReportMetric((cpu()-start).Seconds()/float64(b.N), "cpu-s/op")
+		})
+	}
+	b.Run("digest only", func(b *testing.B) { // what every form pays
+		start := cpu()
+		for b.Loop() {
+			if _, _, err := oci.Copy(io.Discard, bytes.NewReader(data)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric((cpu()-start).Seconds()/float64(b.N), "cpu-s/op")
+	})
+}
+
+func BenchmarkDigestOfImage20000(b *testing.B) {
+	f := form{image: true}
+	tree := f.new(b)
+	if err := Create(context.Background(), tree, all(smallFiles()...), f.with(UnpackOptions{})); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := WriteTar(context.Background(), io.Discard, WalkUpper(tree)); err != nil {
 			b.Fatal(err)
 		}
-	})
+	}
 }
 
 func BenchmarkBuild20000(b *testing.B) {

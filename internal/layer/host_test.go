@@ -106,26 +106,28 @@ func TestFullDiskIsAClearError(t *testing.T) {
 	large.Size = 1 << 20
 	large.Open = func() (io.ReadCloser, error) { return io.NopCloser(io.LimitReader(xs{}, large.Size)), nil }
 	data, _ := tarOf(t, all(large))
-	for name, fn := range map[string]func(dir string) error{
-		"unpack": func(dir string) error {
-			_, err := Unpack(context.Background(), bytes.NewReader(data), dir, UnpackOptions{})
+	for name, fn := range map[string]func(tree string, o UnpackOptions) error{
+		"unpack": func(tree string, o UnpackOptions) error {
+			_, err := Unpack(context.Background(), bytes.NewReader(data), tree, o)
 			return err
 		},
-		"build": func(dir string) error {
-			_, err := Build(context.Background(), dir, all(large), UnpackOptions{})
+		"build": func(tree string, o UnpackOptions) error {
+			_, err := Build(context.Background(), tree, all(large), o)
 			return err
 		},
-		"create": func(dir string) error { return Create(context.Background(), dir, all(large), UnpackOptions{}) },
+		"create": func(tree string, o UnpackOptions) error { return Create(context.Background(), tree, all(large), o) },
 	} {
-		d := filepath.Join(dir, name)
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := fn(d); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "large") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err := os.RemoveAll(d); err != nil {
-			t.Fatal(err)
+		for _, f := range forms() {
+			tree := f.at(t, filepath.Join(dir, name+f.String()))
+			if err := fn(tree, f.with(UnpackOptions{})); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "large") {
+				t.Errorf("%s %s: %v", name, f, err)
+			}
+			if _, err := os.Lstat(tree); f.image && !os.IsNotExist(err) {
+				t.Errorf("%s left an image: %v", name, err)
+			}
+			if err := os.RemoveAll(tree); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }
@@ -138,31 +140,33 @@ func TestDescriptorsAreGivenBack(t *testing.T) {
 		}
 		return len(fds)
 	}
-	tree := t.TempDir()
-	if err := Create(context.Background(), tree, sorted(dir("d"), reg("d/a", "1"), reg("d/b", strings.Repeat("x", 200000)), dir("d/e"), reg("z", "2")), UnpackOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	data, _ := tarOf(t, WalkUpper(tree))
-	before := open()
-	for n := range 40 {
-		_, _ = Unpack(context.Background(), bytes.NewReader(data[:min(len(data), n*600)]), t.TempDir(), UnpackOptions{})
-		ctx, cancel := context.WithCancel(context.Background())
-		if n%2 == 0 {
+	eachForm(t, func(t *testing.T, f form) {
+		tree := f.new(t)
+		if err := Create(context.Background(), tree, sorted(dir("d"), reg("d/a", "1"), reg("d/b", strings.Repeat("x", 200000)), dir("d/e"), reg("z", "2")), f.with(UnpackOptions{})); err != nil {
+			t.Fatal(err)
+		}
+		data, _ := tarOf(t, WalkUpper(tree))
+		before := open()
+		for n := range 40 {
+			_, _ = Unpack(context.Background(), bytes.NewReader(data[:min(len(data), n*600)]), f.new(t), f.with(UnpackOptions{}))
+			ctx, cancel := context.WithCancel(context.Background())
+			if n%2 == 0 {
+				cancel()
+			}
+			_, _ = Build(ctx, f.new(t), WalkUpper(tree), f.with(UnpackOptions{}))
+			_, _ = WriteTar(context.Background(), failing{n * 512}, WalkUpper(tree))
+			stopped := 0
+			for range WalkUpper(tree) {
+				if stopped++; stopped > n/8 {
+					break
+				}
+			}
 			cancel()
 		}
-		_, _ = Build(ctx, t.TempDir(), WalkUpper(tree), UnpackOptions{})
-		_, _ = WriteTar(context.Background(), failing{n * 512}, WalkUpper(tree))
-		stopped := 0
-		for range WalkUpper(tree) {
-			if stopped++; stopped > n/8 {
-				break
-			}
+		if after := open(); after > before {
+			t.Errorf("%d descriptors were open, now %d", before, after)
 		}
-		cancel()
-	}
-	if after := open(); after > before {
-		t.Errorf("%d descriptors were open, now %d", before, after)
-	}
+	})
 }
 
 // failing is a writer that takes so many bytes.

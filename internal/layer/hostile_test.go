@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -70,13 +71,13 @@ func hard(name, to string) *tar.Header {
 }
 func folder(name string) *tar.Header { return &tar.Header{Name: name, Typeflag: tar.TypeDir} }
 
-// sandboxed unpacks into a directory that lies beside a secret and fails the
-// test if anything but that directory changed.
-func sandboxed(t *testing.T, data []byte) (string, error) {
+// sandboxed unpacks into a tree that lies beside a secret and fails the test if
+// anything but that tree changed.
+func sandboxed(t *testing.T, f form, data []byte) (string, error) {
 	t.Helper()
 	outer := t.TempDir()
-	tree := filepath.Join(outer, "tree")
-	for _, d := range []string{tree, filepath.Join(outer, "secret")} {
+	inner := filepath.Join(outer, "inner")
+	for _, d := range []string{inner, filepath.Join(outer, "secret")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -84,10 +85,14 @@ func sandboxed(t *testing.T, data []byte) (string, error) {
 	if err := os.WriteFile(filepath.Join(outer, "secret/file"), []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Unpack(context.Background(), bytes.NewReader(data), tree, UnpackOptions{Owner: &mine})
+	tree := f.at(t, filepath.Join(inner, "tree"))
+	_, err := Unpack(context.Background(), bytes.NewReader(data), tree, f.with(UnpackOptions{Owner: &mine}))
+	if left, _ := os.ReadDir(inner); f.image && err != nil && len(left) > 0 {
+		t.Errorf("after a failure there is %v", left)
+	}
 	var found []string
 	_ = filepath.WalkDir(outer, func(path string, d os.DirEntry, _ error) error {
-		if path == tree {
+		if path == inner {
 			return filepath.SkipDir
 		}
 		found = append(found, strings.TrimPrefix(path, outer))
@@ -140,15 +145,17 @@ func TestHostileTarsAreRefused(t *testing.T) {
 		"huge attribute":         {&tar.Header{Name: "w", PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 70000)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := sandboxed(t, rawTar(t, headers...))
-			if err == nil {
-				t.Fatal("no error")
-			}
-			if !errdefs.IsInvalidArgument(err) {
-				t.Errorf("not an invalid argument: %v", err)
-			}
-			if len(err.Error()) > 1200 {
-				t.Errorf("the error is %d bytes long", len(err.Error()))
+			for _, f := range forms() {
+				_, err := sandboxed(t, f, rawTar(t, headers...))
+				if err == nil {
+					t.Fatalf("%s: no error", f)
+				}
+				if !errdefs.IsInvalidArgument(err) {
+					t.Errorf("%s: not an invalid argument: %v", f, err)
+				}
+				if len(err.Error()) > 1200 {
+					t.Errorf("%s: the error is %d bytes long", f, len(err.Error()))
+				}
 			}
 		})
 	}
@@ -170,12 +177,14 @@ func TestEntriesThroughLinksStayInside(t *testing.T) {
 		"dangling":  {link("l", "/secret"), file("l/file", 9)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tree, err := sandboxed(t, rawTar(t, headers...))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if fi, err := os.Lstat(filepath.Join(tree, "secret/file")); err != nil || fi.Size() != 9 {
-				t.Errorf("the file is not where the link leads inside: %v", err)
+			for _, f := range forms() {
+				tree, err := sandboxed(t, f, rawTar(t, headers...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.ContainsFunc(list(t, WalkUpper(tree)), func(e oci.Entry) bool { return e.Path == "secret/file" && e.Size == 9 }) {
+					t.Errorf("%s: the file is not where the link leads inside", f)
+				}
 			}
 		})
 	}
@@ -207,76 +216,101 @@ func TestLaterEntriesReplaceEarlierOnes(t *testing.T) {
 		"leading slash and dots": {[]*tar.Header{file("/a", 1), file("./b", 1), file("c/./d/../e", 1), file("//f", 1)}, "a 1, b 1, c dir, c/e 1, f 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tree, err := sandboxed(t, rawTar(t, test.headers...))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, e := range list(t, WalkUpper(tree)) {
-				s := e.Path
-				switch {
-				case e.Whiteout:
-					s += " removed"
-				case e.Hardlink:
-					s += " = " + e.Link
-				case e.Mode&unix.S_IFMT == unix.S_IFDIR:
-					s += " dir"
-				case e.Link != "":
-					s += " -> " + e.Link
-				default:
-					s += fmt.Sprintf(" %d", e.Size)
+			for _, f := range forms() {
+				tree, err := sandboxed(t, f, rawTar(t, test.headers...))
+				if err != nil {
+					t.Fatal(err)
 				}
-				if e.Opaque {
-					s += " opaque"
+				if got := summary(list(t, WalkUpper(tree))); got != test.want {
+					t.Errorf("%s: got  %s\nwant %s", f, got, test.want)
 				}
-				got = append(got, s)
-			}
-			if got := strings.Join(got, ", "); got != test.want {
-				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
 	}
 }
 
+// summary is a tree in one line.
+func summary(entries []oci.Entry) string {
+	var got []string
+	for _, e := range entries {
+		s := e.Path
+		switch {
+		case e.Whiteout:
+			s += " removed"
+		case e.Hardlink:
+			s += " = " + e.Link
+		case e.Mode&unix.S_IFMT == unix.S_IFDIR:
+			s += " dir"
+		case e.Link != "":
+			s += " -> " + e.Link
+		default:
+			s += fmt.Sprintf(" %d", e.Size)
+		}
+		if e.Opaque {
+			s += " opaque"
+		}
+		got = append(got, s)
+	}
+	return strings.Join(got, ", ")
+}
+
 func TestForeignBookkeepingIsNotApplied(t *testing.T) {
 	h := folder("d")
 	h.PAXRecords = map[string]string{"SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.den.device": "c 1:1", "SCHILY.xattr.user.kept": "v"}
-	tree, err := sandboxed(t, rawTar(t, h))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var buf [1024]byte
-	n, err := unix.Listxattr(filepath.Join(tree, "d"), buf[:])
-	if err != nil || string(buf[:n]) != "user.kept\x00" {
-		t.Errorf("attributes are %q, %v", buf[:n], err)
-	}
+	eachForm(t, func(t *testing.T, f form) {
+		tree, err := sandboxed(t, f, rawTar(t, h))
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries := list(t, WalkUpper(tree))
+		if len(entries) != 1 || entries[0].Opaque || len(entries[0].Xattrs) != 1 || string(entries[0].Xattrs["user.kept"]) != "v" {
+			t.Errorf("the tree holds %+v", entries)
+		}
+		if f.image {
+			return
+		}
+		var buf [1024]byte
+		n, err := unix.Listxattr(filepath.Join(tree, "d"), buf[:])
+		if err != nil || string(buf[:n]) != "user.kept\x00" {
+			t.Errorf("attributes are %q, %v", buf[:n], err)
+		}
+	})
 }
 
 func TestTruncatedTarsAreErrors(t *testing.T) {
-	data := rawTar(t, folder("d"), file("d/f", 3000))
-	for _, n := range []int{100, 700, 1100, 2000, 3900} {
-		_, err := Unpack(context.Background(), bytes.NewReader(data[:n]), t.TempDir(), UnpackOptions{})
-		if !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("%d bytes: %v", n, err)
+	eachForm(t, func(t *testing.T, f form) {
+		data := rawTar(t, folder("d"), file("d/f", 3000))
+		for _, n := range []int{100, 700, 1100, 2000, 3900} {
+			_, err := Unpack(context.Background(), bytes.NewReader(data[:n]), f.new(t), f.with(UnpackOptions{}))
+			if !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%d bytes: %v", n, err)
+			}
 		}
-	}
-	boom := errors.New("boom")
-	_, err := Unpack(context.Background(), io.MultiReader(bytes.NewReader(data), iotest.ErrReader(boom)), t.TempDir(), UnpackOptions{})
-	if !errors.Is(err, boom) {
-		t.Errorf("an error behind the last entry is lost: %v", err)
-	}
+		boom := errors.New("boom")
+		_, err := Unpack(context.Background(), io.MultiReader(bytes.NewReader(data), iotest.ErrReader(boom)), f.new(t), f.with(UnpackOptions{}))
+		if !errors.Is(err, boom) {
+			t.Errorf("an error behind the last entry is lost: %v", err)
+		}
+	})
 }
 
 func TestLimitsHold(t *testing.T) {
-	data := rawTar(t, file("a", 100), file("b", 100))
-	_, err := Unpack(context.Background(), bytes.NewReader(data), t.TempDir(), UnpackOptions{MaxBytes: 150})
-	if !errors.Is(err, oci.ErrTooLarge) {
-		t.Errorf("MaxBytes: %v", err)
-	}
-	_, err = Unpack(context.Background(), bytes.NewReader(data), t.TempDir(), UnpackOptions{MaxEntries: 1})
-	if !errdefs.IsInvalidArgument(err) {
-		t.Errorf("MaxEntries: %v", err)
-	}
+	eachForm(t, func(t *testing.T, f form) {
+		data := rawTar(t, file("a", 100), file("b", 100))
+		_, err := Unpack(context.Background(), bytes.NewReader(data), f.new(t), f.with(UnpackOptions{MaxBytes: 150}))
+		if !errors.Is(err, oci.ErrTooLarge) {
+			t.Errorf("MaxBytes: %v", err)
+		}
+		_, err = Unpack(context.Background(), bytes.NewReader(data), f.new(t), f.with(UnpackOptions{MaxEntries: 1}))
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("MaxEntries: %v", err)
+		}
+		deep := rawTar(t, file("a/b/c/d", 1))
+		_, err = Unpack(context.Background(), bytes.NewReader(deep), f.new(t), f.with(UnpackOptions{MaxEntries: 2}))
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("MaxEntries and directories that no entry names: %v", err)
+		}
+	})
 }
 
 // gnuSparse is an old GNU sparse header of a file of size bytes with no data.
@@ -298,54 +332,65 @@ func gnuSparse(t *testing.T, size int64) []byte {
 }
 
 func TestSparseFilesStaySparseAndBounded(t *testing.T) {
-	tree, err := sandboxed(t, gnuSparse(t, 1<<30))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(filepath.Join(tree, "sparse"), &st); err != nil {
-		t.Fatal(err)
-	}
-	if st.Size != 1<<30 || st.Blocks > 64 {
-		t.Errorf("the file has %d bytes in %d blocks", st.Size, st.Blocks)
-	}
-	if _, err := sandboxed(t, gnuSparse(t, 1<<33-1)); err != nil && !errdefs.IsInvalidArgument(err) {
-		t.Error(err)
-	}
+	eachForm(t, func(t *testing.T, f form) {
+		tree, err := sandboxed(t, f, gnuSparse(t, 1<<30))
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries := list(t, WalkUpper(tree))
+		if len(entries) != 1 || entries[0].Size != 1<<30 {
+			t.Errorf("the tree holds %+v", entries)
+		}
+		where := tree
+		if !f.image {
+			where = filepath.Join(tree, "sparse")
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(where, &st); err != nil || st.Blocks > 64 {
+			t.Errorf("the file has %d bytes in %d blocks, %v", st.Size, st.Blocks, err)
+		}
+		if _, err := sandboxed(t, f, gnuSparse(t, 1<<33-1)); err != nil && !errdefs.IsInvalidArgument(err) {
+			t.Error(err)
+		}
+	})
 }
 
 func TestUnpackStopsWhenCancelled(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	r, w := io.Pipe()
-	go func() {
-		_, _ = w.Write(rawTar(t, file("a", 1))[:2*blockSize])
-		cancel()
-		_ = w.CloseWithError(context.Canceled)
-	}()
-	if _, err := Unpack(ctx, r, t.TempDir(), UnpackOptions{}); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
+	eachForm(t, func(t *testing.T, f form) {
+		ctx, cancel := context.WithCancel(context.Background())
+		r, w := io.Pipe()
+		go func() {
+			_, _ = w.Write(rawTar(t, file("a", 1))[:2*blockSize])
+			cancel()
+			_ = w.CloseWithError(context.Canceled)
+		}()
+		if _, err := Unpack(ctx, r, f.new(t), f.with(UnpackOptions{})); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
 }
 
 func TestDeepTreesNeedFewDescriptors(t *testing.T) {
 	deep := strings.Repeat("d/", 1500)
 	headers := []*tar.Header{file(deep+"a", 1), file("x", 1), file(deep+"b", 1), file(deep[:400]+"c", 1), file("d/y", 1), folder(deep)}
-	tree, err := sandboxed(t, rawTar(t, headers...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for f, err := range WalkUpper(tree) {
+	eachForm(t, func(t *testing.T, f form) {
+		tree, err := sandboxed(t, f, rawTar(t, headers...))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f.Mode&unix.S_IFMT == unix.S_IFREG {
-			n++
+		n := 0
+		for f, err := range WalkUpper(tree) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Mode&unix.S_IFMT == unix.S_IFREG {
+				n++
+			}
 		}
-	}
-	if n != 5 {
-		t.Errorf("%d files, want 5", n)
-	}
+		if n != 5 {
+			t.Errorf("%d files, want 5", n)
+		}
+	})
 }
 
 func FuzzUnpack(f *testing.F) {
@@ -436,28 +481,49 @@ func FuzzUnpackEntries(f *testing.F) {
 		}
 		// What one entry spoils, the ones before it still show.
 		for len(headers) > 0 {
-			tree, err := sandboxed(t, rawTar(t, headers...))
+			tree, err := sandboxed(t, form{}, rawTar(t, headers...))
+			image, imageErr := sandboxed(t, form{image: true}, rawTar(t, headers...))
 			if err != nil {
-				if !errdefs.IsInvalidArgument(err) && !strings.Contains(err.Error(), "CAP_MKNOD") {
+				privilege := strings.Contains(err.Error(), "CAP_MKNOD")
+				if !errdefs.IsInvalidArgument(err) && !privilege {
 					t.Fatal(err)
+				}
+				if !errdefs.IsInvalidArgument(imageErr) && !privilege {
+					t.Fatalf("the directory is refused and the image says %v: %v", imageErr, err)
 				}
 				headers = headers[:len(headers)-1]
 				continue
 			}
+			if imageErr != nil {
+				t.Fatalf("the directory was made and the image is refused: %v", imageErr)
+			}
 			first, _ := tarOf(t, WalkUpper(tree))
-			again, _ := unpackTo(t, first)
-			if second, _ := tarOf(t, WalkUpper(again)); !bytes.Equal(first, second) {
-				t.Fatalf("tars differ:\n%q\n%q", names(t, first), names(t, second))
-			}
-			built := t.TempDir()
-			a, err := Build(context.Background(), built, WalkUpper(tree), UnpackOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, want := tarOf(t, WalkUpper(tree)); a != want {
-				t.Fatalf("Build says %v, WriteTar %v", a, want)
+			for _, f := range forms() {
+				checkAgain(t, f, first, tree, image)
 			}
 			return
 		}
 	})
+}
+
+// checkAgain makes trees out of trees of both forms, which all have one tar.
+func checkAgain(t *testing.T, f form, want []byte, trees ...string) {
+	t.Helper()
+	again := f.new(t)
+	if _, err := Unpack(context.Background(), bytes.NewReader(want), again, f.with(UnpackOptions{})); err != nil {
+		t.Fatal(err)
+	}
+	for _, tree := range append(trees, again) {
+		got, a := tarOf(t, WalkUpper(tree))
+		if !bytes.Equal(got, want) {
+			t.Fatalf("tars differ:\n%q\n%q", names(t, got), names(t, want))
+		}
+		built, err := Build(context.Background(), f.new(t), WalkUpper(tree), f.with(UnpackOptions{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if built != a {
+			t.Fatalf("Build says %v, WriteTar %v", built, a)
+		}
+	}
 }

@@ -1,10 +1,11 @@
 // Package layer turns layer tars into trees on disk and trees into layer tars.
 //
-// A tree is kept in overlay form: a whiteout is a character device 0:0, an
-// opaque directory carries user.overlay.opaque=y. Three rules make that safe
-// and repeatable:
+// A tree is a directory in overlay form, where a whiteout is a character device
+// 0:0 and an opaque directory carries user.overlay.opaque=y, or the image of one
+// (package erofs); a walk takes either and a mix of them. Three rules make that
+// safe and repeatable:
 //
-//   - A tar is hostile. No entry reaches outside its directory, every header
+//   - A tar is hostile. No entry reaches outside its tree, every header
 //     is bounded, and what cannot be made is an error that names the entry.
 //   - The tar of a tree is canonical: the same entries give the same bytes and
 //     so the same diffID, whoever writes them.
@@ -32,8 +33,8 @@ import (
 type File struct {
 	oci.Entry
 	// Open opens the content of a regular file; nil means no content. It is
-	// called at most once, perhaps from another goroutine. An *os.File lets
-	// Build share blocks with the source.
+	// called at most once, perhaps from another goroutine. What has a method Fd,
+	// as an *os.File, lets Build share blocks with the source.
 	Open func() (io.ReadCloser, error)
 }
 
@@ -53,6 +54,10 @@ type Applied struct {
 
 // UnpackOptions change what Unpack and Build do.
 type UnpackOptions struct {
+	// Image makes the tree as an image, at a path that does not exist yet, with
+	// what lies beside it (erofs.OpaqueSuffix and AttrsSuffix); a failure leaves
+	// nothing. It needs no privilege, and keeps devices whatever InUserns says.
+	Image bool
 	// InUserns says that device nodes cannot be made. They are recorded: an
 	// empty file with the attribute user.den.device, which WalkUpper and
 	// package tree read back as the device.

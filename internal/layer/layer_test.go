@@ -212,32 +212,40 @@ func TestTreeAndTarGiveEachOther(t *testing.T) {
 	}
 	data, want := tarOf(t, sorted(files...))
 
-	tree, got := unpackTo(t, data)
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("Unpack read another tar than WriteTar wrote (-wrote +read):\n%s", d)
-	}
-	again, _ := tarOf(t, WalkUpper(tree))
-	if !bytes.Equal(data, again) {
-		t.Errorf("the tar of the tree differs:\n%s", cmp.Diff(names(t, data), names(t, again)))
-	}
-	built := t.TempDir()
-	b, err := Build(context.Background(), built, all(files...), UnpackOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(want, b); d != "" {
-		t.Errorf("Build and WriteTar differ (-WriteTar +Build):\n%s", d)
-	}
-	if d := cmp.Diff(list(t, WalkUpper(tree)), list(t, WalkUpper(built)), ignoreOrder); d != "" {
-		t.Errorf("Build and Unpack made different trees (-Unpack +Build):\n%s", d)
-	}
-	copied := t.TempDir()
-	if err := Create(context.Background(), copied, WalkUpper(tree), UnpackOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if again, _ := tarOf(t, WalkUpper(copied)); !bytes.Equal(data, again) {
-		t.Error("the tar of a copy made with Create differs")
-	}
+	eachForm(t, func(t *testing.T, f form) {
+		tree := f.new(t)
+		got, err := Unpack(context.Background(), bytes.NewReader(data), tree, f.with(UnpackOptions{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("Unpack read another tar than WriteTar wrote (-wrote +read):\n%s", d)
+		}
+		again, _ := tarOf(t, WalkUpper(tree))
+		if !bytes.Equal(data, again) {
+			t.Errorf("the tar of the tree differs:\n%s", cmp.Diff(names(t, data), names(t, again)))
+		}
+		built := f.new(t)
+		b, err := Build(context.Background(), built, all(files...), f.with(UnpackOptions{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, b); d != "" {
+			t.Errorf("Build and WriteTar differ (-WriteTar +Build):\n%s", d)
+		}
+		if d := cmp.Diff(list(t, WalkUpper(tree)), list(t, WalkUpper(built)), ignoreOrder); d != "" {
+			t.Errorf("Build and Unpack made different trees (-Unpack +Build):\n%s", d)
+		}
+		for _, to := range forms() {
+			copied := to.new(t)
+			if err := Create(context.Background(), copied, WalkUpper(tree), to.with(UnpackOptions{})); err != nil {
+				t.Fatal(err)
+			}
+			if again, _ := tarOf(t, WalkUpper(copied)); !bytes.Equal(data, again) {
+				t.Errorf("the tar of a copy made with Create as %s differs", to)
+			}
+		}
+	})
 }
 
 func names(t testing.TB, data []byte) []string {
@@ -273,9 +281,14 @@ func TestMissingParentsAreTheSameInTarAndTree(t *testing.T) {
 		_, _ = tw.Write([]byte(body))
 	}
 	_ = tw.Close()
-	tree, _ := unpackTo(t, foreign.Bytes())
-	if again, _ := tarOf(t, WalkUpper(tree)); !bytes.Equal(data, again) {
-		t.Errorf("tars differ:\n%s", cmp.Diff(names(t, data), names(t, again)))
+	for _, f := range forms() {
+		tree := f.new(t)
+		if _, err := Unpack(context.Background(), bytes.NewReader(foreign.Bytes()), tree, f.with(UnpackOptions{})); err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := tarOf(t, WalkUpper(tree)); !bytes.Equal(data, again) {
+			t.Errorf("%s: tars differ:\n%s", f, cmp.Diff(names(t, data), names(t, again)))
+		}
 	}
 }
 
@@ -314,35 +327,25 @@ func TestFileThatChangesIsAnError(t *testing.T) {
 }
 
 func TestStackOfDeltasWalksAsOneLayer(t *testing.T) {
-	build := func(files ...File) string {
-		d := t.TempDir()
-		if _, err := Build(context.Background(), d, sorted(files...), UnpackOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
 	opaque := dir("op")
 	opaque.Opaque = true
-	bottom := build(dir("a"), reg("a/1", "old"), reg("a/2", "two"), reg("b", "file"), dir("c"), reg("c/x", ""), dir("op"), reg("op/x", ""), reg("z", ""))
-	middle := build(dir("a"), reg("a/1", "new"), whiteoutOf("c"), dir("b"), reg("b/in", ""))
-	top := build(dir("a"), whiteoutOf("a/2"), dir("b"), reg("b/top", ""), dir("c"), reg("c/y", ""), opaque, reg("op/y", ""))
-	var got []string
-	for _, e := range list(t, WalkStack([]string{top, middle, bottom})) {
-		s := e.Path
-		if e.Whiteout {
-			s += " removed"
+	bottom := []File{dir("a"), reg("a/1", "old"), reg("a/2", "two"), reg("b", "file"), dir("c"), reg("c/x", ""), dir("op"), reg("op/x", ""), reg("z", "")}
+	middle := []File{dir("a"), reg("a/1", "new"), whiteoutOf("c"), dir("b"), reg("b/in", "")}
+	top := []File{dir("a"), whiteoutOf("a/2"), dir("b"), reg("b/top", ""), dir("c"), reg("c/y", ""), opaque, reg("op/y", "")}
+	const want = "a dir, a/1 3, a/2 removed, b dir opaque, b/in 0, b/top 0, c dir opaque, c/y 0, op dir opaque, op/y 0, z 0"
+	for mix := range 8 { // of both forms
+		var stack []string
+		for i, files := range [][]File{top, middle, bottom} {
+			f := form{image: mix>>i&1 == 1}
+			tree := f.new(t)
+			if _, err := Build(context.Background(), tree, sorted(files...), f.with(UnpackOptions{})); err != nil {
+				t.Fatal(err)
+			}
+			stack = append(stack, tree)
 		}
-		if e.Opaque {
-			s += " opaque"
+		if got := summary(list(t, WalkStack(stack))); got != want {
+			t.Errorf("mix %03b: got  %s\nwant %s", mix, got, want)
 		}
-		got = append(got, s)
-	}
-	want := []string{
-		"a", "a/1", "a/2 removed", "b opaque", "b/in", "b/top",
-		"c opaque", "c/y", "op opaque", "op/y", "z",
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
 	}
 }
 

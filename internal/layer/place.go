@@ -67,9 +67,6 @@ func newPlacer(dir string, o UnpackOptions) (*placer, error) {
 		_ = unix.Close(fd)
 		return nil, &os.PathError{Op: "fstat", Path: dir, Err: err}
 	}
-	if o.MaxEntries <= 0 {
-		o.MaxEntries = DefaultMaxEntries
-	}
 	return &placer{
 		o: o, root: dir, umask: sys.Umask(), uid: uint32(os.Geteuid()), gid: uint32(os.Getegid()),
 		setgid: st.Mode&unix.S_ISGID != 0,

@@ -130,8 +130,14 @@ func (p *placer) dress(fd int, e *oci.Entry) error {
 	return setXattrs(e, func(attr string, value []byte) error { return unix.Fsetxattr(fd, attr, value, 0) })
 }
 
-// create makes an empty regular file, open for reading and writing.
-func (p *placer) create(dirfd int, e *oci.Entry) (fd int, err error) {
+// create makes an empty regular file in the present directory.
+func (p *placer) create(e *oci.Entry) (room, error) {
+	fd, err := p.file(p.top().fd, e)
+	return room{fd: fd}, err
+}
+
+// file makes an empty regular file, open for reading and writing.
+func (p *placer) file(dirfd int, e *oci.Entry) (fd int, err error) {
 	if err := failpoint.Hit("layer.place.create"); err != nil {
 		return -1, err
 	}
@@ -149,7 +155,8 @@ func (p *placer) create(dirfd int, e *oci.Entry) (fd int, err error) {
 
 // finish gives a file that was written its attributes and closes it; err is
 // what went wrong before.
-func (p *placer) finish(fd int, e *oci.Entry, err error) error {
+func (p *placer) finish(r room, e *oci.Entry, err error) error {
+	fd := r.fd
 	if err == nil {
 		err = p.dress(fd, e)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,7 +16,7 @@ import (
 func (p *placer) record(dirfd int, e *oci.Entry) error {
 	stand := *e
 	stand.Mode = unix.S_IFREG | e.Mode&0o7777
-	fd, err := p.create(dirfd, &stand)
+	fd, err := p.file(dirfd, &stand)
 	if err != nil {
 		return err
 	}
@@ -24,7 +25,7 @@ func (p *placer) record(dirfd int, e *oci.Entry) error {
 	if err != nil {
 		err = &os.PathError{Op: "record device", Path: e.Path, Err: err}
 	}
-	return p.finish(fd, &stand, err)
+	return p.finish(room{fd: fd}, &stand, err)
 }
 
 func (p *placer) whiteout(dirfd int, e *oci.Entry) error {
@@ -108,3 +109,20 @@ func (p *placer) hardlink(e *oci.Entry) error {
 	}
 	return err
 }
+
+// linked gives a hard link the attributes of its file, which is what a walk of
+// the tree will find.
+func (p *placer) linked(e *oci.Entry) error {
+	dirfd, err := p.at(e.Path)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := sys.LstatAt(dirfd, baseOf(e.Path), &st); err != nil {
+		return fmt.Errorf("lstat: %w", err)
+	}
+	e.Mode, e.UID, e.GID, e.ModTime = st.Mode, st.Uid, st.Gid, time.Unix(st.Mtim.Sec, 0)
+	return nil
+}
+
+func (p *placer) recorded() int { return p.devices }

@@ -20,7 +20,7 @@ import (
 const DefaultMaxEntries = 4 << 20
 
 // Unpack makes the tree of a layer tar in dir, an empty directory, in overlay
-// form, and says what the tar was. The caller compares the diffID with the one
+// form (see UnpackOptions.Image for the other), and says what the tar was. The caller compares the diffID with the one
 // it wants and drops the tree if they differ or Unpack fails. r is read to its end.
 //
 // Owners, modes, times, user attributes and file capabilities are kept. A
@@ -37,7 +37,7 @@ func Unpack(ctx context.Context, r io.Reader, dir string, o UnpackOptions) (Appl
 }
 
 func unpack(ctx context.Context, r io.Reader, dir string, o UnpackOptions) (Applied, error) {
-	p, err := newPlacer(dir, o)
+	p, err := newMaker(dir, o)
 	if err != nil {
 		return Applied{}, err
 	}
@@ -56,12 +56,12 @@ func unpack(ctx context.Context, r io.Reader, dir string, o UnpackOptions) (Appl
 		return Applied{}, err
 	}
 	u.applied.DiffID, u.applied.SizeBytes = digest.NewDigest(digest.SHA256, ahead.hash), ahead.size
-	u.applied.Devices = p.devices
+	u.applied.Devices = p.recorded()
 	return u.applied, nil
 }
 
 type unpacker struct {
-	p       *placer
+	p       maker
 	r       *Reader
 	o       UnpackOptions
 	applied Applied
@@ -69,7 +69,10 @@ type unpacker struct {
 }
 
 func (u *unpacker) run(ctx context.Context) error {
-	limit := u.p.o.MaxEntries
+	limit := u.o.MaxEntries
+	if limit <= 0 {
+		limit = DefaultMaxEntries
+	}
 	for {
 		e, err := u.r.Next()
 		if err == io.EOF {
@@ -100,19 +103,19 @@ func (u *unpacker) one(e *oci.Entry) error {
 	if u.o.MaxBytes > 0 && u.applied.TreeBytes > u.o.MaxBytes {
 		return fmt.Errorf("files of more than %d bytes: %w", u.o.MaxBytes, oci.ErrTooLarge)
 	}
-	fd, err := u.p.create(u.p.top().fd, e)
+	to, err := u.p.create(e)
 	if err != nil {
 		return err
 	}
 	if e.Size > 0 {
-		err = u.write(fd, e.Size)
+		err = u.write(to, e.Size)
 	}
-	return u.p.finish(fd, e, err)
+	return u.p.finish(to, e, err)
 }
 
 // write copies the present entry's content. The holes of sparse files stay
 // holes: they may be far longer than the tar.
-func (u *unpacker) write(fd int, size int64) error {
+func (u *unpacker) write(to room, size int64) error {
 	if u.buf == nil {
 		u.buf = make([]byte, chunkSize)
 	}
@@ -126,14 +129,14 @@ func (u *unpacker) write(fd int, size int64) error {
 			return fmt.Errorf("read: %w", err)
 		}
 		if hole = u.r.sparse && allZero(u.buf[:n]); !hole {
-			if err := pwriteAll(fd, u.buf[:n], offset); err != nil {
+			if err := pwriteAll(to.fd, u.buf[:n], to.at+offset); err != nil {
 				return err
 			}
 		}
 		offset += int64(n)
 	}
-	if hole {
-		if err := unix.Ftruncate(fd, size); err != nil {
+	if hole && !to.image {
+		if err := unix.Ftruncate(to.fd, size); err != nil {
 			return fmt.Errorf("truncate: %w", err)
 		}
 	}

@@ -10,12 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/lower"
 	"den/internal/oci"
 	"den/internal/sys"
 )
 
-// WalkUpper yields what a tree in overlay form holds, in canonical order: an
-// overlay's upper directory, or an unpacked layer. See WalkStack.
+// WalkUpper yields what a tree holds, in canonical order: an overlay's upper
+// directory, or an unpacked layer in either form. See WalkStack.
 func WalkUpper(dir string) iter.Seq2[File, error] { return WalkStack([]string{dir}) }
 
 // WalkStack yields the entries of one layer that is kept as several trees, top
@@ -57,11 +58,11 @@ func (w *walker) run() error {
 	var open []*walkDir
 	defer func() { closeDirs(open) }()
 	for _, root := range w.roots {
-		fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		in, err := lower.Open(root)
 		if err != nil {
-			return fmt.Errorf("walk tree: %w", &os.PathError{Op: "open", Path: root, Err: err})
+			return fmt.Errorf("walk tree: %w", err)
 		}
-		open = append(open, &walkDir{fd: fd, root: root})
+		open = append(open, &walkDir{in: in, root: root})
 	}
 	if len(open) == 0 {
 		return nil
@@ -128,7 +129,7 @@ func (w *walker) children(path string, dirs []*walkDir) error {
 func listAll(dirs []*walkDir) ([]name, error) {
 	var all []name
 	for level, d := range dirs {
-		names, err := sys.ReadNames(d.fd)
+		names, err := d.in.Names()
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +155,7 @@ func (w *walker) one(path string, same []name, dirs []*walkDir) error {
 	var st unix.Stat_t
 	top := dirs[same[0].level]
 	base := same[0].name
-	if err := sys.LstatAt(top.fd, base, &st); err != nil {
+	if err := top.in.Stat(base, &st); err != nil {
 		return fmt.Errorf("walk tree: %w", &os.PathError{Op: "lstat", Path: path, Err: err})
 	}
 	switch {
@@ -184,13 +185,13 @@ func (w *walker) file(path, base string, d *walkDir, st *unix.Stat_t) (File, err
 		w.seen[key] = path
 	}
 	if f.Mode&unix.S_IFMT == unix.S_IFLNK {
-		target, err := sys.ReadlinkAt(d.fd, base)
+		target, err := d.in.Readlink(base)
 		if err != nil {
 			return f, &os.PathError{Op: "readlink", Path: base, Err: err}
 		}
 		f.Link = target
 	}
-	a, err := sys.FileAttrsAt(d.fd, base)
+	a, err := d.in.Attrs(base)
 	if err != nil {
 		return f, &os.PathError{Op: "getxattr", Path: base, Err: err}
 	}
@@ -215,18 +216,18 @@ func (w *walker) dir(path string, same []name, dirs []*walkDir) error {
 		parent := dirs[n.level]
 		if i > 0 {
 			var st unix.Stat_t
-			if err := sys.LstatAt(parent.fd, n.name, &st); err != nil {
+			if err := parent.in.Stat(n.name, &st); err != nil {
 				return fmt.Errorf("walk tree: %w", &os.PathError{Op: "lstat", Path: path, Err: err})
 			}
 			if hidden = st.Mode&unix.S_IFMT != unix.S_IFDIR; hidden {
 				break
 			}
 		}
-		fd, err := sys.OpenDirAt(parent.fd, n.name)
+		in, err := parent.in.OpenDir(n.name)
 		if err != nil {
 			return fmt.Errorf("walk tree: %w", &os.PathError{Op: "open", Path: path, Err: err})
 		}
-		open = append(open, &walkDir{fd: fd, root: parent.root, path: path})
+		open = append(open, &walkDir{in: in, root: parent.root, path: path})
 	}
 	e, err := w.dirEntry(path, open[0])
 	if err == nil {
@@ -244,7 +245,7 @@ func (w *walker) dir(path string, same []name, dirs []*walkDir) error {
 
 func (w *walker) dirEntry(path string, d *walkDir) (oci.Entry, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(d.fd, &st); err != nil {
+	if err := d.in.Stat(".", &st); err != nil {
 		return oci.Entry{}, &os.PathError{Op: "fstat", Path: path, Err: err}
 	}
 	a, err := d.attrs()

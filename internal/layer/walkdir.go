@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/lower"
 	"den/internal/sys"
 )
 
@@ -16,11 +17,11 @@ type walkDir struct {
 	root, path string
 
 	mu sync.Mutex
-	fd int // -1: closed
+	in lower.Dir // nil: closed
 }
 
 func (d *walkDir) attrs() (sys.FileAttrs, error) {
-	a, err := sys.FileAttrsOf(d.fd)
+	a, err := d.in.Attrs(".")
 	if err != nil {
 		return a, &os.PathError{Op: "getxattr", Path: d.path, Err: err}
 	}
@@ -30,32 +31,34 @@ func (d *walkDir) attrs() (sys.FileAttrs, error) {
 func (d *walkDir) open(path, base string) (io.ReadCloser, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	dirfd := d.fd
-	if dirfd < 0 {
-		root, err := unix.Open(d.root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	in := d.in
+	if in == nil {
+		root, err := lower.Open(d.root)
 		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: d.root, Err: err}
+			return nil, err
 		}
-		defer func() { _ = unix.Close(root) }()
-		dirfd, err = sys.OpenDirBeneath(root, "./"+dirOf(path))
-		if err != nil {
+		defer root.Close()
+		if in, err = root.OpenBeneath(dirOf(path)); err != nil {
 			return nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
-		defer func() { _ = unix.Close(dirfd) }()
+		defer in.Close()
 	}
-	fd, err := sys.OpenFileAt(dirfd, base)
+	f, err := in.Open(base)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &rawFile{fd: fd, path: path}, nil
+	if f.Content != nil {
+		return f.Content, nil
+	}
+	return &rawFile{fd: f.FD, path: path}, nil
 }
 
 func closeDirs(dirs []*walkDir) {
 	for _, d := range dirs {
 		d.mu.Lock()
-		if d.fd >= 0 {
-			_ = unix.Close(d.fd)
-			d.fd = -1
+		if d.in != nil {
+			d.in.Close()
+			d.in = nil
 		}
 		d.mu.Unlock()
 	}
@@ -95,4 +98,24 @@ func (f *rawFile) Close() error {
 		return &os.PathError{Op: "close", Path: f.path, Err: err}
 	}
 	return nil
+}
+
+// rawAt reads at any offset of the file that a descriptor is open on.
+type rawAt int
+
+// ReadAt fills p as far as the file goes.
+func (f rawAt) ReadAt(p []byte, at int64) (n int, err error) {
+	for n < len(p) {
+		m, err := unix.Pread(int(f), p[n:], at+int64(n))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return n, os.NewSyscallError("pread", err)
+		case m == 0:
+			return n, io.EOF
+		}
+		n += m
+	}
+	return n, nil
 }

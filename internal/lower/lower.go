@@ -62,7 +62,7 @@ func Open(path string) (Dir, error) {
 		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return &directory{fd}, nil
+		return Of(fd), nil
 	}
 	_ = unix.Close(fd)
 	return openImage(path)
@@ -76,6 +76,9 @@ func IsImage(path string) (bool, error) {
 	}
 	return info.Mode().IsRegular(), nil
 }
+
+// Of is the directory that fd is open on. Close closes it.
+func Of(fd int) Dir { return &directory{fd} }
 
 // directory is a directory of a tree that is one.
 type directory struct{ fd int }
@@ -116,7 +119,7 @@ func opened(fd int, err error) (Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &directory{fd}, nil
+	return Of(fd), nil
 }
 
 func (d *directory) Open(name string) (File, error) {

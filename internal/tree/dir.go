@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/lower"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -28,7 +29,7 @@ func Dir(root string) (FS, error) {
 }
 
 // in calls fn with the open directory path.
-func (d *dir) in(op, path string, fn func(dirfd int) error) error {
+func (d *dir) in(op, path string, fn func(d lower.Dir) error) error {
 	raw, err := d.root.SyscallConn()
 	if err != nil {
 		return err
@@ -42,8 +43,9 @@ func (d *dir) in(op, path string, fn func(dirfd int) error) error {
 			}
 			return
 		}
-		inner = fn(fd)
-		_ = unix.Close(fd)
+		sub := lower.Of(fd)
+		inner = fn(sub)
+		sub.Close()
 	})
 	if err != nil {
 		return err
@@ -52,18 +54,18 @@ func (d *dir) in(op, path string, fn func(dirfd int) error) error {
 }
 
 // at calls fn with the open directory of path and path's name in it.
-func (d *dir) at(op, path string, fn func(dirfd int, name, path string) error) error {
+func (d *dir) at(op, path string, fn func(d lower.Dir, name, path string) error) error {
 	path = clean(path)
 	if path == "" {
-		return d.in(op, "", func(fd int) error { return fn(fd, ".", "") })
+		return d.in(op, "", func(d lower.Dir) error { return fn(d, ".", "") })
 	}
-	return d.in(op, dirOf(path), func(fd int) error { return fn(fd, baseOf(path), path) })
+	return d.in(op, dirOf(path), func(d lower.Dir) error { return fn(d, baseOf(path), path) })
 }
 
 // Lstat describes a file.
 func (d *dir) Lstat(path string) (e *oci.Entry, err error) {
-	err = d.at("lstat", path, func(dirfd int, name, path string) error {
-		f, err := stat(dirfd, name, path, false)
+	err = d.at("lstat", path, func(in lower.Dir, name, path string) error {
+		f, err := stat(in, name, path, false)
 		if err == nil {
 			e = &f.Entry
 		}
@@ -73,8 +75,8 @@ func (d *dir) Lstat(path string) (e *oci.Entry, err error) {
 }
 
 func (d *dir) lstat(path string) (f *found, err error) {
-	err = d.at("lstat", path, func(dirfd int, name, path string) (err error) {
-		f, err = statOnly(dirfd, name, path)
+	err = d.at("lstat", path, func(in lower.Dir, name, path string) (err error) {
+		f, err = statOnly(in, name, path)
 		return err
 	})
 	return f, err
@@ -85,14 +87,14 @@ func (d *dir) ReadDir(path string) ([]*oci.Entry, error) { return entries(d.read
 
 func (d *dir) readDir(path string) (list []*found, err error) {
 	path = clean(path)
-	err = d.in("read directory", path, func(fd int) error {
-		names, err := sys.ReadNames(fd)
+	err = d.in("read directory", path, func(in lower.Dir) error {
+		names, err := in.Names()
 		if err != nil {
 			return &os.PathError{Op: "getdents", Path: path, Err: err}
 		}
 		slices.Sort(names)
 		for _, name := range names {
-			f, err := stat(fd, name, joinPath(path, name), false)
+			f, err := stat(in, name, joinPath(path, name), false)
 			if errdefs.IsNotFound(err) {
 				continue // removed meanwhile, or a whiteout that the kernel lists in a directory of one layer only
 			}
@@ -111,8 +113,8 @@ func (d *dir) Readlink(path string) (string, error) { return readlink(d.lstat(pa
 
 // Open opens a regular file.
 func (d *dir) Open(path string) (rc io.ReadCloser, err error) {
-	err = d.at("open", path, func(dirfd int, name, path string) error {
-		f, err := openFile(dirfd, name, path)
+	err = d.at("open", path, func(in lower.Dir, name, path string) error {
+		f, err := openFile(in, name, path)
 		if err == nil {
 			rc = f
 		}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/lower"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -21,17 +22,17 @@ const (
 	maxOpen = 128
 )
 
-// stack is the merge of overlay directories. It works on nodes: a directory
+// stack is the merge of layers' trees. It works on nodes: a directory
 // of the merged view with the layers that contribute to it. Listing a node
 // reads that directory of each of those layers, once; after that a missing
 // name costs nothing, however many layers there are.
 type stack struct {
 	mu    sync.Mutex
 	paths []string
-	roots []int // descriptors, top first
+	roots []lower.Dir // top first
 	root  *node
 	names int // remembered in all nodes
-	open  map[place]int
+	open  map[place]lower.Dir
 	order []place // of open, oldest first
 }
 
@@ -56,16 +57,16 @@ type child struct {
 	gone   bool  // known to be a whiteout
 }
 
-// Stack is the merged view of overlay directories, top first. Without any it
-// is empty.
+// Stack is the merged view of layers' trees, top first, directories and images.
+// Without any it is empty.
 func Stack(dirs []string) (FS, error) {
-	s := &stack{paths: dirs, open: map[place]int{}}
+	s := &stack{paths: dirs, open: map[place]lower.Dir{}}
 	for _, d := range dirs {
-		fd, err := unix.Open(d, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		root, err := lower.Open(d)
 		if err != nil {
-			return nil, errors.Join(&os.PathError{Op: "open", Path: d, Err: err}, s.Close())
+			return nil, errors.Join(err, s.Close())
 		}
-		s.roots = append(s.roots, fd)
+		s.roots = append(s.roots, root)
 	}
 	levels := make([]int, len(dirs))
 	for i := range levels {
@@ -85,42 +86,42 @@ func (s *stack) cut(levels []int, path string) ([]int, error) {
 		if i == len(levels)-1 {
 			break // nothing below that could be hidden
 		}
-		fd, err := s.dir(level, path)
+		d, err := s.dir(level, path)
 		if err != nil {
 			return nil, err
 		}
-		value, err := sys.FgetXattr(fd, sys.OpaqueAttr)
-		switch {
-		case err == nil && string(value) == "y":
-			return levels[:i+1], nil
-		case err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP):
+		opaque, err := d.Opaque()
+		if err != nil {
 			return nil, &os.PathError{Op: "getxattr", Path: path, Err: err}
+		}
+		if opaque {
+			return levels[:i+1], nil
 		}
 	}
 	return levels, nil
 }
 
 // dir returns an open directory of one layer, which stays s's.
-func (s *stack) dir(level int, path string) (int, error) {
+func (s *stack) dir(level int, path string) (lower.Dir, error) {
 	if path == "" {
 		return s.roots[level], nil
 	}
 	at := place{level, path}
-	if fd, ok := s.open[at]; ok {
-		return fd, nil
+	if d, ok := s.open[at]; ok {
+		return d, nil
 	}
-	fd, err := sys.OpenDirBeneath(s.roots[level], path)
+	d, err := s.roots[level].OpenBeneath(path)
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: s.paths[level] + "/" + path, Err: err}
+		return nil, &os.PathError{Op: "open", Path: s.paths[level] + "/" + path, Err: err}
 	}
 	if len(s.order) == maxOpen {
-		_ = unix.Close(s.open[s.order[0]])
+		s.open[s.order[0]].Close()
 		delete(s.open, s.order[0])
 		s.order = append(s.order[:0], s.order[1:]...)
 	}
-	s.open[at] = fd
+	s.open[at] = d
 	s.order = append(s.order, at)
-	return fd, nil
+	return d, nil
 }
 
 // list reads a node's names unless that was done already.
@@ -134,11 +135,11 @@ func (s *stack) list(n *node) error {
 	names := map[string]*child{}
 	n.sorted = nil
 	for _, level := range n.levels {
-		fd, err := s.dir(level, n.path)
+		d, err := s.dir(level, n.path)
 		if err != nil {
 			return err
 		}
-		list, err := sys.ReadNames(fd)
+		list, err := d.Names()
 		if err != nil {
 			return &os.PathError{Op: "getdents", Path: n.path, Err: err}
 		}
@@ -202,12 +203,12 @@ func (s *stack) node(n *node, c *child, name string) (*node, error) {
 	}
 	var levels []int
 	for _, level := range c.levels {
-		fd, err := s.dir(level, n.path)
+		d, err := s.dir(level, n.path)
 		if err != nil {
 			return nil, err
 		}
 		var st unix.Stat_t
-		if err := sys.LstatAt(fd, name, &st); err != nil {
+		if err := d.Stat(name, &st); err != nil {
 			return nil, &os.PathError{Op: "lstat", Path: joinPath(n.path, name), Err: err}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -230,7 +231,7 @@ func (s *stack) node(n *node, c *child, name string) (*node, error) {
 
 // Lstat describes a file.
 func (s *stack) Lstat(path string) (*oci.Entry, error) {
-	f, err := s.locate("lstat", path, func(fd int, name, path string) (*found, error) { return stat(fd, name, path, true) })
+	f, err := s.locate("lstat", path, func(d lower.Dir, name, path string) (*found, error) { return stat(d, name, path, true) })
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +243,7 @@ func (s *stack) lstat(path string) (*found, error) {
 }
 
 // locate calls look with the directory and name that path has in its topmost layer.
-func (s *stack) locate(op, path string, look func(fd int, name, path string) (*found, error)) (*found, error) {
+func (s *stack) locate(op, path string, look func(d lower.Dir, name, path string) (*found, error)) (*found, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	path = clean(path)
@@ -271,13 +272,13 @@ func emptyRoot() *found {
 }
 
 // look describes a child, which may turn out to be a whiteout.
-func (s *stack) look(op string, n *node, c *child, name string, look func(fd int, name, path string) (*found, error)) (*found, error) {
+func (s *stack) look(op string, n *node, c *child, name string, look func(d lower.Dir, name, path string) (*found, error)) (*found, error) {
 	path := joinPath(n.path, name)
-	fd, err := s.dir(c.levels[0], n.path)
+	d, err := s.dir(c.levels[0], n.path)
 	if err != nil {
 		return nil, err
 	}
-	f, err := look(fd, name, path)
+	f, err := look(d, name, path)
 	if err == nil && f.Mode&unix.S_IFMT == unix.S_IFCHR && f.Rdev == 0 {
 		c.gone = true
 		return nil, missing(op, path)
@@ -305,7 +306,7 @@ func (s *stack) readDir(path string) ([]*found, error) {
 		if c.gone {
 			continue
 		}
-		f, err := s.look("lstat", n, c, name, func(fd int, name, path string) (*found, error) { return stat(fd, name, path, true) })
+		f, err := s.look("lstat", n, c, name, func(d lower.Dir, name, path string) (*found, error) { return stat(d, name, path, true) })
 		if c.gone {
 			continue
 		}
@@ -322,13 +323,13 @@ func (s *stack) Readlink(path string) (string, error) { return readlink(s.lstat(
 
 // Open opens a regular file.
 func (s *stack) Open(path string) (io.ReadCloser, error) {
-	var file *os.File
-	f, err := s.locate("open", path, func(fd int, name, path string) (*found, error) {
-		f, err := stat(fd, name, path, true)
+	var file io.ReadCloser
+	f, err := s.locate("open", path, func(d lower.Dir, name, path string) (*found, error) {
+		f, err := stat(d, name, path, true)
 		if err != nil || f.Mode&unix.S_IFMT != unix.S_IFREG {
 			return f, err
 		}
-		file, err = openFile(fd, name, path)
+		file, err = openFile(d, name, path)
 		return f, err
 	})
 	if err != nil {
@@ -344,11 +345,11 @@ func (s *stack) Open(path string) (io.ReadCloser, error) {
 func (s *stack) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, fd := range s.roots {
-		_ = unix.Close(fd) // opened for reading: nothing can be lost
+	for _, d := range s.roots {
+		d.Close()
 	}
-	for _, fd := range s.open {
-		_ = unix.Close(fd)
+	for _, d := range s.open {
+		d.Close()
 	}
 	s.roots, s.open, s.order = nil, nil, nil
 	s.root = &node{names: map[string]*child{}}

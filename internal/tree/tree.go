@@ -1,5 +1,5 @@
 // Package tree reads directories through a view that no symbolic link leaves:
-// one plain directory, or the merge of a stack of overlay directories, without
+// one plain directory, or the merge of a stack of layers' trees, without
 // mounting anything.
 //
 //   - Paths are relative to the view's root, with or without a leading slash;
@@ -7,11 +7,12 @@
 //   - Lstat, ReadDir, Readlink and Open follow no symbolic link, in no
 //     component. Resolve follows them, in user space and against the merged
 //     view, so that neither an absolute target nor ".." names anything outside.
-//   - A Stack's directories do not change while it is open: it remembers what
+//   - A Stack's trees do not change while it is open: it remembers what
 //     it has listed. A Dir is read anew at each call.
 //
-// Whiteouts and opaque directories are the kernel's overlay format in its
-// userxattr flavour; see sys.OpaqueAttr.
+// Each tree of a stack is a directory, whose whiteouts and opaque directories are
+// the kernel's overlay format in its userxattr flavour (see sys.OpaqueAttr), or an
+// image of one (package lower).
 package tree
 
 import (
@@ -25,6 +26,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/lower"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -41,7 +43,7 @@ type FS interface {
 	ReadDir(path string) ([]*oci.Entry, error)
 	// Readlink returns the target of a symbolic link.
 	Readlink(path string) (string, error)
-	// Open opens a regular file. On disk it is an *os.File.
+	// Open opens a regular file. In a directory it is an *os.File.
 	Open(path string) (io.ReadCloser, error)
 	// Close frees what the view holds open. Files it opened stay open.
 	Close() error
@@ -125,13 +127,13 @@ func gone(err error) bool {
 	return err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP
 }
 
-// stat describes the file name in dirfd; marks says whether it may stand for a device.
-func stat(dirfd int, name, path string, marks bool) (*found, error) {
-	f, err := statOnly(dirfd, name, path)
+// stat describes the file name in d; marks says whether it may stand for a device.
+func stat(d lower.Dir, name, path string, marks bool) (*found, error) {
+	f, err := statOnly(d, name, path)
 	if err != nil {
 		return nil, err
 	}
-	a, err := sys.FileAttrsAt(dirfd, name)
+	a, err := d.Attrs(name)
 	if err != nil {
 		return nil, &os.PathError{Op: "getxattr", Path: path, Err: err}
 	}
@@ -145,9 +147,9 @@ func stat(dirfd int, name, path string, marks bool) (*found, error) {
 }
 
 // statOnly is stat without the attributes.
-func statOnly(dirfd int, name, path string) (*found, error) {
+func statOnly(d lower.Dir, name, path string) (*found, error) {
 	var st unix.Stat_t
-	if err := sys.LstatAt(dirfd, name, &st); err != nil {
+	if err := d.Stat(name, &st); err != nil {
 		if gone(err) {
 			return nil, missing("lstat", path)
 		}
@@ -155,7 +157,7 @@ func statOnly(dirfd int, name, path string) (*found, error) {
 	}
 	f := foundOf(path, &st)
 	if f.Mode&unix.S_IFMT == unix.S_IFLNK {
-		target, err := sys.ReadlinkAt(dirfd, name)
+		target, err := d.Readlink(name)
 		if err != nil {
 			return nil, &os.PathError{Op: "readlink", Path: path, Err: err}
 		}
@@ -178,9 +180,9 @@ func foundOf(path string, st *unix.Stat_t) *found {
 	return f
 }
 
-// openFile opens the regular file name in dirfd.
-func openFile(dirfd int, name, path string) (*os.File, error) {
-	fd, err := sys.OpenFileAt(dirfd, name)
+// openFile opens the regular file name in d.
+func openFile(d lower.Dir, name, path string) (io.ReadCloser, error) {
+	f, err := d.Open(name)
 	switch {
 	case err == unix.ENXIO, err == unix.ELOOP: // a socket, a device without a driver, a link
 		return nil, wrong("open", path, "regular file")
@@ -188,16 +190,18 @@ func openFile(dirfd int, name, path string) (*os.File, error) {
 		return nil, missing("open", path)
 	case err != nil:
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	case f.Content != nil:
+		return f.Content, nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		_ = unix.Close(fd)
+	if err := unix.Fstat(f.FD, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = unix.Close(f.FD)
 		if err != nil {
 			return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
 		}
 		return nil, wrong("open", path, "regular file")
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return os.NewFile(uintptr(f.FD), path), nil
 }
 
 func readlink(f *found, err error) (string, error) {

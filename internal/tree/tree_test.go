@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -99,6 +100,30 @@ func stackOf(t testing.TB, dirs ...string) FS {
 	return v
 }
 
+// stacksOf are the views of a stack whose trees are directories, images, and
+// now one and now the other.
+func stacksOf(t testing.TB, dirs ...string) []FS {
+	t.Helper()
+	views := []FS{stackOf(t, dirs...)}
+	for _, every := range []int{1, 2} {
+		mixed := append([]string{}, dirs...)
+		for i := 0; i < len(dirs); i += every {
+			mixed[i] = imageOf(t, dirs[i])
+		}
+		views = append(views, stackOf(t, mixed...))
+	}
+	return views
+}
+
+func imageOf(t testing.TB, dir string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
+	if err := layer.Create(t.Context(), path, layer.WalkUpper(dir), layer.UnpackOptions{Image: true}); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestStackMergesLikeAnOverlay(t *testing.T) {
 	bottom := make1(t, "a/1=old", "a/2=two", "b=file", "c/x", "op/x", "z=last", "deep/er/f=1")
 	middle := make1(t, "a/1=new", "c-", "b/in", "deep/er/g=2")
@@ -107,7 +132,13 @@ func TestStackMergesLikeAnOverlay(t *testing.T) {
 		"./", "a/", "a/1 = new", "b/", "b/in", "b/top", "c/", "c/y", "deep/", "deep/er/", "deep/er/f = 1", "deep/er/g = 2",
 		"op/", "op/y", "z -> a",
 	}
-	v := stackOf(t, top, middle, bottom)
+	for _, v := range stacksOf(t, top, middle, bottom) {
+		checkMerge(t, v, want)
+	}
+}
+
+func checkMerge(t *testing.T, v FS, want []string) {
+	t.Helper()
 	if d := cmp.Diff(want, show(t, v)); d != "" {
 		t.Error(d)
 	}
@@ -138,8 +169,10 @@ func TestOpaqueRootHidesEverythingBelow(t *testing.T) {
 	if err := unix.Setxattr(top, sys.OpaqueAttr, []byte("y"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{"./", "b/", "b/d"}, show(t, stackOf(t, top, bottom))); d != "" {
-		t.Error(d)
+	for _, v := range stacksOf(t, top, bottom) {
+		if d := cmp.Diff([]string{"./", "b/", "b/d"}, show(t, v)); d != "" {
+			t.Error(d)
+		}
 	}
 }
 
@@ -153,7 +186,7 @@ func TestResolveStaysInside(t *testing.T) {
 	bottom := make1(t, "etc/passwd=x", "usr/lib/x", "lib->usr/lib", "abs->/etc", "up->../../../etc", "loop1->loop2", "loop2->loop1", "self->.",
 		"usr/lib/back->../../abs", "dangling->/no/where", "file=1")
 	top := make1(t, "late->lib", "usr/lib/y")
-	for _, v := range []FS{stackOf(t, top, bottom), mustDir(t, bottom)} {
+	for _, v := range append(stacksOf(t, top, bottom), mustDir(t, bottom)) {
 		for path, want := range map[string]string{
 			"":                    ".",
 			"/":                   ".",
@@ -205,7 +238,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := filepath.Join(outer, "root")
-	for _, v := range []FS{mustDir(t, root), stackOf(t, root), stackOf(t, make1(t), root)} {
+	for _, v := range append(stacksOf(t, make1(t), root), mustDir(t, root), stackOf(t, root)) {
 		for _, path := range []string{"out/file", "abs/passwd", "../secret/file", "in/../../secret/file"} {
 			if _, err := v.Lstat(path); !errdefs.IsNotFound(err) {
 				t.Errorf("%T: lstat %s: %v", v, path, err)
@@ -234,7 +267,7 @@ func TestWalkFindsHardLinksAndSkips(t *testing.T) {
 	if err := os.Link(filepath.Join(root, "a/x"), filepath.Join(root, "b/y")); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []FS{mustDir(t, root), stackOf(t, root)} {
+	for _, v := range append(stacksOf(t, root), mustDir(t, root)) {
 		want := []string{"./", "a/", "a/x = 1", "b/", "b/y = a/x", "c/", "c/d/", "c/d/e", "c/f"}
 		if d := cmp.Diff(want, show(t, v)); d != "" {
 			t.Error(d)
@@ -269,15 +302,16 @@ func TestRecordedDevicesAreDevices(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v := stackOf(t, root)
-	if e, err := v.Lstat("null"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFCHR || e.Rdev != unix.Mkdev(1, 3) {
-		t.Errorf("%+v, %v", e, err)
-	}
-	if _, err := v.Open("null"); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("open: %v", err)
-	}
-	if e, err := v.Lstat("plain"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFREG {
-		t.Errorf("a file with content is %+v, %v", e, err)
+	for _, v := range stacksOf(t, root) {
+		if e, err := v.Lstat("null"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFCHR || e.Rdev != unix.Mkdev(1, 3) {
+			t.Errorf("%+v, %v", e, err)
+		}
+		if _, err := v.Open("null"); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("open: %v", err)
+		}
+		if e, err := v.Lstat("plain"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFREG {
+			t.Errorf("a file with content is %+v, %v", e, err)
+		}
 	}
 }
 
@@ -326,12 +360,13 @@ func TestStackShowsWhatTheKernelShows(t *testing.T) {
 		}
 		mounted = true
 		want := show(t, mustDir(t, target))
-		got := show(t, stackOf(t, dirs...))
 		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Fatalf("the kernel and the stack differ (-kernel +stack):\n%s", d)
+		for _, v := range stacksOf(t, dirs...) {
+			if d := cmp.Diff(want, show(t, v)); d != "" {
+				t.Fatalf("the kernel and the stack differ (-kernel +stack):\n%s", d)
+			}
 		}
 	}
 }
