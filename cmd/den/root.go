@@ -105,6 +105,7 @@ func commands(g *globals, io streams) []*cobra.Command {
 		newPrune(g, io),
 		newStore(g, io),
 		newInfo(g, io),
+		newDoctor(g, io),
 		newVersion(io),
 	}
 }

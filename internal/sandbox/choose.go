@@ -260,8 +260,5 @@ func cannot(c Choice, f probe.Facts) []string {
 			s = append(s, "/dev has no devices of its own: mknod is not allowed")
 		}
 	}
-	if c.SharePids {
-		s = append(s, "steps see and can signal each other's processes and den's")
-	}
 	return s
 }

@@ -1,0 +1,123 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"den/internal/doctor"
+	"den/internal/durable"
+	"den/internal/probe"
+	"den/internal/registry"
+	"den/internal/sandbox"
+	"den/internal/snapshot"
+	"den/internal/store"
+)
+
+// How long doctor waits for what may hang. It is to end within a second.
+const (
+	doctorRegistry = 500 * time.Millisecond
+	doctorStore    = 500 * time.Millisecond
+	doctorSentry   = 600 * time.Millisecond
+	// maxPlaces is how many registries are asked.
+	maxPlaces = 16
+)
+
+// Examine looks at everything that den depends on, at the same time, and changes
+// nothing. It works where nothing else does. registries are asked besides those of the
+// configuration; an error is one of the options.
+func Examine(ctx context.Context, o Options, registries []string) (doctor.Report, error) {
+	o.Notice = nil // the report says it
+	o = withDefaults(o)
+	client, err := Registry(o)
+	if err != nil {
+		return doctor.Report{}, err
+	}
+	places := client.Places()
+	for _, name := range registries {
+		p, err := registry.NamedPlace(name)
+		if err != nil {
+			return doctor.Report{}, err
+		}
+		places = append(places, p)
+	}
+	places = places[:min(len(places), maxPlaces)]
+	root, b, backed := place(o)
+	if b != nil && backed == nil && !b.Mounted() {
+		backed = b.Enter(os.Args, os.Environ()) // starts den again, with the image mounted
+	}
+	in := doctor.Input{Version: o.Version, Isolation: isolation(o), Registries: make([]registry.Reach, len(places)), Limits: probe.ReadLimits()}
+	var wg sync.WaitGroup
+	for i, p := range places {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, doctorRegistry, fmt.Errorf("no answer within %s", doctorRegistry))
+			defer cancel()
+			in.Registries[i] = client.Reach(ctx, p)
+		})
+	}
+	wg.Go(func() { in.Store = examineStore(ctx, o, root, backed) })
+	wg.Go(func() {
+		ctx, cancel := context.WithTimeoutCause(ctx, doctorSentry, fmt.Errorf("the sentry does not start within %s", doctorSentry))
+		defer cancel()
+		s := look(ctx, o).tried(ctx, o, true)
+		in.Facts, in.Choice, in.ChoiceErr = s.Facts, s.Choice, s.Err
+	})
+	wg.Wait()
+	if errors.Is(in.ChoiceErr, context.Canceled) {
+		return doctor.Report{}, in.ChoiceErr
+	}
+	in.Now = time.Now()
+	in.Storage, in.Network = storage(in), network(in)
+	return doctor.Examine(in), nil
+}
+
+// examineStore opens a store that is there, as every command does, and makes none.
+// backed says why the image that it lies on is not to be had.
+func examineStore(ctx context.Context, o Options, root string, backed error) doctor.Store {
+	s := doctor.Store{Root: root, Disk: probe.LookAtDisk(root), Err: backed}
+	if s.Err != nil {
+		return s
+	}
+	if s.Look, s.Err = store.LookAt(s.Root); s.Err != nil {
+		return s
+	}
+	if !s.Exists {
+		if s.Disk.Err != nil {
+			s.Err = fmt.Errorf("no store can be made in %s: %w; set DEN_STORE to a directory that can be written, best on a volume", s.Root, s.Disk.Err)
+		}
+		return s
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, doctorStore, fmt.Errorf("it does not open within %s: another process checks it after a crash, or holds it", doctorStore))
+	defer cancel()
+	opened, err := store.Open(ctx, s.Root, store.Options{EngineDir: o.DataRoot, Bases: o.BaseStores, Durability: durable.Mode(o.Durability)})
+	if err != nil {
+		s.Err = err
+		return s
+	}
+	s.Err = opened.Close()
+	return s
+}
+
+// storage is the driver that choose would choose.
+func storage(in doctor.Input) doctor.Chosen {
+	if in.ChoiceErr != nil {
+		return doctor.Chosen{Name: "none", Why: "none: nothing can be run that needs a root file system"}
+	}
+	if in.Choice.Rung == sandbox.RungSentry {
+		return doctor.Chosen{Name: "image", Why: "image: layers are EROFS images, which the sentry stacks without copying"}
+	}
+	f := in.Facts
+	if in.Choice.Enter {
+		f.Trial = f.Userns // what den may do once it is in there
+	}
+	d, why := snapshot.Choose(storageFacts(f))
+	return doctor.Chosen{Name: d.Name(), Why: why}
+}
+
+// network is what containers get that ask for none in particular.
+func network(in doctor.Input) doctor.Chosen {
+	return doctor.Chosen{Name: sandbox.NetworkHost, Why: "steps and containers share the network around den; --network none has a loopback device and nothing else"}
+}
