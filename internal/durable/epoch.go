@@ -23,6 +23,9 @@ const (
 	oldPrefix  = "old-"
 	deadPrefix = "dead-"
 
+	// maxMarker is the length of a file name on Linux (NAME_MAX).
+	maxMarker = 255
+
 	// lockWait bounds how long a publisher waits for a syncer, which holds the
 	// lock for two system calls unless somebody stopped it.
 	lockWait = 2 * time.Second
@@ -79,7 +82,8 @@ func openLock(dir, name string) (*os.File, error) {
 
 // Publish calls publish, which must make object visible, so that a power cut
 // can not leave a torn object unnoticed. object is a clean relative path without
-// a percent sign, at most 255 bytes long, which Suspects returns.
+// a percent sign, which Suspects returns. One that is too long for the name of a marker
+// is on disk before it is visible.
 func (l *Log) Publish(object string, publish func() error) error {
 	switch l.mode {
 	case None:
@@ -94,12 +98,17 @@ func (l *Log) Publish(object string, publish func() error) error {
 		l.mu.Unlock()
 		return err
 	}
-	ok, err := l.enter()
+	ok := len(object) <= maxMarker
+	var err error
+	if ok {
+		ok, err = l.enter()
+	}
 	if err != nil {
 		return err
 	}
 	if !ok {
-		// A syncer was stopped half-way. Do its work for this one object.
+		// A syncer was stopped half-way, or there can be no marker. Do its work for
+		// this one object.
 		if err := l.syncfs(); err != nil {
 			return err
 		}

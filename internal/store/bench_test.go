@@ -140,6 +140,12 @@ func BenchmarkCollect(b *testing.B) {
 			putLayer(b, s, fmt.Sprint(i))
 		}
 	})
+	run("5000 unnamed blobs and 5000 unnamed layers", func(s *Store) {
+		fillWith(b, s, objects/2)
+		for i := range objects / 2 {
+			putLayer(b, s, fmt.Sprint(i))
+		}
+	})
 	run("10000 named blobs", func(s *Store) {
 		if exists(s.recordPath(digest.FromString("all"))) {
 			return

@@ -89,8 +89,32 @@ type collection struct {
 	// token tells this run's flags from those of a run that was killed.
 	token     string
 	named     map[object]bool // before condemning
-	condemned []object
+	condemned []condemned
 	freed     int64
+}
+
+// condemned is an object with what its metadata says: it never changes, so that
+// reading it once is enough.
+type condemned struct {
+	object
+	bytes int64
+	over  int // trees below
+}
+
+// describe says what there is to know of o before it is condemned; no, if it is of a
+// format that this den does not know.
+func (s *Store) describe(o object) (c condemned, known bool) {
+	c.object = o
+	if o.kind != kindLayer {
+		c.bytes = s.objectBytes(o)
+		return c, true
+	}
+	meta, err := readMeta(s.path(o.rel()))
+	if err != nil { // a damaged one lies over nothing
+		return c, !s.ofLaterFormat(o)
+	}
+	c.bytes, c.over = meta.diskBytes(), len(meta.Over)
+	return c, meta.Format == ""
 }
 
 func (s *Store) collect(ctx context.Context) (_ int64, err error) {
@@ -137,17 +161,21 @@ func (c *collection) condemn(ctx context.Context) error {
 		return err
 	}
 	return c.store.objects(ctx, func(o object) error {
-		if c.named[o] || c.store.ofLaterFormat(o) {
+		if c.named[o] {
 			return nil
 		}
 		return c.ifUnused(o, func() error {
+			described, known := c.store.describe(o)
+			if !known {
+				return nil
+			}
 			if err := failpoint.Hit("store.gc.condemn"); err != nil {
 				return err
 			}
 			if err := c.flag(o); err != nil {
 				return err
 			}
-			c.condemned = append(c.condemned, o)
+			c.condemned = append(c.condemned, described)
 			return nil
 		})
 	})
@@ -171,20 +199,13 @@ func (c *collection) flag(o object) error {
 // sweep removes the condemned objects that are not live, those above before those
 // below, so that what is there at any moment has what it lies over.
 func (c *collection) sweep(ctx context.Context, live map[object]bool) error {
-	c.condemned = slices.DeleteFunc(c.condemned, func(o object) bool { return live[o] })
-	below := map[object]int{}
-	for _, o := range c.condemned {
-		if o.kind == kindLayer {
-			meta, _ := readMeta(c.store.path(o.rel())) // a damaged one lies over nothing
-			below[o] = len(meta.Over)
-		}
-	}
-	slices.SortStableFunc(c.condemned, func(a, b object) int { return cmp.Compare(below[b], below[a]) })
+	c.condemned = slices.DeleteFunc(c.condemned, func(o condemned) bool { return live[o.object] })
+	slices.SortStableFunc(c.condemned, func(a, b condemned) int { return cmp.Compare(b.over, a.over) })
 	for _, o := range c.condemned {
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // reap takes the flags away
 		}
-		if err := c.ifUnused(o, func() error { return c.remove(o) }); err != nil {
+		if err := c.ifUnused(o.object, func() error { return c.remove(o) }); err != nil {
 			return err
 		}
 	}
@@ -192,7 +213,7 @@ func (c *collection) sweep(ctx context.Context, live map[object]bool) error {
 }
 
 // remove moves o, which is locked exclusively, away if it is still condemned.
-func (c *collection) remove(o object) error {
+func (c *collection) remove(o condemned) error {
 	flag := c.store.path("condemned", o.flag())
 	token, err := os.Readlink(flag)
 	if errors.Is(err, os.ErrNotExist) || err == nil && token != c.token && !broken("twogc") {
@@ -204,14 +225,13 @@ func (c *collection) remove(o object) error {
 	if err != nil {
 		return err
 	}
-	size := c.store.objectBytes(o)
 	if err := failpoint.Hit("store.gc.sweep"); err != nil {
 		return err
 	}
 	if _, err := c.store.moveToTrash(c.store.path(o.rel())); err != nil {
 		return err
 	}
-	c.freed += size
+	c.freed += o.bytes
 	if err := failpoint.Hit("store.gc.unflag"); err != nil {
 		return err
 	}

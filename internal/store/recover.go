@@ -89,6 +89,9 @@ func (s *Store) recoverLocked(ctx context.Context, dir, boot string) error {
 	if dropped += unusable; dropped > 0 {
 		s.notice(fmt.Sprintf("store %s: after a crash, %d of the %d objects written last are dropped and will be made again",
 			s.root, dropped, len(suspects)+unusable))
+		if err := s.dropOrphans(ctx); err != nil {
+			return err
+		}
 	}
 	// Bytes of a download that was under way may be zeros.
 	partials, err := readNames(s.path("ingest"))

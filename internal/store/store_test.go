@@ -101,11 +101,6 @@ func mustBeGone(t *testing.T, err error) {
 	}
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
 func TestOpenMakesAStoreAndOpensItAgain(t *testing.T) {
 	root, engine := filepath.Join(t.TempDir(), "a", "store"), t.TempDir()
 	first := openStore(t, root, engine)

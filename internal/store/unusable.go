@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"den/internal/oci"
 	"den/internal/sys"
 )
 
@@ -82,6 +84,48 @@ func (s *Store) dropUnusable(ctx context.Context, suspects []string) (n int, err
 		}
 		return drop(rel)
 	})
+}
+
+// dropOrphans removes, with a line for each, the tags of images that exist nowhere
+// else: never exported, so that there is no blob to make the trees of, and with a
+// layer that is gone. What was pulled or exported stays: it is fetched or unpacked again.
+func (s *Store) dropOrphans(ctx context.Context) error {
+	classes, err := s.classes()
+	if err != nil {
+		return err
+	}
+	here := func(d oci.Digest) bool {
+		return slices.ContainsFunc(classes, func(class string) bool {
+			return exists(s.path(layerObject(class, layerID(class, d)).rel()))
+		})
+	}
+	rels, err := fs.Glob(os.DirFS(s.root), "engines/*/refs/*")
+	if err != nil {
+		return err
+	}
+	for _, rel := range rels {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var r Ref
+		if _, err := readJSON(s.path(rel), &r); err != nil || len(r.Blobs) > 0 {
+			continue // what cannot be read is dealt with elsewhere
+		}
+		i := slices.IndexFunc(r.Layers, func(d oci.Digest) bool { return !here(d) })
+		if i < 0 {
+			continue
+		}
+		if err := s.drop(rel); err != nil {
+			return err
+		}
+		s.notice(fmt.Sprintf("store %s: image %s was built just before a crash; its layer %s is lost and so is the name: build it again", s.root, r.Name, r.Layers[i]))
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // hollowBlob reports whether o has no content and should.
