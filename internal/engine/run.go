@@ -50,6 +50,9 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	if err != nil {
 		return Exit{}, errors.Join(err, c.failed(err))
 	}
+	if f, ok := sb.(sandbox.Freezer); ok {
+		watch.SetBrake(f)
+	}
 	err = failpoint.Hit("engine.run.started")
 	if err == nil {
 		err = c.started()

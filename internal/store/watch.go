@@ -33,8 +33,9 @@ const (
 // room, it cancels its context, with the reason as the cause.
 //
 // What is reserved ahead is eaten while the next piece is being had, which may
-// take a collection. A program that eats all of it meanwhile goes on for as
-// long as the store is not over its cap.
+// take a collection. A program that has eaten half of it meanwhile is held, if it can
+// be, for two seconds at most. One that eats all of it goes on for as long as the
+// store is not over its cap.
 type Watch struct {
 	store  *Store
 	ctx    context.Context
@@ -48,6 +49,9 @@ type Watch struct {
 	stopGrowing context.CancelFunc
 
 	mu      sync.Mutex
+	brake   Brake     // nil for what cannot be held
+	held    time.Time // since when it is held; zero if it goes on
+	brakeAt time.Time // when it may be held again
 	growing bool      // somebody is having the next piece
 	growAt  time.Time // when to try that again
 	fsUsed  int64
@@ -89,6 +93,44 @@ func (s *Store) Watch(ctx context.Context, dirs ...string) (*Watch, error) {
 	return w, nil
 }
 
+// A Brake holds the program that is watched for a moment.
+type Brake interface {
+	Freeze()
+	Thaw()
+}
+
+// maxHeld bounds how long a program is held: what it waits for may be another that is
+// held as well.
+const maxHeld = 2 * time.Second
+
+// SetBrake lets w hold the program while it makes room for what it writes next, so
+// that a fast one does not write more than is reserved meanwhile.
+func (w *Watch) SetBrake(b Brake) {
+	if w.ahead == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.brake = b
+}
+
+// hold holds the program if it may eat what is left before there is more.
+func (w *Watch) hold() {
+	if lack, _ := w.ahead.lack(w.grown + w.room()/2); w.brake == nil || lack <= 0 || !w.held.IsZero() {
+		return
+	}
+	w.held = time.Now()
+	w.brake.Freeze()
+}
+
+// letGo lets the program go on.
+func (w *Watch) letGo() {
+	if !w.held.IsZero() {
+		w.held = time.Time{}
+		w.brake.Thaw()
+	}
+}
+
 // Context ends when the store is full, or with the context given to Watch.
 func (w *Watch) Context() context.Context { return w.ctx }
 
@@ -104,6 +146,8 @@ func (w *Watch) Stop() error {
 		return w.err
 	}
 	w.over = true
+	w.letGo()
+	w.brake = nil
 	close(w.done)
 	w.stopGrowing()
 	w.mu.Unlock()
@@ -206,6 +250,13 @@ func (w *Watch) tick(pause time.Duration) (next time.Duration, err error) {
 	if w.grown >= w.room()/4 && !dear || lack > 0 && !dear || since > max(recount, recountShare*w.cost) {
 		err = w.look()
 	}
+	switch {
+	case !w.held.IsZero() && time.Since(w.held) > maxHeld:
+		w.brakeAt = time.Now().Add(maxHeld)
+		w.letGo()
+	case w.growing && time.Now().After(w.brakeAt):
+		w.hold()
+	}
 	return next, err
 }
 
@@ -233,6 +284,7 @@ func (w *Watch) grow() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.growing = false
+	w.letGo()
 	if w.growCtx.Err() != nil {
 		return
 	}

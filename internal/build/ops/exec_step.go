@@ -142,6 +142,9 @@ func (s *step) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(s.failed(ctx, startError(err)), watch.Stop())
 	}
+	if f, ok := sb.(sandbox.Freezer); ok {
+		watch.SetBrake(f)
+	}
 	err = s.afterStart()
 	// ctx kills the payload; its end is waited for all the same, or its
 	// mounts would still be there when the layers' leases go.

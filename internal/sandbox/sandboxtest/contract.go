@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +34,7 @@ func Contract(t *testing.T, e sandbox.Executor) {
 		{"FilesArePassedThrough", files},
 		{"DeathBySignal", signals},
 		{"CancelKills", cancel},
+		{"FrozenProcessesStandStillUntilThawed", freeze},
 		{"NothingIsInherited", inherited},
 		{"UserGroupsAndUmask", user},
 		{"CapabilitiesAreDockers", capabilities},
@@ -211,6 +214,61 @@ func cancel(b *Bench) {
 	b.must(err)
 	if exit.Signal != unix.SIGKILL {
 		b.Errorf("exit is %+v", exit)
+	}
+}
+
+func freeze(b *Bench) {
+	s, lines := b.start(b.Context(), b.Request("(while :; do :; done) & sh -c 'echo ready; while :; do :; done' & wait"))
+	lines.next()
+	f, ok := s.(sandbox.Freezer)
+	if !ok {
+		b.must(s.Signal(unix.SIGKILL))
+		b.Skip("needs an executor that can hold its processes")
+	}
+	f.Freeze()
+	tree := descendants(s.Pid())
+	if len(tree) < 2 {
+		b.Errorf("the processes are %v", tree)
+	}
+	for _, pid := range tree {
+		b.awaitState(pid, "T")
+	}
+	f.Thaw()
+	for _, pid := range tree {
+		b.awaitState(pid, "RSD")
+	}
+	b.must(s.Signal(unix.SIGKILL))
+	_, err := s.Wait(b.Context())
+	b.must(err)
+	f.Freeze() // nobody is there
+	f.Thaw()
+}
+
+// descendants are pid and all below it.
+func descendants(pid int) []int {
+	all := []int{pid}
+	data, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(pid) + "/children")
+	for f := range strings.FieldsSeq(string(data)) {
+		n, _ := strconv.Atoi(f)
+		all = append(all, descendants(n)...)
+	}
+	return all
+}
+
+// awaitState waits until a process is in one of the states, as /proc/PID/stat calls them.
+func (b *Bench) awaitState(pid int, states string) {
+	b.Helper()
+	for deadline := time.Now().Add(limit); ; {
+		data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		b.must(err)
+		_, rest, _ := strings.Cut(string(data), ") ")
+		if strings.ContainsAny(rest[:1], states) {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("process %d is in state %.1s, want one of %s", pid, rest, states)
+		}
+		runtime.Gosched()
 	}
 }
 
