@@ -23,6 +23,8 @@ const (
 	wedgedFor = time.Minute
 	// touchEvery is how exact the time of last use is.
 	touchEvery = time.Hour
+	// touchUnderCap is the same where a cap evicts all the time.
+	touchUnderCap = time.Second
 )
 
 // A lease is a shared lock on an object: while it is open, the collector
@@ -181,8 +183,11 @@ func (s *Store) addLease(path string, f *os.File) (*lease, error) {
 // touch notes the use of path, whose time is last, for the policy of the
 // collector.
 func (s *Store) touch(path string, last unix.Timespec) {
-	now := time.Now()
-	if s.readOnly || now.Sub(time.Unix(last.Unix())) < touchEvery {
+	now, every := time.Now(), touchEvery
+	if s.budget.set() {
+		every = touchUnderCap
+	}
+	if s.readOnly || now.Sub(time.Unix(last.Unix())) < every {
 		return
 	}
 	// Only a hint: a failure costs an eviction that comes too early.

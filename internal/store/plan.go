@@ -87,12 +87,15 @@ func (inv *inventory) plan(o PruneOptions) Plan {
 	if o.pressed {
 		candidates = append(candidates, inv.pulled...)
 	}
-	for _, e := range slices.SortedFunc(slices.Values(candidates), o.order()) {
+	candidates = slices.DeleteFunc(candidates, func(e CacheEntry) bool { return !o.match(e) })
+	if o.KeepBytes > 0 {
+		candidates = inv.byUse(candidates, o.staleness())
+	} else {
+		slices.SortFunc(candidates, func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) })
+	}
+	for _, e := range candidates {
 		if o.KeepBytes > 0 && p.LeftBytes <= o.KeepBytes {
 			break
-		}
-		if !o.match(e) {
-			continue
 		}
 		p.Evict = append(p.Evict, e)
 		if e.Type == cacheMounted {
@@ -111,22 +114,62 @@ func (inv *inventory) plan(o PruneOptions) Plan {
 	return p
 }
 
-// order says which entry goes first: the one used longest ago. Under pressure
-// what was dear to make, for its size, ages slower.
-func (o PruneOptions) order() func(a, b CacheEntry) int {
-	if !o.pressed {
-		return func(a, b CacheEntry) int { return a.LastUsed.Compare(b.LastUsed) }
+// byUse orders entries for who needs room, and leaves out those that free nothing. An
+// object goes when the last that names it goes, so it is as stale as the least stale
+// of them, and an entry is as stale as the stalest of its objects: the result of a
+// step is part of all that was built on it, and stays until that has gone.
+// What images name, or somebody uses, does not go at all.
+func (inv *inventory) byUse(entries []CacheEntry, stale func(CacheEntry) float64) []CacheEntry {
+	objects := map[object]float64{}
+	for _, e := range entries {
+		for _, obj := range inv.keeps[e.rel] {
+			if age, known := objects[obj]; !known || stale(e) < age {
+				objects[obj] = stale(e)
+			}
+		}
 	}
-	now := time.Now()
-	return func(a, b CacheEntry) int { return cmp.Compare(b.staleness(now), a.staleness(now)) }
+	type aged struct {
+		CacheEntry
+		age float64
+	}
+	var out []aged
+	for _, e := range entries {
+		objs := inv.keeps[e.rel]
+		age, frees := stale(e), e.Type == cacheMounted || len(objs) == 0 // a record of which all is gone is of no use
+		for _, obj := range objs {
+			if inv.pinned(obj) {
+				continue
+			}
+			if !frees || objects[obj] > age {
+				age = objects[obj]
+			}
+			frees = true
+		}
+		if frees {
+			out = append(out, aged{e, age})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b aged) int { return cmp.Compare(b.age, a.age) })
+	sorted := make([]CacheEntry, len(out))
+	for i, e := range out {
+		sorted[i] = e.CacheEntry
+	}
+	return sorted
 }
 
-// staleness is the time since an entry was used, divided by how many seconds
-// it takes to make a mebibyte of it again.
-func (e CacheEntry) staleness(now time.Time) float64 {
-	idle := max(now.Sub(e.LastUsed).Seconds(), 0) + 1
-	mebibytes := float64(e.SizeBytes)/(1<<20) + 1
-	return idle / (1 + e.Cost.Seconds()/mebibytes)
+// staleness says what goes first: what was used longest ago. Under pressure what was
+// dear to make, for its size, ages slower.
+func (o PruneOptions) staleness() func(CacheEntry) float64 {
+	now := time.Now()
+	return func(e CacheEntry) float64 {
+		idle := now.Sub(e.LastUsed).Seconds()
+		if !o.pressed {
+			return idle
+		}
+		// How many seconds it takes to make a mebibyte of it again.
+		cost := e.Cost.Seconds() / (float64(e.SizeBytes)/(1<<20) + 1)
+		return (max(idle, 0) + 1) / (1 + cost)
+	}
 }
 
 // forgettable lists, relative to the root, what is not worth keeping for its

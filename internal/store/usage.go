@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,10 +65,24 @@ type inventory struct {
 	keeps      map[string][]object
 	rooted     *closure
 	totalBytes int64
+	// leased reports whether somebody has a lease on an object just now.
+	leased func(object) bool
+	// images are the objects that references and containers of engines name.
+	images map[object]bool
 }
 
 func (s *Store) takeInventory(ctx context.Context) (*inventory, error) {
 	inv := &inventory{sizes: map[object]int64{}, users: map[object]int{}, keeps: map[string][]object{}}
+	asked := map[object]bool{}
+	inv.leased = func(o object) bool {
+		leased, known := asked[o]
+		if !known {
+			leased = true
+			_ = s.ifUnused(s.path(o.rel()), func() error { leased = false; return nil }) // an error: leave it
+			asked[o] = leased
+		}
+		return leased
+	}
 	err := s.objects(ctx, func(o object) error {
 		inv.sizes[o] = s.objectBytes(o)
 		inv.totalBytes += inv.sizes[o]
@@ -91,7 +106,7 @@ func (s *Store) takeInventory(ctx context.Context) (*inventory, error) {
 	if err != nil {
 		return nil, err
 	}
-	inv.rooted = rooted
+	inv.rooted, inv.images = rooted, maps.Clone(rooted.live)
 	for o := range rooted.live {
 		inv.users[o]++
 	}
@@ -105,6 +120,9 @@ func (s *Store) takeInventory(ctx context.Context) (*inventory, error) {
 	}
 	return inv, s.addCacheMounts(ctx, inv)
 }
+
+// pinned reports whether o stays whatever is evicted.
+func (inv *inventory) pinned(o object) bool { return inv.images[o] || inv.leased(o) }
 
 // addPulled counts a pulled reference as a root, and notes what it keeps.
 func (inv *inventory) addPulled(r root) error {

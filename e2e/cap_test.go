@@ -1,0 +1,161 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// loopDisk gives d a store on an ext4 of its own, so that what the store takes at any
+// moment can be asked of the file system.
+func loopDisk(t *testing.T, d *den, size string) (*den, string) {
+	t.Helper()
+	needRoot(t)
+	image, dir := filepath.Join(d.home, "disk.img"), filepath.Join(d.home, "disk")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"truncate", "-s", size, image},
+		{"mkfs.ext4", "-q", "-m", "0", image},
+		{"mount", "-o", "loop", image, dir},
+	} {
+		if b, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("needs an ext4 on a loop device: %v: %v\n%s", args, err, b)
+		}
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	if err := os.Remove(filepath.Join(dir, "lost+found")); err != nil {
+		t.Fatal(err)
+	}
+	d.own(dir)
+	return d.with("DEN_STORE=" + filepath.Join(dir, "store")), dir
+}
+
+// A gauge looks all the time at what a file system holds beyond its start, against
+// a limit and what was reserved just then.
+type gauge struct {
+	limit       int64
+	peak, worst atomic.Int64 // bytes in use; bytes beyond the limit and the reservations
+	stop        chan struct{}
+	done        sync.WaitGroup
+}
+
+func watchDisk(t *testing.T, dir string, limit int64) *gauge {
+	t.Helper()
+	used := func() int64 {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Error(err)
+		}
+		return int64(st.Blocks-st.Bfree) * st.Bsize
+	}
+	g := &gauge{limit: limit, stop: make(chan struct{})}
+	start := used()
+	g.done.Go(func() {
+		for {
+			select {
+			case <-g.stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+			// Before and after: what is written meanwhile was reserved at one of the moments.
+			before := reservedIn(filepath.Join(dir, "store"))
+			n := used() - start
+			after := reservedIn(filepath.Join(dir, "store"))
+			g.peak.Store(max(g.peak.Load(), n))
+			g.worst.Store(max(g.worst.Load(), n-g.limit-max(before, after)))
+		}
+	})
+	return g
+}
+
+func (g *gauge) end() { close(g.stop); g.done.Wait() }
+
+// reservedIn sums what the processes of a store may still write.
+func reservedIn(store string) (sum int64) {
+	list, _ := filepath.Glob(filepath.Join(store, "reserve", "*"))
+	for _, p := range list {
+		b, err := os.ReadFile(p)
+		if err == nil && len(b) == 8 {
+			sum += int64(binary.LittleEndian.Uint64(b))
+		}
+	}
+	return sum
+}
+
+func TestCapHoldsWhileStepsWriteGigabytes(t *testing.T) {
+	t.Parallel()
+	const (
+		gib    = 1 << 30
+		builds = 12
+		lanes  = 2 // at a time: each needs more than a gibibyte for itself
+		limit  = 13 * gib / 4
+	)
+	d, disk := loopDisk(t, newDen(t), "16G")
+	d = d.with(fmt.Sprint("DEN_STORE_MAX_SIZE=", limit))
+	ctx := d.dir(files{"f": "f"})
+	for i := range builds {
+		d.fill(ctx, files{fmt.Sprintf("Dockerfile.%d", i): fmt.Sprintf(`FROM @small
+RUN dd if=/dev/zero of=/shared bs=1M count=32
+RUN --mount=type=cache,id=own%d,target=/c dd if=/dev/zero of=/own%[1]d bs=1M count=960 && dd if=/dev/zero of=/c/grown bs=1M count=64
+RUN --mount=type=cache,id=own%[1]d,target=/c dd if=/dev/zero bs=1M count=64 >> /c/grown
+`, i)})
+	}
+	gauge := watchDisk(t, disk, limit)
+	var wg sync.WaitGroup
+	var times sync.Map
+	next := make(chan int)
+	for range lanes {
+		wg.Go(func() {
+			for i := range next {
+				r := d.try(nil, "build", "--progress=rawjson", "-t", fmt.Sprint("cap:", i), "-f", filepath.Join(ctx, fmt.Sprint("Dockerfile.", i)), ctx)
+				if r.code != 0 {
+					t.Errorf("build %d: exit %d\n%s", i, r.code, r.err)
+					continue
+				}
+				for _, name := range executed(t, r.err) {
+					n, _ := times.LoadOrStore(strings.SplitN(name, "]", 2)[0], new(atomic.Int64))
+					n.(*atomic.Int64).Add(1)
+				}
+				// A named image is kept: without its name it is cache.
+				d.try(nil, "rmi", fmt.Sprint("cap:", i))
+			}
+		})
+	}
+	for i := range builds {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	gauge.end()
+	for step, want := range map[string]int64{"[stage-0 2/4": 1, "[stage-0 3/4": builds, "[stage-0 4/4": builds} {
+		n, ok := times.Load(step)
+		if !ok || n.(*atomic.Int64).Load() != want {
+			t.Errorf("%s was executed %v times, want %d", step, n, want)
+		}
+	}
+	t.Logf("cap %d MiB, at most %d MiB on the disk", limit>>20, gauge.peak.Load()>>20)
+	if over := gauge.worst.Load(); over > 0 {
+		t.Errorf("%d bytes beyond the cap and all that was reserved", over)
+	}
+	if gauge.peak.Load() < limit/2 {
+		t.Errorf("only %d MiB were ever on the disk: nothing was tried", gauge.peak.Load()>>20)
+	}
+	// What cannot fit is an error that says why, of a step and of a container alike.
+	big := "dd if=/dev/zero of=/big bs=1M count=5000"
+	d.fails([]string{"build", d.dir(files{"Dockerfile": "FROM @small\nRUN " + big + "\n"})}, "cap")
+	d.fails([]string{"run", "--rm", expand(t, "@small"), "sh", "-c", big}, "cap")
+	d.run("store", "verify", "--deep")
+	if left := d.leftovers(); len(left) > 0 {
+		t.Errorf("left over: %q", left)
+	}
+}
