@@ -20,7 +20,8 @@ func newStore(g *globals, io streams) *cobra.Command {
 		Args:  unknownCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newStoreCreate(g, io), newStoreDf(g, io), newStoreGC(g, io), newStoreVerify(g, io), newStoreLocks(g, io), newStorePromote(g, io))
+	cmd.AddCommand(newStoreCreate(g, io), newStoreDf(g, io), newStoreGC(g, io), newStoreVerify(g, io), newStoreLocks(g, io),
+		newStorePromote(g, io), newStoreExport(g, io), newStoreImport(g, io))
 	return cmd
 }
 

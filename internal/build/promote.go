@@ -25,11 +25,9 @@ type PromoteOptions struct {
 // are hashed again, layers unpacked again, and records taken only from the
 // scopes named.
 func (b *Builder) Promote(ctx context.Context, o PromoteOptions) (p Promoted, err error) {
-	scopes := make([]string, len(o.Scopes))
-	for i, text := range o.Scopes {
-		if scopes[i], err = store.ParseScope(text); err != nil {
-			return p, err
-		}
+	scopes, err := parseScopes(o.Scopes)
+	if err != nil {
+		return p, err
 	}
 	src, err := store.OpenSource(o.From)
 	if err != nil {

@@ -84,6 +84,14 @@ func (m *Images) adoptTree(ctx context.Context, src *store.Source, diffID oci.Di
 		return nil, err
 	}
 	defer closeAll()
+	return m.putTree(ctx, diffID, func(w io.Writer) error {
+		_, err := layer.WriteTar(ctx, w, layer.WalkStack(dirs))
+		return err
+	})
+}
+
+// putTree unpacks the tar that write produces, which must be diffID's, and publishes the tree.
+func (m *Images) putTree(ctx context.Context, diffID oci.Digest, write func(io.Writer) error) (*store.Layer, error) {
 	draft, err := m.st.NewDraft(ctx)
 	if err != nil {
 		return nil, err
@@ -96,7 +104,7 @@ func (m *Images) adoptTree(ctx context.Context, src *store.Source, diffID oci.Di
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		_, err := layer.WriteTar(ctx, pw, layer.WalkStack(dirs))
+		err := write(pw)
 		pw.CloseWithError(err)
 		written <- err
 	}()

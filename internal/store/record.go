@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -222,4 +224,28 @@ func (s *Store) putDerived(path string, data []byte) error {
 		err = errors.Join(err, removeFile(f.Name()))
 	}
 	return errors.Join(err, f.Close())
+}
+
+// EachRecord calls fn with the key and the record of each build-cache record of this
+// store, of one of the scopes, or of all if none is named.
+func (s *Store) EachRecord(ctx context.Context, scopes []string, fn func(key oci.Digest, r Record) error) error {
+	return s.shards(ctx, "cache", func(_, name string) error {
+		hex, ok := strings.CutSuffix(name, ".json")
+		if !ok || !isHex(hex) {
+			return nil
+		}
+		key := oci.Digest("sha256:" + hex)
+		if s.suspect(recordRel(key)) {
+			return nil
+		}
+		var r Record
+		_, err := readJSON(s.recordPath(key), &r) // to look is not to use it
+		if err == nil {
+			err = r.check()
+		}
+		if err != nil || len(scopes) > 0 && !slices.Contains(scopes, r.Scope) {
+			return nil // gone meanwhile, or of no use
+		}
+		return fn(key, r)
+	})
 }

@@ -107,8 +107,12 @@ func (r *promotion) blob(ctx context.Context, d oci.Digest) error {
 	return b.Close()
 }
 
-// record takes a record over once all its layers are here and leased.
 func (r *promotion) record(ctx context.Context, key oci.Digest, rec store.Record) error {
+	return r.take(ctx, key, rec, r.layer)
+}
+
+// take takes a record over once all its layers are here and leased, which layer sees to.
+func (r *promotion) take(ctx context.Context, key oci.Digest, rec store.Record, layer func(context.Context, image.Layer) (adopted, error)) error {
 	var data recordData
 	if err := json.Unmarshal(rec.Data, &data); err != nil {
 		return fmt.Errorf("malformed: %w", err)
@@ -120,7 +124,7 @@ func (r *promotion) record(ctx context.Context, key oci.Digest, rec store.Record
 			return oci.ErrTooLarge
 		}
 		for i := range stack {
-			a, err := r.layer(ctx, stack[i])
+			a, err := layer(ctx, stack[i])
 			if err != nil {
 				return err
 			}
