@@ -49,6 +49,8 @@ type Options struct {
 	Emulators func(context.Context) error
 	// InUserns says that den runs in its own user namespace.
 	InUserns bool
+	// Recorded says that owners in cache mounts are recorded; see ops.Env.
+	Recorded bool
 	// Platform is that of the machine; zero finds out.
 	Platform oci.Platform
 	// HostGateway is what host-gateway stands for in --add-host; zero is the
@@ -213,7 +215,7 @@ func (b *Builder) env(p *plan, in *inputs) *ops.Env {
 		Secrets: p.secrets, SSH: p.ssh, GitAuth: p.GitAuth,
 		Platform: b.o.Platform, Entitlements: p.allow, HostGateway: b.hostGateway(),
 		CgroupParent: b.o.CgroupParent, ResolvConf: b.o.ResolvConf,
-		Transport: b.o.Transport, InUserns: b.o.InUserns, Emulators: b.o.Emulators,
+		Transport: b.o.Transport, InUserns: b.o.InUserns, Recorded: b.o.Recorded, Emulators: b.o.Emulators,
 		SourceDateEpoch: epochOf(p.opts),
 	}
 }

@@ -15,7 +15,7 @@ import (
 // needs them, so that an unchanged build pays for no probe.
 func (d *Den) Builder() *build.Builder {
 	return build.New(build.Options{
-		Store: d.Store, Images: d.Images, InUserns: !sys.MakesDevices(), Transport: d.options.Transport,
+		Store: d.Store, Images: d.Images, InUserns: !sys.MakesDevices(), Recorded: !sys.MayChown(), Transport: d.options.Transport,
 		Emulators: d.emulators,
 		Runner: func(ctx context.Context) (*build.Runner, error) {
 			r, err := d.Runner(ctx)

@@ -15,7 +15,7 @@ func (d *Den) Engine(ctx context.Context) (*engine.Engine, error) {
 		return nil, err
 	}
 	return engine.New(engine.Options{
-		Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver, InUserns: !sys.MakesDevices(),
+		Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver, InUserns: !sys.MakesDevices(), Recorded: !sys.MayChown(),
 	}), nil
 }
 

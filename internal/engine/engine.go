@@ -39,6 +39,9 @@ type Options struct {
 	Driver snapshot.Driver
 	// InUserns says that device nodes cannot be made.
 	InUserns bool
+	// Recorded says that owners in volumes are recorded, because this process
+	// may not chown. See sys.InodeAttr.
+	Recorded bool
 }
 
 // Engine runs containers. It is safe for concurrent use.

@@ -153,7 +153,7 @@ func (c *container) fill(ctx context.Context, dir, target string) error {
 	if err != nil || e.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return err
 	}
-	return layer.Create(ctx, dir, c.files(root), layer.UnpackOptions{InUserns: c.engine.InUserns})
+	return layer.Create(ctx, dir, c.files(root), layer.UnpackOptions{InUserns: c.engine.InUserns, Recorded: c.engine.Recorded})
 }
 
 // files lists the tree below root as entries relative to it.

@@ -62,6 +62,10 @@ type UnpackOptions struct {
 	// empty file with the attribute user.den.device, which WalkUpper and
 	// package tree read back as the device.
 	InUserns bool
+	// Recorded says that this process may not chown: owners, modes and nodes are
+	// recorded (sys.InodeAttr), and WalkRecorded reads them back. An image holds
+	// them anyway.
+	Recorded bool
 	// Archive takes ".wh." names literally: the tar is a user's archive (ADD),
 	// not a layer.
 	Archive bool

@@ -275,6 +275,8 @@ func (p *placer) place(e *oci.Entry) (bool, error) {
 		return true, p.dir(dirfd, e)
 	case kind == unix.S_IFREG:
 		return false, nil
+	case (kind == unix.S_IFCHR || kind == unix.S_IFBLK) && p.o.Recorded:
+		return true, p.standIn(dirfd, e)
 	case kind == unix.S_IFLNK:
 		return true, p.special(dirfd, e, func() error { return unix.Symlinkat(e.Link, dirfd, baseOf(e.Path)) })
 	case (kind == unix.S_IFCHR || kind == unix.S_IFBLK) && p.o.InUserns:
@@ -310,6 +312,9 @@ func (p *placer) special(dirfd int, e *oci.Entry, create func() error) error {
 	}
 	if err != nil {
 		return err
+	}
+	if p.o.Recorded {
+		return p.recordSpecial(dirfd, e)
 	}
 	base := baseOf(e.Path)
 	uid, gid := p.owner(e)

@@ -28,10 +28,10 @@ func (p *placer) rootEntry(e *oci.Entry) error {
 	if e.Mode == 0 {
 		return nil
 	}
-	if err := p.dress(fd, e); err != nil {
+	p.times[""] = e.ModTime
+	if err := p.dress(fd, e); err != nil || p.o.Recorded {
 		return err
 	}
-	p.times[""] = e.ModTime
 	if mode := e.Mode & 0o7777; p.uid != 0 && mode&0o700 != 0o700 {
 		p.late["."] = mode
 		return nil
@@ -70,7 +70,7 @@ func (p *placer) mkdir(dirfd int, name string, e oci.Entry) error {
 		return invalid("more than %d directories", p.o.MaxEntries)
 	}
 	made := e.Mode & 0o777
-	if p.uid != 0 {
+	if p.uid != 0 || p.o.Recorded {
 		made |= 0o700
 	}
 	if err := unix.Mkdirat(dirfd, name, made); err != nil {
@@ -85,8 +85,8 @@ func (p *placer) mkdir(dirfd int, name string, e oci.Entry) error {
 func (p *placer) dressDir(dirfd int, name string, e *oci.Entry, have uint32) error {
 	uid, gid := p.owner(e)
 	mode := e.Mode & 0o7777
-	chown := p.mustChown(uid, gid)
-	if p.uid != 0 && mode&0o700 != 0o700 {
+	chown := p.mustChown(uid, gid) || p.o.Recorded
+	if p.uid != 0 && mode&0o700 != 0o700 && !p.o.Recorded {
 		p.late[e.Path] = mode
 		mode |= 0o700
 	}
@@ -105,7 +105,7 @@ func (p *placer) dressDir(dirfd int, name string, e *oci.Entry, have uint32) err
 		return &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
 	err = p.dress(fd, e)
-	if err == nil && chmod {
+	if err == nil && chmod && !p.o.Recorded {
 		err = unix.Fchmod(fd, mode)
 	}
 	if err == nil && e.Opaque {
@@ -121,6 +121,9 @@ func (p *placer) dressDir(dirfd int, name string, e *oci.Entry, have uint32) err
 
 // dress sets the owner and the extended attributes of an open file.
 func (p *placer) dress(fd int, e *oci.Entry) error {
+	if p.o.Recorded {
+		return p.recordFile(fd, e)
+	}
 	uid, gid := p.owner(e)
 	if p.mustChown(uid, gid) || e.Path == "." {
 		if err := unix.Fchown(fd, int(uid), int(gid)); err != nil {
@@ -160,7 +163,7 @@ func (p *placer) finish(r room, e *oci.Entry, err error) error {
 	if err == nil {
 		err = p.dress(fd, e)
 	}
-	if err == nil && (p.mustChmod(e.Mode) || e.Mode&0o7000 != 0) {
+	if err == nil && !p.o.Recorded && (p.mustChmod(e.Mode) || e.Mode&0o7000 != 0) {
 		if err = unix.Fchmod(fd, e.Mode&0o7777); err != nil { // after chown, which clears setuid
 			err = &os.PathError{Op: "chmod", Path: e.Path, Err: err}
 		}

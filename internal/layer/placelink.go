@@ -104,6 +104,9 @@ func (p *placer) hardlink(e *oci.Entry) error {
 		return nil // the same file already; removing one name might remove the last
 	}
 	err = p.making(dirfd, e, func() error { return unix.Linkat(link, base, dirfd, baseOf(e.Path), 0) })
+	if err == nil && p.o.Recorded {
+		return p.recordLink(link, base, dirfd, baseOf(e.Path), &st)
+	}
 	if errors.Is(err, unix.ENOENT) { // the target lay in the directory that had to go
 		return invalid("hard link to %.200s, in the directory that it replaces", e.Link)
 	}

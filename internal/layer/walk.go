@@ -25,19 +25,27 @@ func WalkUpper(dir string) iter.Seq2[File, error] { return WalkStack([]string{di
 // link to the first. The root is yielded as "."; WriteTar drops it. After an
 // error nothing more comes. Open may be called during the walk or after it.
 func WalkStack(dirs []string) iter.Seq2[File, error] {
-	return walk(dirs, false)
+	return walk(dirs, walker{open: lower.Open})
 }
 
 // WalkPlain yields a directory that is not in overlay form: what looks like a
 // mark of an overlay there is a user's own, and a device 0:0 one that no layer
 // can hold. Recorded devices are devices.
 func WalkPlain(dir string) iter.Seq2[File, error] {
-	return walk([]string{dir}, true)
+	return walk([]string{dir}, walker{open: lower.Open, plain: true})
 }
 
-func walk(dirs []string, plain bool) iter.Seq2[File, error] {
+// WalkRecorded is WalkPlain for a directory in which this process keeps records
+// of what files should be, because it may not chown: a volume or a cache mount
+// of a sandbox. See sys.InodeAttr.
+func WalkRecorded(dir string) iter.Seq2[File, error] {
+	return walk([]string{dir}, walker{open: lower.OpenRecorded, plain: true})
+}
+
+func walk(dirs []string, how walker) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
-		w := walker{roots: dirs, plain: plain, yield: yield, seen: map[inode]string{}}
+		w := how
+		w.roots, w.yield, w.seen = dirs, yield, map[inode]string{}
 		if err := w.run(); err != nil {
 			yield(File{}, err)
 		}
@@ -47,6 +55,7 @@ func walk(dirs []string, plain bool) iter.Seq2[File, error] {
 type inode struct{ dev, ino uint64 }
 
 type walker struct {
+	open  func(root string) (lower.Dir, error)
 	roots []string
 	plain bool
 	yield func(File, error) bool
@@ -58,7 +67,7 @@ func (w *walker) run() error {
 	var open []*walkDir
 	defer func() { closeDirs(open) }()
 	for _, root := range w.roots {
-		in, err := lower.Open(root)
+		in, err := w.open(root)
 		if err != nil {
 			return fmt.Errorf("walk tree: %w", err)
 		}

@@ -22,7 +22,8 @@ import (
 //
 // A directory's record is of a directory. A regular file's is of a regular
 // file, or the file is empty and stands for a node that could not be made.
-// A record that fits its file in no such way counts for nothing. What has no
+// A record that fits its file in no such way counts for nothing, and so does
+// one that somebody else could have written: see Owner.Keeps. What has no
 // record and belongs to the process that keeps them is root's.
 const InodeAttr = "user.den.inode"
 
@@ -102,13 +103,14 @@ func (i Inode) Fits(mode uint32, size int64) bool {
 }
 
 // HostMode is the mode that a file has on disk when the record says what it
-// should be: its owner can always work with it, and a program that a sandbox
-// marked setuid is not setuid for others on the machine.
+// should be: its owner can always work with it, nobody else can change it or
+// its record, and a program that a sandbox marked setuid is not setuid for
+// others on the machine.
 func (i Inode) HostMode() uint32 {
 	if i.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return i.Mode&0o1777 | 0o700
+		return i.Mode&0o1755 | 0o700
 	}
-	return i.Mode&0o777 | 0o600
+	return i.Mode&0o755 | 0o600
 }
 
 // Shown is what a file without a record is said to be by a process that keeps
@@ -126,3 +128,21 @@ func Shown(mode, uid, gid uint32, rdev uint64, self Owner) Inode {
 
 // Owner is a user and a group.
 type Owner struct{ UID, GID uint32 }
+
+// Self is the owner of what this process makes.
+func Self() Owner { return Owner{UID: uint32(unix.Geteuid()), GID: uint32(unix.Getegid())} }
+
+// Keeps says whether a record on a file of that mode and owner is o's own:
+// user attributes can be set by whoever may write to the file.
+func (o Owner) Keeps(mode, uid uint32) bool { return uid == o.UID && mode&0o022 == 0 }
+
+// MayChown tries whether the process can give files to others and mark them
+// setuid. Who cannot keeps records.
+func MayChown() bool {
+	fd, err := unix.MemfdCreate("trial", unix.MFD_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Fchown(fd, 1, 1) == nil && unix.Fchmod(fd, 0o4755) == nil && unix.Fchown(fd, 65533, 65533) == nil
+}

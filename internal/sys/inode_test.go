@@ -125,7 +125,7 @@ func xattrDir(t *testing.T) string {
 func TestManyOwnedLinksFitTheirDirectory(t *testing.T) {
 	dir := xattrDir(t)
 	d := open(t, dir)
-	self := Owner{uint32(os.Geteuid()), uint32(os.Getegid())}
+	self := Self()
 	for i := range 400 {
 		name := fmt.Sprintf("link-with-a-longer-name-%04d", i)
 		if err := os.Symlink("x", filepath.Join(dir, name)); err != nil {
@@ -138,7 +138,7 @@ func TestManyOwnedLinksFitTheirDirectory(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
-	n, err := RecordedNames(int(d.Fd()))
+	n, err := RecordedNames(int(d.Fd()), self)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestManyOwnedLinksFitTheirDirectory(t *testing.T) {
 
 func TestRecordsThatDoNotFitAreRefused(t *testing.T) {
 	d := open(t, xattrDir(t))
-	err := ChangeNames(int(d.Fd()), Owner{}, func(n *Names) bool {
+	err := ChangeNames(int(d.Fd()), Self(), func(n *Names) bool {
 		for i := range 400 {
 			n.Set(fmt.Sprintf("pipe-%04d", i), Inode{Mode: unix.S_IFIFO, UID: 1})
 		}
@@ -199,4 +199,37 @@ func FuzzParseNames(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestRecordsThatOthersCouldWriteCountForNothing(t *testing.T) {
+	self := Owner{UID: 1000}
+	for _, c := range []struct {
+		mode, uid uint32
+		want      bool
+	}{{0o755, 1000, true}, {0o600, 1000, true}, {0o644, 1001, false}, {0o664, 1000, false}, {0o646, 1000, false}, {0o1777, 1000, false}} {
+		if got := self.Keeps(c.mode, c.uid); got != c.want {
+			t.Errorf("%#o of %d: %v", c.mode, c.uid, got)
+		}
+	}
+	for mode := range uint32(1 << 12) {
+		for _, kind := range []uint32{unix.S_IFREG, unix.S_IFDIR, unix.S_IFCHR} {
+			if host := (Inode{Mode: kind | mode}).HostMode(); !self.Keeps(host, 1000) || host&0o600 != 0o600 || host&0o6000 != 0 {
+				t.Fatalf("%#o is %#o on disk", kind|mode, host)
+			}
+		}
+	}
+	dir := xattrDir(t)
+	d := open(t, dir)
+	n := Names{StandIns: true}
+	if err := unix.Setxattr(dir, NamesAttr, n.Format(), 0); err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[os.FileMode]bool{0o755: true, 0o777: false} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := RecordedNames(int(d.Fd()), Self()); err != nil || got.StandIns != want {
+			t.Errorf("%v: %+v, %v", mode, got, err)
+		}
+	}
 }

@@ -45,6 +45,8 @@ type FileAttrs struct {
 	Opaque bool
 	// Device is the value of DeviceAttr.
 	Device string
+	// Record is what InodeAttr says, or nil. See Seen.
+	Record *Inode
 }
 
 // FileAttrsAt reads the attributes of name in dirfd itself.
@@ -67,7 +69,7 @@ func FileAttrsOf(fd int) (FileAttrs, error) {
 
 func sortAttrs(names []string, get func(attr string) ([]byte, error)) (a FileAttrs, err error) {
 	for _, name := range names {
-		if !KeepXattr(name) && name != OpaqueAttr && name != DeviceAttr {
+		if !KeepXattr(name) && name != OpaqueAttr && name != DeviceAttr && name != InodeAttr {
 			continue
 		}
 		value, err := get(name)
@@ -79,6 +81,10 @@ func sortAttrs(names []string, get func(attr string) ([]byte, error)) (a FileAtt
 			a.Opaque = string(value) == "y"
 		case DeviceAttr:
 			a.Device = string(value)
+		case InodeAttr:
+			if i, ok := ParseInode(value); ok {
+				a.Record = &i
+			}
 		default:
 			if a.Keep == nil {
 				a.Keep = map[string][]byte{}

@@ -16,16 +16,23 @@ import (
 // dir is one plain directory.
 type dir struct {
 	root *os.File
+	of   func(fd int) lower.Dir
 }
 
 // Dir is the view of one plain directory, read anew at each call. Nothing in it
 // has an overlay's meaning.
-func Dir(root string) (FS, error) {
+func Dir(root string) (FS, error) { return openDir(root, lower.Of) }
+
+// Recorded is Dir for a directory in which this process keeps records of what
+// files should be, because it may not chown. See sys.InodeAttr.
+func Recorded(root string) (FS, error) { return openDir(root, lower.OfRecorded) }
+
+func openDir(root string, of func(fd int) lower.Dir) (FS, error) {
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: root, Err: err}
 	}
-	return &dir{root: os.NewFile(uintptr(fd), root)}, nil
+	return &dir{root: os.NewFile(uintptr(fd), root), of: of}, nil
 }
 
 // in calls fn with the open directory path.
@@ -43,7 +50,7 @@ func (d *dir) in(op, path string, fn func(d lower.Dir) error) error {
 			}
 			return
 		}
-		sub := lower.Of(fd)
+		sub := d.of(fd)
 		inner = fn(sub)
 		sub.Close()
 	})

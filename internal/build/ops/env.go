@@ -67,6 +67,9 @@ type Env struct {
 	// InUserns says that den runs in its own user namespace, where device nodes
 	// cannot be made.
 	InUserns bool
+	// Recorded says that owners in cache mounts are recorded, because this
+	// process may not chown. See sys.InodeAttr.
+	Recorded bool
 
 	memo memo
 }

@@ -257,7 +257,7 @@ func (e *Env) fill(ctx context.Context, dir string, r *Ref, selector string) err
 			return fmt.Errorf("%q: not a directory: %w", selector, errdefs.ErrInvalidArgument)
 		}
 	}
-	return layer.Create(ctx, dir, layer.WalkStack(dirs), layer.UnpackOptions{InUserns: e.InUserns})
+	return layer.Create(ctx, dir, layer.WalkStack(dirs), layer.UnpackOptions{InUserns: e.InUserns, Recorded: e.Recorded})
 }
 
 // cacheMount shows a cache directory.

@@ -149,7 +149,7 @@ func (h *handle) RenameAt2(oldName string, newDir lisafs.ControlFDImpl, newName 
 	// Whose record does not fit is root's.
 	gone()
 	if flags&unix.RENAME_EXCHANGE != 0 && replaced != nil {
-		_ = h.t.moved(from, replaced)
+		h.t.moved(from, replaced)
 	} else {
 		h.t.dropName(from)
 	}
@@ -157,7 +157,7 @@ func (h *handle) RenameAt2(oldName string, newDir lisafs.ControlFDImpl, newName 
 		h.t.dropName(to)
 		return nil
 	}
-	_ = h.t.moved(to, moving)
+	h.t.moved(to, moving)
 	return nil
 }
 
@@ -176,18 +176,17 @@ func (t *Tree) named(p place) (*file, error) {
 	return &f, unix.Close(fd)
 }
 
-// moved records in a directory what got a name there.
-func (t *Tree) moved(p place, f *file) error {
+// moved records in a directory what got a name there. What cannot be recorded
+// is remembered, and what cannot be remembered is root's.
+func (t *Tree) moved(p place, f *file) {
 	if attributed(uint32(f.host.Mode)) {
 		t.dropName(p)
 		if kind(f.is.Mode) != kind(f.host.Mode) {
-			return t.markStandIn(p.dirfd)
+			t.markStandIn(p.dirfd)
 		}
-		return nil
+		return
 	}
-	err := t.recordName(p, f, f.is)
-	if err == unix.ENOTSUP || err == unix.ENOSPC {
-		return t.memory.set(idOf(&f.host), f.is)
+	if t.recordName(p, f, f.is) != nil {
+		_ = t.memory.set(idOf(&f.host), f.is)
 	}
-	return err
 }

@@ -26,7 +26,7 @@ func (t *Tree) wanted(kind uint32, mode linux.FileMode, uid lisafs.UID, gid lisa
 
 // firstMode is the mode to make a file with; it is never more than wanted.
 func (t *Tree) firstMode(want sys.Inode) uint32 {
-	if t.recorded {
+	if t.recorded || isDevice(want) {
 		return want.HostMode()
 	}
 	return want.Mode & 0o7777 &^ (unix.S_ISUID | unix.S_ISGID) // they come with the owner
@@ -170,11 +170,7 @@ func (h *handle) Mknod(mode linux.FileMode, uid lisafs.UID, gid lisafs.GID, name
 		return nil, lisafs.Statx{}, err
 	}
 	if standIn {
-		if err := h.t.markStandIn(h.fd); err != nil {
-			h.undo(name, unix.S_IFREG)
-			h.t.release()
-			return nil, lisafs.Statx{}, err
-		}
+		h.t.markStandIn(h.fd)
 	}
 	return h.made(name, want)
 }
@@ -203,11 +199,7 @@ func (h *handle) Link(dir lisafs.ControlFDImpl, name string) (*lisafs.ControlFD,
 	if err != nil {
 		return nil, lisafs.Statx{}, err
 	}
-	if err := d.t.moved(place{d.fd, name}, &was); err != nil {
-		d.undo(name, unix.S_IFREG)
-		d.t.release()
-		return nil, lisafs.Statx{}, err
-	}
+	d.t.moved(place{d.fd, name}, &was)
 	fd, f, err := d.t.open(d.fd, name)
 	if err != nil {
 		d.t.release()

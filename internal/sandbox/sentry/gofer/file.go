@@ -58,19 +58,36 @@ func (t *Tree) look(fd int, p place) (f file, err error) {
 // recall finds out what the file of f.host is in the sandbox.
 func (t *Tree) recall(fd int, p place, f *file) error {
 	f.is = t.natural(&f.host)
-	mode, size := uint32(f.host.Mode), int64(min(f.host.Size, 1<<62))
-	if i, ok := t.memory.get(idOf(&f.host)); ok && (i.Fits(mode, size) || kind(i.Mode) == kind(mode)) {
+	mode := uint32(f.host.Mode)
+	if i, ok := t.memory.get(idOf(&f.host)); ok && t.counts(i, &f.host) {
 		f.is, f.recorded = i, true
+		return nil
+	}
+	if f.host.Uid != t.self.UID {
 		return nil
 	}
 	if !attributed(mode) {
 		return t.recallName(p, mode, f)
 	}
+	if !t.self.Keeps(mode, f.host.Uid) {
+		return nil
+	}
 	i, ok, err := readRecord(fd, p)
-	if ok && i.Fits(mode, size) {
+	if ok && t.counts(i, &f.host) {
 		f.is, f.recorded = i, true
 	}
 	return err
+}
+
+// counts says whether a record can be the file's. Who may chown records
+// nothing but nodes, and believes nothing else: on other rungs a user of a
+// container may have written it.
+func (t *Tree) counts(i sys.Inode, st *unix.Statx_t) bool {
+	same := kind(i.Mode) == kind(st.Mode)
+	if !attributed(uint32(st.Mode)) {
+		return same && t.recorded
+	}
+	return i.Fits(uint32(st.Mode), int64(min(st.Size, 1<<62))) && (t.recorded || !same)
 }
 
 // attributed says whether the kernel lets files of the type have attributes.
@@ -102,10 +119,10 @@ func readRecord(fd int, p place) (sys.Inode, bool, error) {
 
 // recallName looks among the records of the directory.
 func (t *Tree) recallName(p place, mode uint32, f *file) error {
-	if p.dirfd < 0 {
+	if p.dirfd < 0 || !t.recorded {
 		return nil
 	}
-	names, err := sys.RecordedNames(p.dirfd)
+	names, err := sys.RecordedNames(p.dirfd, t.self)
 	if err != nil {
 		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			return nil
@@ -145,3 +162,7 @@ func timestamp(ts unix.StatxTimestamp) lisafs.StatxTimestamp {
 }
 
 func kind[T uint16 | uint32](mode T) uint32 { return uint32(mode) & unix.S_IFMT }
+
+func isDevice(i sys.Inode) bool {
+	return kind(i.Mode) == unix.S_IFCHR || kind(i.Mode) == unix.S_IFBLK
+}

@@ -39,9 +39,9 @@ type Owners int
 
 // The ways to keep owners.
 const (
-	// Tried uses Real where MayChown, else Recorded.
+	// Tried uses Real where sys.MayChown, else Recorded.
 	Tried Owners = iota
-	// Real sets owners and modes, and records only what the kernel refuses.
+	// Real sets owners and modes, and records only device nodes.
 	Real
 	// Recorded records them. Files of the process itself are root's in the
 	// sandbox unless their record says otherwise.
@@ -58,16 +58,6 @@ type Options struct {
 	// MaxFiles bounds the descriptors that a connection holds; 0 is
 	// DefaultMaxFiles. Whoever wants more gets ENFILE.
 	MaxFiles int
-}
-
-// MayChown tries whether the process can give a file another owner.
-func MayChown() bool {
-	fd, err := unix.MemfdCreate("trial", unix.MFD_CLOEXEC)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = unix.Close(fd) }()
-	return unix.Fchown(fd, 1, 1) == nil && unix.Fchmod(fd, 0o4755) == nil && unix.Fchown(fd, 65533, 65533) == nil
 }
 
 // A Tree is a directory, or one file, that can be served. Open makes it, and
@@ -90,12 +80,12 @@ type Tree struct {
 func Open(root *os.File, o Options) (*Tree, error) {
 	t := &Tree{
 		root: root, readOnly: o.ReadOnly, limit: int64(o.MaxFiles), memory: newMemory(),
-		self: sys.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
+		self: sys.Self(),
 	}
 	if t.limit <= 0 {
 		t.limit = DefaultMaxFiles
 	}
-	t.recorded = o.Owners == Recorded || (o.Owners == Tried && !MayChown())
+	t.recorded = o.Owners == Recorded || (o.Owners == Tried && !sys.MayChown())
 	proc, err := os.OpenFile("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		_ = root.Close()

@@ -12,6 +12,8 @@ import (
 	gcontext "gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/lisafs"
 	"gvisor.dev/gvisor/pkg/unet"
+
+	"den/internal/sys"
 )
 
 // A client is what the sentry is to a tree.
@@ -186,7 +188,7 @@ func (c *client) is(st lisafs.Statx, mode, uid, gid uint32) {
 // eachWay runs a test with the ways to keep owners that this process has.
 func eachWay(t *testing.T, test func(t *testing.T, c *client, dir string)) {
 	ways := map[string]Owners{"recorded": Recorded}
-	if MayChown() {
+	if sys.MayChown() {
 		ways["real"] = Real
 	}
 	for name, way := range ways {

@@ -84,7 +84,7 @@ func TestLinkKeepsItsOwnerWhereverItIsMoved(t *testing.T) {
 		c.ok("replace", c.root.RenameAt(c.ctx, "file", d.ID(), "moved", 0))
 		_, st = c.walk("d", "moved")
 		c.is(st, unix.S_IFREG|0o600, 1, 1)
-		n, err := sys.RecordedNames(int(openDir(t, filepath.Join(dir, "d")).Fd()))
+		n, err := sys.RecordedNames(int(openDir(t, filepath.Join(dir, "d")).Fd()), sys.Self())
 		if err != nil || len(n.Of) != 0 {
 			t.Errorf("left in the directory: %+v, %v", n, err)
 		}

@@ -150,7 +150,7 @@ func (o *openFile) Getdent64(count uint32, seek0 bool, record func(lisafs.Dirent
 	if err := statx(o.fd, &dir); err != nil {
 		return err
 	}
-	names, err := sys.RecordedNames(o.fd)
+	names, err := sys.RecordedNames(o.fd, o.h.t.self)
 	if err != nil {
 		names = sys.Names{}
 	}

@@ -8,18 +8,24 @@ import (
 	"den/internal/sys"
 )
 
-// become makes the file fd at p be want in the sandbox: on disk as far as that
-// is allowed, and by a record for the rest. f is what it is now, and afterwards.
+// become makes the file fd at p be want in the sandbox: on disk if that is
+// allowed, else by a record. f is what it is now, and afterwards.
 func (t *Tree) become(fd int, p place, f *file, want sys.Inode) error {
+	if !t.recorded && kind(want.Mode) == kind(f.host.Mode) {
+		return t.setReally(fd, f, want)
+	}
+	if f.host.Uid != t.self.UID {
+		if want == f.is {
+			return nil
+		}
+		return unix.EPERM // its owner could write the record
+	}
+	if mode := want.HostMode(); kind(f.host.Mode) != unix.S_IFLNK && uint32(f.host.Mode)&0o7777 != mode {
+		if err := t.chmod(fd, f, mode); err != nil {
+			return err
+		}
+	}
 	var err error
-	if t.recorded {
-		err = t.setHostMode(fd, f, want)
-	} else {
-		err = t.setReally(fd, f, want)
-	}
-	if err != nil {
-		return err
-	}
 	if t.natural(&f.host) == want {
 		err = t.forget(fd, p, f, want)
 	} else {
@@ -31,18 +37,6 @@ func (t *Tree) become(fd int, p place, f *file, want sys.Inode) error {
 	return err
 }
 
-// setHostMode gives a file of this process the mode that goes with a record.
-func (t *Tree) setHostMode(fd int, f *file, want sys.Inode) error {
-	mode := want.HostMode()
-	if kind(f.host.Mode) == unix.S_IFLNK || uint32(f.host.Mode)&0o7777 == mode {
-		return nil
-	}
-	if f.host.Uid != t.self.UID && want.Mode == f.is.Mode {
-		return nil // another's file, and nobody asks for another mode
-	}
-	return t.chmod(fd, f, mode)
-}
-
 // chmod changes the mode on disk.
 func (t *Tree) chmod(fd int, f *file, mode uint32) error {
 	if err := unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0); err != nil {
@@ -52,30 +46,24 @@ func (t *Tree) chmod(fd int, f *file, mode uint32) error {
 	return nil
 }
 
-// setReally gives a file its owners and its mode. What is refused for want of
-// a capability, or because a user namespace has no such id, stays as it is.
+// setReally gives a file its owners and its mode.
 func (t *Tree) setReally(fd int, f *file, want sys.Inode) error {
 	if f.host.Uid != want.UID || f.host.Gid != want.GID {
 		err := unix.Fchownat(fd, "", int(want.UID), int(want.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
-		if err != nil && !refused(err) {
+		if err != nil {
 			return err
 		}
-		if err == nil {
-			f.host.Uid, f.host.Gid = want.UID, want.GID
-			f.host.Mode &^= unix.S_ISUID | unix.S_ISGID // so that it is set again
+		f.host.Uid, f.host.Gid = want.UID, want.GID
+		f.host.Mode &^= unix.S_ISUID | unix.S_ISGID // so that they are set again
+	}
+	if mode := want.Mode & 0o7777; kind(f.host.Mode) != unix.S_IFLNK && uint32(f.host.Mode)&0o7777 != mode {
+		if err := t.chmod(fd, f, mode); err != nil {
+			return err
 		}
 	}
-	mode := want.Mode & 0o7777
-	if kind(f.host.Mode) == unix.S_IFLNK || uint32(f.host.Mode)&0o7777 == mode {
-		return nil
-	}
-	if err := t.chmod(fd, f, mode); err != nil && !refused(err) {
-		return err
-	}
+	f.is = want
 	return nil
 }
-
-func refused(err error) bool { return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) }
 
 // record keeps what a file should be.
 func (t *Tree) record(fd int, p place, f *file, want sys.Inode) error {
@@ -115,48 +103,55 @@ func (t *Tree) forget(fd int, p place, f *file, natural sys.Inode) error {
 	return err
 }
 
-// recordName makes the directory say what a link, pipe or socket is, or say
-// nothing if it need not.
+// recordName makes the directory say what a link, pipe or socket is.
 func (t *Tree) recordName(p place, f *file, want sys.Inode) error {
 	bare := t.natural(&f.host) == want
 	switch {
-	case p.dirfd < 0 && bare:
+	case !t.recorded, p.dirfd < 0 && bare:
 		return nil
 	case p.dirfd < 0:
 		return unix.ENOTSUP
 	}
-	names, err := sys.RecordedNames(p.dirfd)
-	if err == nil && bare && names.Links == nil && len(names.Of) == 0 {
-		return nil
-	}
-	return sys.ChangeNames(p.dirfd, t.self, func(n *sys.Names) bool {
-		if bare && n.Links == nil {
-			return n.Drop(p.name)
+	if !bare {
+		if err := t.settle(p.dirfd); err != nil {
+			return err
 		}
-		return n.Set(p.name, want)
-	})
+	}
+	st := unix.Stat_t{Mode: uint32(f.host.Mode), Uid: f.host.Uid, Gid: f.host.Gid, Rdev: unix.Mkdev(f.host.Rdev_major, f.host.Rdev_minor)}
+	return sys.RecordName(p.dirfd, p.name, &st, want, t.self)
 }
 
-// markStandIn says in a directory that its regular files may be nodes.
-func (t *Tree) markStandIn(dirfd int) error {
-	names, err := sys.RecordedNames(dirfd)
-	if err == nil && names.StandIns {
+// settle makes sure that what a directory records counts: others may not write
+// to it on disk.
+func (t *Tree) settle(dirfd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(dirfd, &st); err != nil {
+		return err
+	}
+	switch {
+	case t.self.Keeps(st.Mode, st.Uid):
 		return nil
+	case st.Uid != t.self.UID || !t.recorded:
+		return unix.ENOTSUP
 	}
-	err = sys.ChangeNames(dirfd, t.self, func(n *sys.Names) bool {
-		done := n.StandIns
-		n.StandIns = true
-		return !done
-	})
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSPC) {
-		return nil // a listing shows the wrong type, stat the right one
+	d, err := t.look(dirfd, nowhere())
+	if err != nil {
+		return err
 	}
-	return err
+	return t.become(dirfd, nowhere(), &d, d.is)
+}
+
+// markStandIn says in a directory that its regular files may be nodes. Where
+// that cannot be kept a listing shows the wrong type, and stat the right one.
+func (t *Tree) markStandIn(dirfd int) {
+	if t.settle(dirfd) == nil {
+		_ = sys.RecordStandIn(dirfd, t.self)
+	}
 }
 
 // dropName forgets what the directory recorded of a name that is gone.
 func (t *Tree) dropName(p place) {
-	names, err := sys.RecordedNames(p.dirfd)
+	names, err := sys.RecordedNames(p.dirfd, t.self)
 	if err != nil || names.Of == nil {
 		return
 	}
