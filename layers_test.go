@@ -18,7 +18,7 @@ var rows = [][]string{
 	{"failpoint", "oci", "progress", "sys"},
 	{"erofs"},
 	{"lower"},
-	{"durable", "layer", "probe", "registry", "tree"},
+	{"cloud", "durable", "layer", "probe", "registry", "tree"},
 	{"network", "sandbox", "snapshot", "store"},
 	{"image"},
 	{"build/llb", "build/solver"},
