@@ -61,7 +61,7 @@ func run(argv []string, io streams) int {
 	tuneMemory()
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	cmd := newRoot(io)
+	cmd := door(argv[0], io)
 	cmd.SetArgs(argv[1:])
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
@@ -84,7 +84,7 @@ func run(argv []string, io streams) int {
 	}
 	report(io.err, err)
 	var usage *usageError
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) && cmd.Annotations[usageExit] == "" {
 		return 125
 	}
 	return 1

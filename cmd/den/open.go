@@ -53,6 +53,11 @@ func withDen(ctx context.Context, g *globals, io streams, fn func(*daemon.Den) e
 	if err != nil {
 		return err
 	}
+	return g.entered(ctx, o, fn)
+}
+
+// entered is withDen with options of the caller's.
+func (g *globals) entered(ctx context.Context, o daemon.Options, fn func(*daemon.Den) error) error {
 	if err := daemon.Enter(ctx, &o); err != nil {
 		return err
 	}
@@ -66,7 +71,12 @@ func withNames(ctx context.Context, g *globals, io streams, fn func(*daemon.Den)
 	if err != nil {
 		return err
 	}
-	err = daemon.Enter(ctx, &o)
+	return g.named(ctx, o, fn)
+}
+
+// named is withNames with options of the caller's.
+func (g *globals) named(ctx context.Context, o daemon.Options, fn func(*daemon.Den) error) error {
+	err := daemon.Enter(ctx, &o)
 	if err != nil && !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotImplemented(err) {
 		return err
 	}

@@ -37,13 +37,18 @@ type globals struct {
 	notes []string
 }
 
+// newGlobals are those that the environment sets.
+func newGlobals() *globals {
+	return &globals{maxSize: os.Getenv("DEN_STORE_MAX_SIZE"), minFree: os.Getenv("DEN_STORE_MIN_FREE")}
+}
+
 // listEnv reads a variable that holds a list, separated by commas.
 func listEnv(name string) []string {
 	return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' })
 }
 
 func newRoot(io streams) *cobra.Command {
-	g := &globals{maxSize: os.Getenv("DEN_STORE_MAX_SIZE"), minFree: os.Getenv("DEN_STORE_MIN_FREE")}
+	g := newGlobals()
 	root := &cobra.Command{
 		Use:           "den [OPTIONS] COMMAND",
 		Short:         "Build images and run containers inside containers, without a daemon",
@@ -58,7 +63,15 @@ func newRoot(io streams) *cobra.Command {
 	root.SetOut(io.out)
 	root.SetErr(io.err)
 	root.SetVersionTemplate("den version {{.Version}}\n")
-	f := root.PersistentFlags()
+	globalFlags(root.PersistentFlags(), g)
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(commands(g, io)...)
+	root.AddCommand(groups(g, io)...)
+	return root
+}
+
+// globalFlags binds the flags that every command takes.
+func globalFlags(f *pflag.FlagSet, g *globals) {
 	f.StringVar(&g.store, "store", "", "Directory of the shared store (default $DEN_STORE, else one per user)")
 	f.StringSliceVar(&g.bases, "base-store", listEnv("DEN_BASE_STORE"), "Directory of another store to read from in place, and never to change (also $DEN_BASE_STORE)")
 	f.StringVar(&g.durable, "durability", os.Getenv("DEN_STORE_DURABILITY"), "What a power cut may take: epoch (what was written last, which is noticed), strict (nothing that a command said was done), none (also $DEN_STORE_DURABILITY)")
@@ -70,10 +83,6 @@ func newRoot(io streams) *cobra.Command {
 	f.StringVar(&g.daemon, "config-file", os.Getenv("DEN_CONFIG_FILE"), "File like dockerd's daemon.json, for mirrors and insecure registries (default /etc/docker/daemon.json; also $DEN_CONFIG_FILE)")
 	f.StringVar(&g.config, "config", "", "Directory of docker's config.json (default $DOCKER_CONFIG, else ~/.docker)")
 	f.BoolVarP(&g.debug, "debug", "D", false, "Print what den does")
-	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(commands(g, io)...)
-	root.AddCommand(groups(g, io)...)
-	return root
 }
 
 // suggestWithin is how many letters may be wrong in a command that is guessed.
@@ -107,6 +116,7 @@ func commands(g *globals, io streams) []*cobra.Command {
 		newInfo(g, io),
 		newDoctor(g, io),
 		newVersion(io),
+		newKaniko(g, io, "kaniko"),
 	}
 }
 

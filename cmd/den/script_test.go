@@ -32,7 +32,17 @@ import (
 // The scripts run den as it is installed: this test's binary under den's name,
 // which a detached den and a user namespace start again under that name.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"den": main})
+	testscript.Main(m, map[string]func(){
+		"den": main, "executor": calledAs("/kaniko/executor"), "warmer": calledAs("/kaniko/warmer"), "buildah": calledAs("buildah"),
+	})
+}
+
+// calledAs is den under another name: testscript tells it the last part only.
+func calledAs(name string) func() {
+	return func() {
+		os.Args[0] = name
+		main()
+	}
 }
 
 func TestScripts(t *testing.T) {
@@ -44,7 +54,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setupScript,
 		Condition:           scriptCondition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"box": boxes.command, "code": codeCommand, "mktar": mktarCommand, "until": untilCommand,
+			"box": boxes.command, "code": codeCommand, "mktar": mktarCommand, "until": untilCommand, "mkgit": mkgitCommand,
 		},
 	})
 }
@@ -64,6 +74,9 @@ func setupScript(env *testscript.Env) error {
 	env.Defer(open.Close)
 	locked := httptest.NewServer(basicAuth(registry.New(quiet)))
 	env.Defer(locked.Close)
+	if err := serveFiles(env); err != nil {
+		return err
+	}
 	for k, v := range map[string]string{
 		"HOME": filepath.Join(env.WorkDir, "home"), "DOCKER_CONFIG": filepath.Join(env.WorkDir, "docker"),
 		"DEN_STORE": filepath.Join(env.WorkDir, "store"), "DEN_DATA_ROOT": filepath.Join(env.WorkDir, "engine"),

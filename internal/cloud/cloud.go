@@ -304,6 +304,26 @@ func printable(s string) string {
 	return s
 }
 
+// Web opens what is at an https URL, whose query may be a signature.
+func (c *Client) Web(ctx context.Context, to string) (io.ReadCloser, error) {
+	where, _, _ := strings.Cut(to, "?")
+	if u, err := url.Parse(where); err == nil {
+		u.User = nil
+		where = u.String()
+	}
+	req, err := request(ctx, http.MethodGet, to, "", "")
+	if err == nil {
+		err = wantTLS(to)
+	}
+	if err == nil {
+		var r io.ReadCloser
+		if r, err = c.stream(req); err == nil {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", printable(where), err)
+}
+
 // An Object is where an object is kept.
 type Object struct{ Bucket, Key string }
 

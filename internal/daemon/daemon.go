@@ -67,7 +67,7 @@ func (o Options) registry() registry.Options {
 	return registry.Options{
 		ConfigDir: o.ConfigDir, Mirrors: o.Mirrors, Insecure: o.Insecure, CACertDirs: o.Certs,
 		DaemonJSON: o.DaemonJSON, UserAgent: "den/" + o.Version, Notice: o.Notice,
-		SkipVerify: o.SkipVerify, ClientCerts: o.ClientCerts, MirrorsOnly: o.MirrorsOnly, Fallback: o.Fallback,
+		SkipVerify: o.SkipVerify, ClientCerts: o.ClientCerts, MirrorsOnly: o.MirrorsOnly, Fallback: o.Fallback, Helpers: helpers(),
 	}
 }
 
