@@ -250,7 +250,3 @@ func (c *container) readFile(name string) ([]byte, error) {
 	}
 	return b, nil
 }
-
-func opener(fs tree.FS, p string) func() (io.ReadCloser, error) {
-	return func() (io.ReadCloser, error) { return fs.Open(p) }
-}

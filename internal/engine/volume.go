@@ -5,19 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/failpoint"
 	"den/internal/layer"
-	"den/internal/oci"
+	"den/internal/snapshot"
 	"den/internal/sys"
 	"den/internal/tree"
 )
@@ -153,41 +151,5 @@ func (c *container) fill(ctx context.Context, dir, target string) error {
 	if err != nil || e.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return err
 	}
-	return layer.Create(ctx, dir, c.files(root), layer.UnpackOptions{InUserns: c.engine.InUserns, Recorded: c.engine.Recorded})
-}
-
-// files lists the tree below root as entries relative to it.
-func (c *container) files(root string) iter.Seq2[layer.File, error] {
-	prefix := strings.Trim(root, "/")
-	return func(yield func(layer.File, error) bool) {
-		stop := errors.New("stop")
-		err := tree.Walk(c.view, root, func(e *oci.Entry) error {
-			full := e.Path
-			f := layer.File{Entry: *e}
-			if f.Path = relative(prefix, full); f.Hardlink {
-				f.Link = relative(prefix, f.Link)
-			}
-			if e.Mode&unix.S_IFMT == unix.S_IFREG && !e.Hardlink {
-				f.Open = opener(c.view, full)
-			}
-			if !yield(f, nil) {
-				return stop
-			}
-			return nil
-		})
-		if err != nil && !errors.Is(err, stop) {
-			yield(layer.File{}, err)
-		}
-	}
-}
-
-func relative(prefix, full string) string {
-	rel := strings.TrimPrefix(strings.TrimPrefix(strings.Trim(full, "/"), prefix), "/")
-	if prefix == "." || prefix == "" {
-		rel = strings.Trim(full, "/")
-	}
-	if rel == "" {
-		return "."
-	}
-	return rel
+	return layer.Create(ctx, dir, snapshot.Files(c.view, root), layer.UnpackOptions{InUserns: c.engine.InUserns, Recorded: c.engine.Recorded})
 }

@@ -117,6 +117,9 @@ func directories(stack []Tree) (dirs []string, hold []*os.File, err error) {
 }
 
 func isOpaque(dir string) (bool, error) {
+	if fi, err := os.Lstat(dir); err == nil && fi.Mode().IsRegular() {
+		return isOpaqueImage(dir)
+	}
 	var value [8]byte
 	n, err := unix.Getxattr(dir, sys.OpaqueAttr, value[:])
 	switch {
