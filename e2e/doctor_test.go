@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A diagnosis is what den doctor --format json says: docs/doctor.md.
+type diagnosis struct {
+	Schema  int
+	Verdict string
+	Rung    struct{ Name, Why, Better, BetterWhy string }
+	Storage struct{ Name string }
+	Checks  []finding
+}
+
+type finding struct {
+	ID, Area, Status, Text string
+	Fix                    *struct{ Docker string }
+}
+
+// doctor runs den doctor in a container, the store where den puts it by itself.
+func (o outer) doctor(t *testing.T, flags ...string) diagnosis {
+	t.Helper()
+	o.flags = append(slices.Clone(o.flags), flags...)
+	out, err := o.sh(`den doctor --format json || test $? = 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d diagnosis
+	if err := json.Unmarshal([]byte(out), &d); err != nil || d.Schema != 1 {
+		t.Fatalf("%v in %s", err, out)
+	}
+	return d
+}
+
+// find is the check with that id; one that does not apply is zero.
+func (d diagnosis) find(id string) finding {
+	for _, c := range d.Checks {
+		if c.ID == id {
+			return c
+		}
+	}
+	return finding{}
+}
+
+// strength orders rungs.
+func strength(rung string) int {
+	return slices.Index([]string{"none", "chroot", "restricted", "default", "userns", "privileged"}, rung)
+}
+
+// Doctor's verdict is right in every outer container, and each flag that it
+// suggests lifts what it is suggested for.
+func TestDoctorIsRightAndItsLinesHelp(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	restricted := []string{"--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only", "--pids-limit=512", "--memory=2g"}
+	for _, c := range []struct {
+		name  string
+		flags []string
+		// rung is the one without, sentry that with a sentry.
+		rung, sentry, verdict string
+		short                 []string // ids that are short or bad, or notes with a line
+	}{
+		{"plain", nil, "none", "default", "limited", []string{"rung", "store.place"}},
+		{"plain with a volume", []string{"-v", "den-e2e:/var/lib/den"}, "none", "default", "limited", []string{"rung"}},
+		{"restricted", append([]string{"--user=1000:1000"}, restricted...), "none", "restricted", "unfit", []string{"rung", "store.place"}},
+		{"random uid", append([]string{"--user=1000670000:0"}, restricted...), "none", "restricted", "unfit", []string{"rung", "store.place"}},
+		{"random uid that may write", []string{"--user=1000670000:0", "--cap-drop=ALL"}, "none", "restricted", "limited", []string{"rung", "store.place"}},
+		{"user with user namespaces", append([]string{"--user=1000"}, unconfined...), "none", "restricted", "limited", []string{"rung", "store.place"}},
+		{"unconfined", unconfined, "userns", "userns", "limited", []string{"rung.pids", "rung.limits", "storage", "store.place"}},
+		{"nearly privileged", append([]string{"--security-opt=systempaths=unconfined"}, capable...), "privileged", "privileged", "limited", []string{"rung.limits", "storage", "store.place"}},
+		{"without chown", append([]string{"--cap-drop=CHOWN", "--cap-drop=SETFCAP"}, capable...), "privileged", "privileged", "limited", []string{"rung.capabilities", "rung.limits", "storage", "store.place"}},
+		{"small", append([]string{"--memory=128m", "--pids-limit=64", "--tmpfs=/var/lib/den:size=64m"}, unconfined...), "userns", "userns", "limited",
+			[]string{"rung.pids", "rung.limits", "store.space", "store.exec", "limits.memory", "limits.pids"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			o := outer{docker, newDen(t), c.flags}
+			d := o.doctor(t)
+			want := c.rung
+			hasSentry := d.find("outer.sentry").Text != "this build of den has no sentry"
+			if hasSentry {
+				want = c.sentry
+			}
+			if d.Rung.Name != want {
+				t.Errorf("rung %s, want %s: %s", d.Rung.Name, want, d.Rung.Why)
+			}
+			verdict := c.verdict
+			if hasSentry && c.rung == "none" && slices.Equal(c.short, []string{"rung"}) {
+				verdict = "fit"
+			}
+			if d.Verdict != verdict {
+				t.Errorf("verdict %s, want %s: %+v", d.Verdict, verdict, d.Checks)
+			}
+			if d.Rung.Name != "privileged" && (d.Rung.Better == "" || d.Rung.BetterWhy == "") {
+				t.Errorf("it does not say why not better: %+v", d.Rung)
+			}
+			var short []string
+			for _, f := range d.Checks {
+				if f.Status == "short" || f.Status == "bad" || f.Fix != nil {
+					short = append(short, f.ID)
+				}
+			}
+			equal(t, "what is short", c.short, short)
+			for _, f := range d.Checks {
+				if f.Fix == nil || f.Fix.Docker == "" {
+					continue
+				}
+				t.Run(f.ID, func(t *testing.T) { t.Parallel(); o.lifts(t, d, f) })
+			}
+		})
+	}
+}
+
+// lifts applies a line and looks whether what it is for is gone.
+func (o outer) lifts(t *testing.T, before diagnosis, f finding) {
+	t.Helper()
+	if strings.Contains(f.Fix.Docker, "writable-cgroups") {
+		t.Skip("needs Docker 28 or later")
+	}
+	after := o.doctor(t, strings.Fields(f.Fix.Docker)...)
+	if f.ID == "rung" {
+		if strength(after.Rung.Name) <= strength(before.Rung.Name) {
+			t.Errorf("docker run %s: the rung was %s and is %s: %s", f.Fix.Docker, before.Rung.Name, after.Rung.Name, after.Rung.Why)
+		}
+		return
+	}
+	if got := after.find(f.ID); got.Status == "short" || got.Status == "bad" || got.Fix != nil {
+		t.Errorf("docker run %s: it was %q and is %s, %q", f.Fix.Docker, f.Text, got.Status, got.Text)
+	}
+}
+
+// Nobody is asked whom nobody named, and a clock is compared with who answers.
+func TestDoctorAsksTheRegistriesThatAreNamed(t *testing.T) {
+	t.Parallel()
+	host := needRegistry(t)
+	d := newDen(t)
+	out := d.run("doctor", "--format", "json", "--registry", host)
+	var got diagnosis
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if f := got.find("registry." + host); f.Status != "ok" {
+		t.Errorf("%+v", f)
+	}
+	if f := got.find("clock"); f.Status != "ok" || !strings.Contains(f.Text, host+" agrees") {
+		t.Errorf("%+v", f)
+	}
+	if out := d.run("doctor"); strings.Contains(out, host) || !strings.Contains(out, "none was asked") {
+		t.Error(out)
+	}
+}
