@@ -135,9 +135,18 @@ func (p *printer) paint(s, colour string) string {
 // begins at the left.
 const minText = 24
 
-// line writes text after lead, wrapped at words, further lines after indent. What
-// text holds of line ends and other control characters is no layout of its own.
+// line writes text after lead, wrapped at words, further lines after indent. Control
+// characters of text are dropped.
 func (p *printer) line(lead, indent, text string) {
+	for i, part := range strings.Split(text, "\n") {
+		if i > 0 {
+			lead = indent
+		}
+		p.wrap(lead, indent, part)
+	}
+}
+
+func (p *printer) wrap(lead, indent, text string) {
 	words := strings.FieldsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f })
 	width := p.Width - utf8.RuneCountInString(indent)
 	if p.Width > 0 && width < minText && lead != "" {

@@ -46,6 +46,9 @@ func isolationCheck(in Input) Check {
 // toUserns is what lets den have a user namespace with a range of ids. Root maps
 // one by itself, so that nothing has to be installed.
 func toUserns(f probe.Facts) *Fix {
+	if f.Userns.Refused != nil && f.Userns.Refused.Errno == unix.ENOENT {
+		return nil // for want of /proc
+	}
 	if f.OneID {
 		return nil // whoever made the user namespace around den has to make another
 	}

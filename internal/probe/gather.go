@@ -41,10 +41,9 @@ func (p processes) reap() {
 
 func gather(ctx context.Context, dir string) (Facts, processes) {
 	f := Facts{UID: os.Geteuid()}
-	if st, err := sys.SelfStatus(); err == nil {
-		f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
-		f.Security = security(st)
-	}
+	st := sys.OwnStatus()
+	f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
+	f.Security = security(st)
 	f.InUserns = !sys.InInitialUserns()
 	f.OneID = f.InUserns && oneID()
 	var u unix.Utsname
@@ -80,17 +79,23 @@ func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 		})
 		p = append(p, more...)
 		if trialErr != nil {
-			r = Trial{Refused: &Refusal{What: trialErr.Error(), Errno: errno(trialErr)}}
+			r = untried(&Refusal{What: trialErr.Error(), Errno: errno(trialErr)})
 		}
 		if scratch == nil {
 			r.Overlay = errno(err)
 		}
 		return r
 	}
+	if !mounted("/proc") {
+		// Where den starts programs of its own from.
+		f.Trial = untried(&Refusal{What: noProc, Errno: unix.ENOENT})
+		f.Userns, f.Chroot = f.Trial, f.Trial.chroot
+		return p
+	}
 	f.Trial = try(false)
 	f.Chroot = f.Trial.chroot
 	if f.Refused == nil && f.InUserns {
-		f.Userns = Trial{Refused: &Refusal{What: "not tried: this process is in one", Errno: unix.ECANCELED}}
+		f.Userns = untried(&Refusal{What: "not tried: this process is in one", Errno: unix.ECANCELED})
 		return p
 	}
 	f.Userns = try(true)
@@ -98,6 +103,21 @@ func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 		f.IDs.Missing = f.Userns.mapErr.Error()
 	}
 	return p
+}
+
+// noProc is why nothing can be tried without /proc.
+const noProc = "/proc is not mounted, and den needs it to start anything"
+
+// mounted reports whether dir is another file system than its parent.
+func mounted(dir string) bool {
+	var a, b unix.Stat_t
+	return unix.Stat(dir, &a) == nil && unix.Stat(dir+"/..", &b) == nil && (a.Dev != b.Dev || a.Ino == b.Ino)
+}
+
+// untried is a trial that ended before it began.
+func untried(r *Refusal) Trial {
+	const e = unix.ECANCELED
+	return Trial{Refused: r, Overlay: e, Mknod: e, FreshProc: e, chroot: Chroot{Refused: e, Devices: e}}
 }
 
 // nearest is dir or the closest directory above it that exists.

@@ -111,6 +111,38 @@ func SelfStatus() (Status, error) {
 	return st, nil
 }
 
+// OwnStatus is SelfStatus, asked of the kernel call by call where /proc does not tell.
+func OwnStatus() Status {
+	if st, err := SelfStatus(); err == nil {
+		return st
+	}
+	return askStatus()
+}
+
+func askStatus() (st Status) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&hdr, &data[0]) == nil {
+		st.Effective = CapSet(data[0].Effective) | CapSet(data[1].Effective)<<32
+		st.Permitted = CapSet(data[0].Permitted) | CapSet(data[1].Permitted)<<32
+	}
+	ask := func(option int, arg uintptr) int {
+		n, err := unix.PrctlRetInt(option, arg, 0, 0, 0)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	for i := range capNames {
+		if ask(unix.PR_CAPBSET_READ, uintptr(i)) == 1 {
+			st.Bounding |= 1 << i
+		}
+	}
+	st.NoNewPrivs = ask(unix.PR_GET_NO_NEW_PRIVS, 0) == 1
+	st.Seccomp = ask(unix.PR_GET_SECCOMP, 0)
+	return st
+}
+
 // CapSetArgs are the header and the data for capset(2), version 3.
 func (p *Plan) CapSetArgs(effective, permitted, inheritable CapSet) (header, data Arg) {
 	le := binary.LittleEndian
