@@ -16,7 +16,7 @@ import (
 func (g *globals) daemonOptions(io streams) (daemon.Options, error) {
 	say := func(line string) { fmt.Fprintln(io.err, "den:", line) }
 	o := daemon.Options{
-		StoreRoot: g.store, BaseStores: g.bases, DataRoot: g.dataRoot, Isolation: g.isolation, Durability: g.durable,
+		StoreRoot: g.store, BaseStores: g.bases, DataRoot: g.dataRoot, Isolation: g.isolation, StorageDriver: g.driver, Durability: g.durable,
 		Mirrors: g.mirrors, Insecure: g.insecure, Certs: g.certs, DaemonJSON: g.daemon, ConfigDir: g.config,
 		Version: releaseVersion, Notice: say,
 	}

@@ -23,6 +23,7 @@ type globals struct {
 	bases     []string
 	dataRoot  string
 	isolation string
+	driver    string
 	mirrors   []string
 	insecure  []string
 	certs     []string
@@ -77,6 +78,7 @@ func globalFlags(f *pflag.FlagSet, g *globals) {
 	f.StringVar(&g.durable, "durability", os.Getenv("DEN_STORE_DURABILITY"), "What a power cut may take: epoch (what was written last, which is noticed), strict (nothing that a command said was done), none (also $DEN_STORE_DURABILITY)")
 	f.StringVar(&g.dataRoot, "data-root", os.Getenv("DEN_DATA_ROOT"), "Directory that says which engine this is: the owner of names and containers (also $DEN_DATA_ROOT)")
 	f.StringVar(&g.isolation, "isolation", "", "Rung of isolation: auto, privileged, userns, sentry, chroot (default $DEN_ISOLATION, else auto)")
+	f.StringVar(&g.driver, "storage-driver", "", "How root file systems are made: auto, overlay, fuse-overlayfs, copy (or vfs); other tools' names mean auto (default $DEN_STORAGE_DRIVER, else auto)")
 	f.StringSliceVar(&g.mirrors, "registry-mirror", nil, "Registry mirror for docker.io, or HOST=URL for another (also $DEN_MIRROR)")
 	f.StringSliceVar(&g.insecure, "insecure-registry", listEnv("DEN_INSECURE_REGISTRY"), "Registry (host or CIDR) to speak plain HTTP or unverified TLS with (also $DEN_INSECURE_REGISTRY)")
 	f.StringSliceVar(&g.certs, "registry-certs", listEnv("DEN_REGISTRY_CERTS"), "Directory of registries' certificates, or HOST=FILE (also $DEN_REGISTRY_CERTS)")

@@ -129,6 +129,9 @@ func (d *Den) choose(ctx context.Context) error {
 		return err
 	}
 	driver, why := d.chooseDriver(facts)
+	if driver == nil {
+		return fmt.Errorf("storage driver %s: %w", why, errdefs.ErrFailedPrecondition)
+	}
 	if facts.Overlay != 0 && facts.FSType == "overlay" {
 		d.options.Notice("storage driver " + why) // it ends with the option that helps
 	}
@@ -145,18 +148,35 @@ func (d *Den) choose(ctx context.Context) error {
 
 func (d *Den) chooseDriver(facts probe.Facts) (snapshot.Driver, string) {
 	f := storageFacts(facts)
+	f.Force = storageDriver(d.options)
 	f.Scratch = func(ctx context.Context) (snapshot.Draft, error) { return d.Store.NewDraft(ctx) }
 	return snapshot.Choose(f)
 }
 
 // storageFacts are what the choice of a snapshot driver depends on.
 func storageFacts(facts probe.Facts) snapshot.Facts {
-	return snapshot.Facts{
+	f := snapshot.Facts{
 		OverlayOK:  facts.Overlay == 0,
 		OverlayErr: errText(facts.Overlay),
 		OnOverlay:  facts.FSType == "overlay",
 		Reflink:    facts.Reflink == 0,
 	}
+	// Where nothing can be mounted, this cannot either.
+	if fuse, err := probe.FuseOverlay(); err != nil {
+		f.FuseErr = err.Error()
+	} else if facts.Refused != nil {
+		f.FuseErr = facts.Refused.Error()
+	} else {
+		f.Fuse = fuse
+	}
+	return f
+}
+
+func storageDriver(o Options) string {
+	if o.StorageDriver != "" {
+		return o.StorageDriver
+	}
+	return os.Getenv("DEN_STORAGE_DRIVER")
 }
 
 // Facts says what the outer container allows, whatever den makes of it.

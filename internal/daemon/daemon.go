@@ -19,6 +19,7 @@ import (
 	"den/internal/durable"
 	"den/internal/image"
 	"den/internal/registry"
+	"den/internal/snapshot"
 	"den/internal/store"
 	"den/internal/store/backing"
 	"den/internal/sys"
@@ -40,6 +41,8 @@ type Options struct {
 	Durability string
 	// Isolation forces a rung; empty or "auto" lets den choose.
 	Isolation string
+	// StorageDriver forces a snapshot driver; empty is DEN_STORAGE_DRIVER's, and else den's choice.
+	StorageDriver string
 	// Mirrors, Insecure, Certs (CACertDirs) and DaemonJSON are
 	// registry.Options'; ConfigDir is docker's directory of config.json.
 	Mirrors, Insecure, Certs []string
@@ -111,6 +114,9 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 				o.Debug(err.Error())
 			}
 		}
+	}
+	if err := snapshot.ReleaseDead(root); err != nil {
+		o.Debug(err.Error())
 	}
 	_, err = os.Stat(filepath.Join(root, store.FormatFile))
 	made := errors.Is(err, os.ErrNotExist)

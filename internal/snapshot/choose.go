@@ -13,34 +13,86 @@ type Facts struct {
 	OverlayErr string
 	// OnOverlay says that the store lies on an overlay file system.
 	OnOverlay bool
+	// Fuse is the program fuse-overlayfs, "" where there is none or it could mount
+	// nothing; FuseErr says why, in a sentence.
+	Fuse, FuseErr string
 	// Reflink says that the store's file system shares blocks between files.
 	Reflink bool
+	// Sentry says that a sentry can serve where nothing merges layers. Then full
+	// copies are made only for who asks for them.
+	Sentry bool
+	// Force is the driver that the user asked for: one of den's, "vfs", which is what
+	// others call copies, or a word of others' that is advice and changes nothing.
+	Force string
 	// Scratch makes a draft for a view of the copy driver; nil uses the
 	// directory for temporary files.
 	Scratch func(context.Context) (Draft, error)
 }
 
-// Drivers lists the drivers, best first.
-func Drivers() []Driver { return []Driver{overlay{}, copying{}} }
+// Names of drivers, as users type them.
+const (
+	Overlay     = "overlay"
+	FuseOverlay = "fuse-overlayfs"
+	Copy        = "copy"
+)
+
+// Drivers lists the drivers, best first; that of fuse-overlayfs runs what PATH has.
+func Drivers() []Driver {
+	return []Driver{overlay{}, fuseOverlay{program: FuseOverlay}, copying{}}
+}
 
 // Choose picks the best driver that the facts allow, and says why in words for
-// the person who asks doctor.
+// the person who asks doctor. Without a driver the words say what to do: one was
+// forced that does not work, or the sentry has to serve.
 func Choose(f Facts) (Driver, string) {
-	if f.OverlayOK {
-		return overlay{}, "overlay: the kernel merges layers without copying"
+	switch f.Force {
+	case "", "auto", "overlay2", "overlayfs", "native", "btrfs", "zfs", "xfs", "aufs", "devicemapper":
+		return best(f)
+	case Overlay:
+		if !f.OverlayOK {
+			return nil, "overlay: it was asked for, and " + noOverlay(f)
+		}
+		return overlay{}, "overlay: asked for"
+	case FuseOverlay:
+		if f.Fuse == "" {
+			return nil, "fuse-overlayfs: it was asked for, and " + f.FuseErr
+		}
+		return fuseOverlay{program: f.Fuse}, "fuse-overlayfs: asked for"
+	case Copy, "vfs":
+		return copying{scratch: f.Scratch}, "copy: asked for; " + copies(f)
 	}
-	why := "copy: every step copies its whole root file system"
-	if f.Reflink {
-		why = "copy: every step clones its root file system, file by file, sharing blocks"
-	}
+	return nil, fmt.Sprintf("%.40q: unknown, want auto, %s, %s or %s", f.Force, Overlay, FuseOverlay, Copy)
+}
+
+func best(f Facts) (Driver, string) {
 	switch {
-	case f.OnOverlay:
-		why += "; the store lies on the container's own overlay file system, on which no other overlay can be: " +
-			"give the store a volume (-v den:/var/lib/den) or a tmpfs, and steps start at once"
-	case f.OverlayErr != "":
-		why += fmt.Sprintf("; an overlay could not be mounted: %s", f.OverlayErr)
-	default:
-		why += "; no overlay can be mounted here"
+	case f.OverlayOK:
+		return overlay{}, "overlay: the kernel merges layers without copying"
+	case f.Fuse != "":
+		return fuseOverlay{program: f.Fuse}, "fuse-overlayfs: a program merges layers without copying; reading is slower than through the kernel: " + noOverlay(f)
+	case f.Sentry:
+		return nil, "the sentry merges layers: " + noOverlay(f)
 	}
-	return copying{scratch: f.Scratch}, why
+	return copying{scratch: f.Scratch}, "copy: " + copies(f) + "; " + noOverlay(f)
+}
+
+func copies(f Facts) string {
+	if f.Reflink {
+		return "every step clones its root file system, file by file, sharing blocks"
+	}
+	return "every step copies its whole root file system"
+}
+
+// noOverlay says why the kernel's is not used, and ends with what helps.
+func noOverlay(f Facts) string {
+	switch {
+	case f.OverlayOK:
+		return "the kernel's overlay works here, too"
+	case f.OnOverlay:
+		return "the store lies on the container's own overlay file system, on which no other overlay can be: " +
+			"give the store a volume (-v den:/var/lib/den), a tmpfs, or, where loop devices are allowed, an image (den store create --backing loop), and steps start at once"
+	case f.OverlayErr != "":
+		return "an overlay could not be mounted: " + f.OverlayErr
+	}
+	return "no overlay can be mounted here"
 }

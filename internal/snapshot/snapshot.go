@@ -65,6 +65,7 @@ type Active struct {
 
 	upper    string
 	baseline *baseline    // the copy driver's
+	lower    []string     // fuse-overlayfs'
 	close    func() error // removes what the driver made, nil for nothing
 }
 

@@ -199,6 +199,7 @@ func rootKeepsItsMode(t *testing.T, d snapshot.Driver) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = a.Close() })
 	var st unix.Stat_t
 	dir, _ := mount(t, a.Root)
 	if err := unix.Stat(dir, &st); err != nil || st.Mode&0o7777 != 0o555 || st.Uid != 5 || st.Gid != 6 {
