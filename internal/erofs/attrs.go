@@ -9,8 +9,6 @@ import (
 	"path"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"den/internal/sys"
 )
 
@@ -20,7 +18,7 @@ const maxXattrs = 256
 // readAttrs reads the archive of attributes, if there is one. The attributes
 // belong to inodes, whichever of their names the archive has.
 func (r *Reader) readAttrs(name string) error {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(name, openFlags, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

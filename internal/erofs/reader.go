@@ -56,13 +56,16 @@ type Inode struct {
 	at int64 // of the content
 }
 
+// openFlags open a file itself, and wait for nobody.
+const openFlags = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+
 // windowBytes is what is read ahead of an inode: a directory's children lie together.
 const windowBytes = 16 << 10
 
 // Open opens the image at path. A file that is none, or only a part of one,
 // is ErrBroken.
 func Open(path string) (*Reader, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, openFlags, 0)
 	if err != nil {
 		return nil, err
 	}

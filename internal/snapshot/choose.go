@@ -7,6 +7,8 @@ import (
 
 // Facts are what the choice of a driver depends on.
 type Facts struct {
+	// Images says that the store is in image form: then no other driver will do.
+	Images bool
 	// OverlayOK says that an overlay with its upper directory in the store
 	// could be mounted; OverlayErr says why not.
 	OverlayOK  bool
@@ -45,6 +47,9 @@ func Drivers() []Driver {
 // the person who asks doctor. Without a driver the words say what to do: one was
 // forced that does not work, or the sentry has to serve.
 func Choose(f Facts) (Driver, string) {
+	if f.Images {
+		return images{}, "erofs: layers are images, which the sandbox's own kernel merges without copying"
+	}
 	switch f.Force {
 	case "", "auto", "overlay2", "overlayfs", "native", "btrfs", "zfs", "xfs", "aufs", "devicemapper":
 		return best(f)

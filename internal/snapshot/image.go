@@ -2,11 +2,9 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
-	"den/internal/erofs"
 	"den/internal/oci"
 )
 
@@ -54,19 +52,4 @@ func (images) Changes(_ context.Context, a *Active) error {
 		return fmt.Errorf("changes: the sandbox left none behind: %w", err)
 	}
 	return nil
-}
-
-// isOpaqueImage reports whether the root of an image hides what is below.
-func isOpaqueImage(path string) (opaque bool, err error) {
-	r, err := erofs.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	root, err := r.Root()
-	if err != nil {
-		return false, err
-	}
-	attrs, err := r.Attrs(root)
-	return attrs.Opaque, err
 }

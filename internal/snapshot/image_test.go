@@ -1,6 +1,7 @@
 package snapshot_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -20,12 +21,17 @@ func (t imageTree) Dirs() []string { return []string{t.path} }
 
 func newImageTree(t *testing.T, files ...layer.File) imageTree {
 	t.Helper()
-	plain := snapshottest.NewTree(t, files...)
 	path := filepath.Join(t.TempDir(), "image.erofs")
-	if _, err := layer.Build(t.Context(), path, layer.WalkUpper(plain.Dirs()[0]), layer.UnpackOptions{Image: true}); err != nil {
+	if _, err := layer.Build(t.Context(), path, func(yield func(layer.File, error) bool) {
+		for _, f := range files {
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}, layer.UnpackOptions{Image: true}); err != nil {
 		t.Fatal(err)
 	}
-	return imageTree{plain, path}
+	return imageTree{&snapshottest.Tree{}, path}
 }
 
 // imageDraft is one whose tree is to be an image.
@@ -79,7 +85,7 @@ func TestImagesAreStackedAndTheChangesAreAnImage(t *testing.T) {
 	if err != nil || v.Root.Upper != "" || len(v.Root.Options) != 1 || v.Root.Options[0] != "ro" {
 		t.Errorf("view: %+v, %v", v, err)
 	}
-	if err := os.WriteFile(below.path, []byte("no image"), 0o644); err != nil {
+	if err := errors.Join(os.Remove(below.path), os.WriteFile(below.path, []byte("no image"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.View(t.Context(), []snapshot.Tree{below, hidden}); err == nil {

@@ -14,16 +14,14 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"den/internal/layer"
+	"den/internal/lower"
 	"den/internal/oci"
-	"den/internal/sys"
 )
 
 // A Tree is an immutable layer on disk.
 type Tree interface {
-	// Dirs are its directories in overlay form, top first.
+	// Dirs are the paths of its trees, top first: directories in overlay form, or images.
 	Dirs() []string
 	// Hold are the leases that keep it.
 	Hold() []*os.File
@@ -33,9 +31,10 @@ type Tree interface {
 	Close() error
 }
 
-// A Draft is a private directory that becomes a tree.
+// A Draft is private room in which a tree comes to be.
 type Draft interface {
-	// FS is the tree in the making.
+	// FS is the tree in the making: an empty directory, or the path of an image
+	// that does not exist yet.
 	FS() string
 	// Work is an empty directory on the same file system.
 	Work() string
@@ -53,7 +52,7 @@ type Driver interface {
 	Prepare(ctx context.Context, stack []Tree, d Draft) (*Active, error)
 	// View makes a read-only root.
 	View(ctx context.Context, stack []Tree) (*Active, error)
-	// Changes turns what the sandbox left into d.FS(), in overlay form. It is
+	// Changes turns what the sandbox left into d.FS(), in the form of the trees. It is
 	// called after the sandbox has ended and before the draft is published.
 	Changes(ctx context.Context, a *Active) error
 }
@@ -69,7 +68,7 @@ type Active struct {
 	close    func() error // removes what the driver made, nil for nothing
 }
 
-// Upper is the directory that holds the changes after Changes; empty for a view.
+// Upper is the tree that holds the changes after Changes; empty for a view.
 func (a *Active) Upper() string { return a.upper }
 
 // Close removes what the driver made beside the draft. The sandbox has ended by then.
@@ -117,17 +116,15 @@ func directories(stack []Tree) (dirs []string, hold []*os.File, err error) {
 	return dirs, hold, nil
 }
 
-func isOpaque(dir string) (bool, error) {
-	if fi, err := os.Lstat(dir); err == nil && fi.Mode().IsRegular() {
-		return isOpaqueImage(dir)
+func isOpaque(path string) (bool, error) {
+	d, err := lower.Open(path)
+	if err != nil {
+		return false, err
 	}
-	var value [8]byte
-	n, err := unix.Getxattr(dir, sys.OpaqueAttr, value[:])
-	switch {
-	case err == nil:
-		return string(value[:n]) == "y", nil
-	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ERANGE):
-		return false, nil
+	defer d.Close()
+	opaque, err := d.Opaque()
+	if err != nil {
+		return false, &os.PathError{Op: "getxattr", Path: path, Err: err}
 	}
-	return false, &os.PathError{Op: "getxattr", Path: dir, Err: err}
+	return opaque, nil
 }

@@ -22,7 +22,7 @@ import (
 )
 
 func TestEveryDriverKeepsTheContract(t *testing.T) {
-	for _, d := range snapshot.Drivers() {
+	for _, d := range append(snapshot.Drivers(), snapshot.Images()) {
 		t.Run(d.Name(), func(t *testing.T) {
 			skip := map[string]string{}
 			if d.Name() == snapshot.FuseOverlay {
@@ -43,6 +43,7 @@ func TestChoiceIsExplained(t *testing.T) {
 		{snapshot.Facts{OverlayOK: true, OnOverlay: true}, "overlay", []string{"kernel"}},
 		{snapshot.Facts{OnOverlay: true}, "copy", []string{"own overlay", "-v den:/var/lib/den", "tmpfs"}},
 		{snapshot.Facts{OverlayErr: "operation not permitted"}, "copy", []string{"copies", "operation not permitted"}},
+		{snapshot.Facts{OverlayOK: true, Images: true}, "erofs", []string{"without copying"}},
 		{snapshot.Facts{Reflink: true}, "copy", []string{"sharing blocks"}},
 		{snapshot.Facts{OnOverlay: true, Fuse: "/bin/fuse-overlayfs"}, "fuse-overlayfs", []string{"slower", "own overlay", "-v den:/var/lib/den"}},
 		{snapshot.Facts{OverlayOK: true, Fuse: "/bin/fuse-overlayfs", Sentry: true}, "overlay", []string{"kernel"}},

@@ -117,6 +117,9 @@ func (s *Store) suspected() (map[string]bool, error) {
 // owners and modes in them mean what they say. Another user's "flat" trees, and
 // those of a user namespace that is mapped alike inside of another, are not ours.
 func (s *Store) ownsTrees() bool {
+	if s.ImageForm() {
+		return true // images say themselves what owners and modes there are
+	}
 	info, err := os.Lstat(s.path("layers", s.class))
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist) // the first one has yet to come

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/erofs"
 	"den/internal/failpoint"
 	"den/internal/oci"
 	"den/internal/sys"
@@ -26,6 +27,7 @@ type Draft struct {
 	done  bool // published or removed
 	work  error
 	once  sync.Once // makes the work directory
+	room  sync.Once // makes the plain directory
 }
 
 // NewDraft makes an empty draft on the store's file system.
@@ -35,12 +37,8 @@ func (s *Store) NewDraft(ctx context.Context) (*Draft, error) {
 		return nil, fmt.Errorf("new draft: %w", err)
 	}
 	d := &Draft{store: s, dir: dir, path: dir.Name()}
-	if err = failpoint.Hit("store.draft.mkdir"); err == nil {
-		err = os.Mkdir(d.FS(), 0o755)
-	}
-	if err == nil {
-		// Whatever the umask: it becomes the root directory of a container.
-		err = os.Chmod(d.FS(), 0o755)
+	if err = failpoint.Hit("store.draft.mkdir"); err == nil && !s.ImageForm() {
+		err = makeRoot(d.FS())
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("new draft: %w", err), d.Close())
@@ -48,8 +46,27 @@ func (s *Store) NewDraft(ctx context.Context) (*Draft, error) {
 	return d, nil
 }
 
-// FS is the directory that becomes the layer's tree.
-func (d *Draft) FS() string { return filepath.Join(d.path, fsDir) }
+// makeRoot makes a directory that becomes the root of a container.
+func makeRoot(path string) error {
+	if err := os.Mkdir(path, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o755) // whatever the umask
+}
+
+// FS is the path of the layer's tree in the making: an empty directory, or in a
+// store of images that of a file which does not exist yet.
+func (d *Draft) FS() string { return filepath.Join(d.path, treeName(d.store.class)) }
+
+// Dir is an empty directory for who needs the room and no layer. It is FS where
+// that is a directory; a layer that is published never holds it.
+func (d *Draft) Dir() string {
+	path := filepath.Join(d.path, fsDir)
+	if d.store.ImageForm() {
+		d.room.Do(func() { d.work = errors.Join(d.work, makeRoot(path)) })
+	}
+	return path
+}
 
 // Watch keeps room for who writes the draft's tree, as Store.Watch does.
 func (d *Draft) Watch(ctx context.Context) (*Watch, error) {
@@ -60,7 +77,7 @@ func (d *Draft) Watch(ctx context.Context) (*Watch, error) {
 // call makes it, because most drafts need none; Publish reports if it could not.
 func (d *Draft) Work() string {
 	path := filepath.Join(d.path, workDir)
-	d.once.Do(func() { d.work = os.Mkdir(path, 0o700) })
+	d.once.Do(func() { d.work = errors.Join(d.work, os.Mkdir(path, 0o700)) })
 	return path
 }
 
@@ -92,6 +109,9 @@ func (d *Draft) Publish(ctx context.Context, m LayerMeta) (*Layer, error) {
 
 // publish consumes the leases over unless it fails.
 func (d *Draft) publish(ctx context.Context, m LayerMeta, over []*lease) (*Layer, error) {
+	if err := d.measure(&m); err != nil {
+		return nil, err
+	}
 	data, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
@@ -105,7 +125,7 @@ func (d *Draft) publish(ctx context.Context, m LayerMeta, over []*lease) (*Layer
 	if err := failpoint.Hit("store.draft.clean"); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(d.work, sys.RemoveTree(filepath.Join(d.path, workDir))); err != nil {
+	if err := d.clean(); err != nil {
 		return nil, err
 	}
 	s := d.store
@@ -134,6 +154,41 @@ func (d *Draft) publish(ctx context.Context, m LayerMeta, over []*lease) (*Layer
 	}
 }
 
+// measure counts what an image takes, which only the file system knows: holes
+// take nothing. The image has to be there and complete.
+func (d *Draft) measure(m *LayerMeta) error {
+	if m.DiskBytes = 0; !d.store.ImageForm() {
+		return nil
+	}
+	r, err := erofs.Open(d.FS())
+	if err != nil {
+		return err
+	}
+	if err := r.Close(); err != nil {
+		return err
+	}
+	for _, suffix := range []string{"", erofs.OpaqueSuffix, erofs.AttrsSuffix} {
+		var st unix.Stat_t
+		err := unix.Lstat(d.FS()+suffix, &st)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return &os.PathError{Op: "lstat", Path: d.FS() + suffix, Err: err}
+		}
+		if err == nil {
+			m.DiskBytes += st.Blocks * 512
+		}
+	}
+	return nil
+}
+
+// clean removes what belongs to drafts only.
+func (d *Draft) clean() error {
+	err := errors.Join(d.work, sys.RemoveTree(filepath.Join(d.path, workDir)))
+	if d.store.ImageForm() {
+		err = errors.Join(err, sys.RemoveTree(filepath.Join(d.path, fsDir)))
+	}
+	return err
+}
+
 // adopt turns the draft, which was given its name, into a leased layer.
 func (d *Draft) adopt(o object, m LayerMeta, over []*lease) (*Layer, error) {
 	d.done = true
@@ -144,14 +199,14 @@ func (d *Draft) adopt(o object, m LayerMeta, over []*lease) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newLayer(m, append([]*lease{own}, over...)), nil
+	return d.store.newLayer(m, append([]*lease{own}, over...)), nil
 }
 
 // private returns the draft's tree as a layer that only this process sees,
 // because somebody keeps the published one locked.
 func (d *Draft) private(m LayerMeta, over []*lease) *Layer {
 	d.done = true
-	l := newLayer(m, over)
+	l := d.store.newLayer(m, over)
 	l.dirs = append([]string{d.FS()}, l.dirs...)
 	l.hold = append([]*os.File{d.dir}, l.hold...)
 	l.close = sync.OnceValue(func() error { return errors.Join(releaseAll(over), d.remove()) })

@@ -26,6 +26,8 @@ type LayerMeta struct {
 	// SizeBytes: a layer over others holds only what differs.
 	TreeBytes int64 `json:"treeBytes,omitempty"`
 	Entries   int   `json:"entries,omitempty"`
+	// DiskBytes is what a tree in image form takes on disk. Publish counts it.
+	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Over are all the trees below that belong to this layer, top first: the
 	// layer is a delta and shows only stacked on them.
 	Over  []oci.Digest    `json:"over,omitempty"`
@@ -41,6 +43,8 @@ const blockBytes = 4096
 func (m LayerMeta) diskBytes() int64 {
 	const wrapper = 3 * blockBytes // two directories and the metadata
 	switch {
+	case m.DiskBytes > 0:
+		return m.DiskBytes + wrapper
 	case len(m.Over) > 0: // Entries are the whole layer's
 		return m.TreeBytes + wrapper
 	case m.Entries > 0:
@@ -54,12 +58,21 @@ func (m LayerMeta) diskBytes() int64 {
 // A layer's wrapper directory holds these. The lock is on the wrapper, whose
 // mode is ours; fs has the mode that the image wants.
 const (
-	fsDir    = "fs"
-	workDir  = "work" // of drafts only
-	metaFile = "meta.json"
+	fsDir     = "fs"
+	imageFile = "image.erofs" // instead of fs, in image form; its sidecars beside it
+	workDir   = "work"        // of drafts only
+	metaFile  = "meta.json"
 )
 
-// A Layer is an unpacked tree in the overlay's form, leased until Close.
+// treeName is where the tree is in the wrapper of a layer of a class.
+func treeName(class string) string {
+	if class == imageClass {
+		return imageFile
+	}
+	return fsDir
+}
+
+// A Layer is an unpacked tree, in overlay or image form, leased until Close.
 type Layer struct {
 	meta  LayerMeta
 	dirs  []string
@@ -119,7 +132,7 @@ func (s *Store) openLayer(ctx context.Context, meta LayerMeta, own *lease) (*Lay
 	if err != nil {
 		return nil, err
 	}
-	return newLayer(meta, append([]*lease{own}, over...)), nil
+	return s.newLayer(meta, append([]*lease{own}, over...)), nil
 }
 
 // acquireAll leases the own trees of layers, here or in a base.
@@ -144,10 +157,10 @@ func releaseAll(leases []*lease) error {
 	return errors.Join(errs...)
 }
 
-func newLayer(meta LayerMeta, leases []*lease) *Layer {
+func (s *Store) newLayer(meta LayerMeta, leases []*lease) *Layer {
 	l := &Layer{meta: meta, close: sync.OnceValue(func() error { return releaseAll(leases) })}
 	for _, lease := range leases {
-		l.dirs = append(l.dirs, filepath.Join(lease.path, fsDir))
+		l.dirs = append(l.dirs, filepath.Join(lease.path, treeName(s.class)))
 		l.hold = append(l.hold, lease.file)
 	}
 	return l
@@ -159,7 +172,8 @@ func (l *Layer) DiffID() oci.Digest { return l.meta.DiffID }
 // Meta is what was published with the layer.
 func (l *Layer) Meta() LayerMeta { return l.meta }
 
-// Dirs are the layer's trees as lower directories of an overlay, top first.
+// Dirs are the paths of the layer's trees, top first: lower directories of an
+// overlay, or images.
 func (l *Layer) Dirs() []string { return l.dirs }
 
 // Hold are the leases on the trees. They belong to the layer: whoever keeps a

@@ -87,6 +87,17 @@ func isContainerRoot(dir string) bool {
 	return unix.Stat(dir, &a) == nil && unix.Stat("/", &b) == nil && a.Dev == b.Dev
 }
 
+// imageClass is the class of trees in image form.
+const imageClass = "image"
+
+// classFor is the class of a process that wants images, or directories.
+func classFor(image bool) (string, error) {
+	if image {
+		return imageClass, nil
+	}
+	return ownershipClass()
+}
+
 // ownershipClass names the relation of ids on disk to ids in images for this
 // process.
 func ownershipClass() (string, error) {

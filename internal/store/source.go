@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"den/internal/erofs"
 	"den/internal/oci"
 	"den/internal/sys"
 )
@@ -23,17 +24,20 @@ import (
 // and no lock of it is waited for. What its writers change meanwhile makes a
 // verification fail, at worst; best nobody writes to it.
 type Source struct {
-	root  string
-	dir   *os.File
-	class string
+	root    string
+	dir     *os.File
+	classes []string // whose trees are of use, the best first
 }
 
-// OpenSource opens the store in root, for this process's ownership class.
+// OpenSource opens the store in root, for trees of this process's ownership class
+// and for images.
 func OpenSource(root string) (_ *Source, err error) {
 	src := &Source{root: root}
-	if src.class, err = ownershipClass(); err != nil {
+	class, err := ownershipClass()
+	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
+	src.classes = []string{class, imageClass}
 	if src.dir, err = os.Open(root); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -203,7 +207,8 @@ func (src *Source) Take(ctx context.Context, s *Store, d oci.Digest) (*Blob, err
 
 // A SourceTree is a layer's tree in a source, which may hold anything.
 type SourceTree struct {
-	// Dir is a path to the tree, Over what its metadata says lies below.
+	// Dir is a path to the tree, a directory or an image; Over what its metadata
+	// says lies below.
 	Dir  string
 	Over []oci.Digest
 	fs   *os.File
@@ -213,12 +218,24 @@ type SourceTree struct {
 func (t *SourceTree) Close() error { return t.fs.Close() }
 
 // Tree opens the source's tree of diffID; the error is of class
-// errdefs.ErrNotFound when it has none of this process's class.
+// errdefs.ErrNotFound when it has none of this process's class, and no image.
 func (src *Source) Tree(diffID oci.Digest) (*SourceTree, error) {
 	if err := oci.CheckDigest(diffID); err != nil {
 		return nil, fmt.Errorf("tree: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	rel := layerObject(src.class, layerID(src.class, diffID)).rel()
+	var errs []error
+	for _, class := range src.classes {
+		t, err := src.tree(class, diffID)
+		if err == nil || !errdefs.IsNotFound(err) {
+			return t, err
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (src *Source) tree(class string, diffID oci.Digest) (*SourceTree, error) {
+	rel := layerObject(class, layerID(class, diffID)).rel()
 	var m LayerMeta
 	err := src.readJSON(path.Join(rel, metaFile), &m)
 	for _, d := range m.Over {
@@ -227,10 +244,38 @@ func (src *Source) Tree(diffID oci.Digest) (*SourceTree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w: %w", diffID, err, errdefs.ErrNotFound)
 	}
-	dir, err := src.openDir(path.Join(rel, fsDir))
+	inner := "." // of the open directory
+	if class == imageClass {
+		inner = imageFile
+		err = src.checkImage(rel)
+	} else {
+		rel = path.Join(rel, fsDir)
+	}
+	var dir *os.File
+	if err == nil {
+		dir, err = src.openDir(rel)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", diffID, notFoundIfBad(err))
 	}
 	// The name leads to the opened directory, whatever becomes of its path.
-	return &SourceTree{Dir: fmt.Sprintf("/proc/self/fd/%d/.", dir.Fd()), Over: m.Over, fs: dir}, nil
+	return &SourceTree{Dir: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), inner), Over: m.Over, fs: dir}, nil
+}
+
+// checkImage makes sure that an image and its attributes are regular files,
+// before their reader opens them.
+func (src *Source) checkImage(rel string) error {
+	for _, name := range []string{imageFile, imageFile + erofs.AttrsSuffix} {
+		f, err := src.open(path.Join(rel, name))
+		if errors.Is(err, os.ErrNotExist) && name != imageFile {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

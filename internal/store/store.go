@@ -39,6 +39,9 @@ type Options struct {
 	MinFreeBytes int64
 	// SoftBudget makes the two evict cache and refuse nothing.
 	SoftBudget bool
+	// Image keeps layers' trees in image form, which needs no privilege and which
+	// processes of any uid share; see ImageForm.
+	Image bool
 	// Notice gets a line for the user; nil drops it.
 	Notice func(string)
 	// Collected is called after each collection of this process; nil is not.
@@ -101,7 +104,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 	if s.collected = o.Collected; s.collected == nil {
 		s.collected = func() {}
 	}
-	if s.class, err = ownershipClass(); err != nil {
+	if s.class, err = classFor(o.Image); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	mode, err := durable.ParseMode(string(o.Durability))
@@ -211,8 +214,14 @@ func (s *Store) Root() string { return s.root }
 // Class names how the ids of files on disk relate to those in images: "0" is
 // the same, "m<hash>" as this user namespace maps them, "flat" all one user. An "r" at
 // the end says that device nodes are recorded instead of made, as they always are in "m<hash>".
-// Layers of one class are of no use to another.
+// Layers of one class are of no use to another. "image" is the class of trees in image
+// form, which say themselves whose everything is.
 func (s *Store) Class() string { return s.class }
+
+// ImageForm reports whether layers' trees are images: then Draft.FS and Layer.Dirs
+// are paths of files (docs/design/store.md, "Image form"), and layer.UnpackOptions
+// have to say so.
+func (s *Store) ImageForm() bool { return s.class == imageClass }
 
 // writable returns an error when this process may only read.
 func (s *Store) writable() error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,8 +14,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"den/internal/durable"
+	"den/internal/layer"
 	"den/internal/oci"
 )
 
@@ -26,7 +29,13 @@ func tempStore(t testing.TB) *Store {
 
 func openStore(t testing.TB, root, engineDir string) *Store {
 	t.Helper()
-	s, err := Open(context.Background(), root, Options{EngineDir: engineDir, Notice: func(line string) { t.Log(line) }})
+	return openWith(t, root, Options{EngineDir: engineDir})
+}
+
+func openWith(t testing.TB, root string, o Options) *Store {
+	t.Helper()
+	o.Notice = func(line string) { t.Log(line) }
+	s, err := Open(context.Background(), root, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +74,7 @@ func publishLayer(ctx context.Context, s *Store, text string, over ...oci.Digest
 	if err != nil {
 		return nil, err
 	}
-	err = os.WriteFile(filepath.Join(d.FS(), "file"), []byte(text), 0o644)
+	err = plantFile(ctx, d, text)
 	var l *Layer
 	if err == nil {
 		l, err = d.Publish(ctx, LayerMeta{DiffID: digest.FromString("layer " + text), SizeBytes: int64(len(text)), Over: over})
@@ -74,6 +83,19 @@ func publishLayer(ctx context.Context, s *Store, text string, over ...oci.Digest
 		return nil, errors.Join(err, d.Close())
 	}
 	return l, nil
+}
+
+// plantFile makes a draft's tree, with one file.
+func plantFile(ctx context.Context, d *Draft, text string) error {
+	if !d.store.ImageForm() {
+		return os.WriteFile(filepath.Join(d.FS(), "file"), []byte(text), 0o644)
+	}
+	f := layer.File{
+		Entry: oci.Entry{Path: "file", Mode: unix.S_IFREG | 0o644, UID: 33, Size: int64(len(text)), Xattrs: map[string][]byte{"user.x": []byte("y")}},
+		Open:  func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil },
+	}
+	files := func(yield func(layer.File, error) bool) { yield(f, nil) }
+	return layer.Create(ctx, d.FS(), files, layer.UnpackOptions{Image: true})
 }
 
 func must(t testing.TB, err error) {

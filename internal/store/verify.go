@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"den/internal/erofs"
+	"den/internal/layer"
 	"den/internal/oci"
 )
 
@@ -43,7 +45,7 @@ func (r Report) Clean() bool { return len(r.Problems) == 0 }
 
 // Verify checks the store beside its users: that names match contents, that
 // metadata parses and that what is named is there. A deep check hashes every
-// blob.
+// blob and reads every image of a tree.
 func (s *Store) Verify(ctx context.Context, deep bool) (Report, error) {
 	v := &verification{store: s, deep: deep}
 	steps := []func(context.Context) error{v.objects, v.names, v.strangers, v.leftovers}
@@ -111,7 +113,7 @@ func (v *verification) objects(ctx context.Context) error {
 		if o.kind == kindBlob {
 			err = v.blob(ctx, o, l)
 		} else {
-			err = v.layer(o, l)
+			err = v.layer(ctx, o, l)
 		}
 		return errors.Join(err, l.release())
 	})
@@ -142,7 +144,7 @@ func (v *verification) blob(ctx context.Context, o object, l *lease) error {
 	return nil
 }
 
-func (v *verification) layer(o object, l *lease) error {
+func (v *verification) layer(ctx context.Context, o object, l *lease) error {
 	meta, err := readMeta(l.path)
 	if errors.Is(err, errBadMeta) {
 		v.problem(o.rel(), "%v", err)
@@ -155,8 +157,8 @@ func (v *verification) layer(o object, l *lease) error {
 	if layerID(class, meta.DiffID) != id {
 		v.problem(o.rel(), "is the layer %s of another class or format", meta.DiffID)
 	}
-	if info, err := os.Lstat(filepath.Join(l.path, fsDir)); err != nil || !info.IsDir() {
-		v.problem(o.rel(), "has no tree")
+	if err := v.tree(ctx, o, l, class); err != nil {
+		return err
 	}
 	if _, err := os.Lstat(filepath.Join(l.path, workDir)); err == nil {
 		v.problem(o.rel(), "has a work directory, so it was never finished")
@@ -174,6 +176,33 @@ func (v *verification) layer(o object, l *lease) error {
 			// Its owner has removed it: this layer is a miss, and goes when it is asked for.
 			v.Dangling = append(v.Dangling, o.rel()+" "+what)
 		}
+	}
+	return nil
+}
+
+// tree looks at a layer's own tree. In image form a deep check reads all of it.
+func (v *verification) tree(ctx context.Context, o object, l *lease, class string) error {
+	path := filepath.Join(l.path, treeName(class))
+	if class != imageClass {
+		if info, err := os.Lstat(path); err != nil || !info.IsDir() {
+			v.problem(o.rel(), "has no tree")
+		}
+		return nil
+	}
+	r, err := erofs.Open(path)
+	if err == nil {
+		err = r.Close()
+	}
+	if err == nil && v.deep {
+		_, err = layer.WriteTar(ctx, discardWriter{}, layer.WalkUpper(path))
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, os.ErrNotExist):
+		v.problem(o.rel(), "has no tree")
+	case err != nil:
+		v.problem(o.rel(), "its image can not be read: %v", err)
 	}
 	return nil
 }

@@ -32,6 +32,9 @@ func Run(t *testing.T, d snapshot.Driver, skip map[string]string) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: the trees hold other users' files")
 	}
+	if d == snapshot.Images() {
+		d = &imaged{Driver: d, t: t}
+	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			if why := skip[c.name]; why != "" {
@@ -64,6 +67,65 @@ func (t *Tree) DiffID() oci.Digest { return t.diffID }
 
 // Close does nothing.
 func (t *Tree) Close() error { return nil }
+
+// imaged gives a driver the trees and drafts of the cases in image form.
+type imaged struct {
+	snapshot.Driver
+	t    *testing.T // outlives the cases
+	made map[string]string
+}
+
+func (f *imaged) trees(stack []snapshot.Tree) ([]snapshot.Tree, error) {
+	var out []snapshot.Tree
+	for _, tr := range stack {
+		image := &Tree{diffID: tr.DiffID()}
+		for _, dir := range tr.Dirs() {
+			path, err := f.image(dir)
+			if err != nil {
+				return nil, err
+			}
+			image.dirs = append(image.dirs, path)
+		}
+		out = append(out, image)
+	}
+	return out, nil
+}
+
+func (f *imaged) image(dir string) (string, error) {
+	if path, ok := f.made[dir]; ok {
+		return path, nil
+	}
+	path := filepath.Join(tempDir(f.t), "image")
+	if err := layer.Create(context.Background(), path, layer.WalkUpper(dir), layer.UnpackOptions{Image: true}); err != nil {
+		return "", err
+	}
+	if f.made == nil {
+		f.made = map[string]string{}
+	}
+	f.made[dir] = path
+	return path, nil
+}
+
+// Prepare is the driver's.
+func (f *imaged) Prepare(ctx context.Context, stack []snapshot.Tree, d snapshot.Draft) (*snapshot.Active, error) {
+	trees, err := f.trees(stack)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(d.FS()); err != nil { // an image has yet to be made
+		return nil, err
+	}
+	return f.Driver.Prepare(ctx, trees, d)
+}
+
+// View is the driver's.
+func (f *imaged) View(ctx context.Context, stack []snapshot.Tree) (*snapshot.Active, error) {
+	trees, err := f.trees(stack)
+	if err != nil {
+		return nil, err
+	}
+	return f.Driver.View(ctx, trees)
+}
 
 // Draft is a draft for tests.
 type Draft struct{ dir string }
@@ -161,6 +223,10 @@ func mount(t *testing.T, m oci.Mount) (string, func()) {
 	default:
 		t.Fatalf("mount of type %q", m.Type)
 	}
+	finish := func() {}
+	if isImage(m) {
+		m, finish = unpacked(t, m)
+	}
 	target := tempDir(t)
 	options := "lowerdir=" + strings.Join(m.Lower, ":")
 	if m.Upper != "" {
@@ -184,10 +250,52 @@ func mount(t *testing.T, m oci.Mount) (string, func()) {
 			if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
 				t.Error(err)
 			}
+			finish()
 		}
 	}
 	t.Cleanup(unmount)
 	return target, unmount
+}
+
+func isImage(m oci.Mount) bool {
+	for _, path := range append([]string{m.Upper}, m.Lower...) {
+		if fi, err := os.Stat(path); path != "" && (err != nil || fi.Mode().IsRegular()) {
+			return true
+		}
+	}
+	return false
+}
+
+// unpacked does what an executor for images does, with the kernel's overlay:
+// finish writes the changes.
+func unpacked(t *testing.T, m oci.Mount) (oci.Mount, func()) {
+	t.Helper()
+	var lower []string
+	for _, path := range m.Lower {
+		dir := tempDir(t)
+		if err := layer.Create(context.Background(), dir, layer.WalkUpper(path), layer.UnpackOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		lower = append(lower, dir)
+	}
+	lower = append(lower, tempDir(t)) // the kernel wants two, or an upper
+	if m.Upper == "" {
+		return snapshot.OverlayMount(lower, "", "", nil), func() {}
+	}
+	upper := filepath.Join(tempDir(t), "upper")
+	var root unix.Stat_t
+	err := unix.Stat(lower[0], &root)
+	if err == nil {
+		err = errors.Join(os.Mkdir(upper, 0o755), os.Chown(upper, int(root.Uid), int(root.Gid)), unix.Chmod(upper, root.Mode&0o7777))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snapshot.OverlayMount(lower, upper, tempDir(t), nil), func() {
+		if err := layer.Create(context.Background(), m.Upper, layer.WalkUpper(upper), layer.UnpackOptions{Image: true}); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // contract is one case: what a stack holds and what happens to it.
