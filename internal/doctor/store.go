@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/docker/go-units"
 
@@ -50,6 +52,9 @@ func placeCheck(in Input) Check {
 	case s.Err != nil:
 		c.Status, c.Text = Bad, s.Err.Error()
 		c.Fix = ownDirectory(in).fix()
+		if t := in.Facts.Security.SELinux; t != "" && errors.Is(s.Err, fs.ErrPermission) {
+			c.Text += fmt.Sprintf("; if that is SELinux's doing, the volume has to have a label that %s may write: -v DIR:%s:Z", t, s.Root)
+		}
 	case s.Disk.FSType == "overlay":
 		c.Status = Short
 		c.Text += ", this container's own file system: the store is private to it and goes with it"

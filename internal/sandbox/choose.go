@@ -41,6 +41,8 @@ type Choice struct {
 	Owns bool
 	// Devices says that device nodes can be made and opened on disk.
 	Devices bool
+	// Security is what confines den, and whatever it starts with it.
+	Security probe.Security
 	// Why is one sentence for people.
 	Why string
 	// Cannot are sentences about what does not work on this rung and would on a better one.
@@ -233,6 +235,7 @@ func inChroot(f probe.Facts) (Choice, bool) {
 func (c Choice) limited(f probe.Facts) Choice {
 	c.Owns = OwnsTrees(f)
 	c.Devices = f.Chroot.Devices == 0
+	c.Security = f.Security
 	c.Cannot = cannot(c, f)
 	return c
 }

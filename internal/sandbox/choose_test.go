@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -191,6 +192,30 @@ func TestChooseNamesTheProfileThatRefuses(t *testing.T) {
 				t.Errorf("%v\ndoes not say %q", err, w)
 			}
 		}
+	}
+}
+
+func TestExplanationIsForRefusalsOfModules(t *testing.T) {
+	confined := probe.Security{AppArmor: "docker-default", Seccomp: true}
+	mount := fmt.Errorf("sandbox x: attach /y: move_mount: %w", unix.EACCES)
+	for _, c := range []struct {
+		s    probe.Security
+		err  error
+		want string
+	}{
+		{confined, mount, "sandbox x: attach /y: move_mount: permission denied; if no permission is in the way, it is forbidden by the AppArmor profile docker-default"},
+		{probe.Security{SELinux: "container_t"}, mount, "the SELinux policy for container_t: docker run --security-opt label=disable"},
+		{probe.Security{Seccomp: true}, mount, "permission denied"},
+		{confined, fmt.Errorf("mount: %w", unix.ENOSPC), "no space left on device"},
+		{confined, &ExecError{Program: "sh", Code: 126, Err: unix.EACCES}, "exec: \"sh\": permission denied"},
+	} {
+		got := Explain(c.s, c.err)
+		if !errors.Is(got, c.err) || !strings.Contains(got.Error(), c.want) || !strings.Contains(c.want, "docker") && got.Error() != c.err.Error() {
+			t.Errorf("%v, want %q", got, c.want)
+		}
+	}
+	if Explain(confined, nil) != nil {
+		t.Error("success is explained")
 	}
 }
 

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -30,7 +31,7 @@ func WhyNot(f probe.Facts, r Rung) string {
 		case f.Sentry == nil:
 			return "this build of den has no such rung yet"
 		case f.Sentry.Err != nil:
-			return f.Sentry.Err.Error()
+			return Explain(f.Security, f.Sentry.Err).Error()
 		}
 	case RungChroot:
 		if _, ok := inChroot(f); !ok {
@@ -61,6 +62,20 @@ func privilegedWhy(f probe.Facts) string {
 		return why + "; " + advice
 	}
 	return why + "; " + policy(f, f.Refused.Errno, "though CAP_SYS_ADMIN is there") + ", or --privileged"
+}
+
+// Explain adds to an error that a security module may be behind its name and the
+// setting that lifts it. An ExecError is about the payload's program, and no such error.
+func Explain(s probe.Security, err error) error {
+	var exec *ExecError
+	var errno unix.Errno
+	if s.AppArmor == "" && s.SELinux == "" || errors.As(err, &exec) || !errors.As(err, &errno) {
+		return err
+	}
+	if by := s.Explain(errno); by != "" {
+		return fmt.Errorf("%w; if no permission is in the way, %s", err, by)
+	}
+	return err
 }
 
 // policy says whose rule forbids a call that the capabilities allow.

@@ -93,10 +93,10 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 		streams.closeChild()
 		streams.closeOwn()
 		s.cgroup.remove()
-		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
+		return nil, Explain(n.o.Choice.Security, fmt.Errorf("sandbox %s: %w", r.ID, err))
 	}
 	streams.closeChild()
-	err = s.follow(r)
+	err = Explain(n.o.Choice.Security, s.follow(r))
 	if err == nil {
 		err = errors.Join(ctx.Err(), failpoint.Hit("sandbox.start.after-exec"))
 	}
