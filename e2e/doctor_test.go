@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -130,6 +133,35 @@ func (o outer) lifts(t *testing.T, before diagnosis, f finding) {
 	}
 	if got := after.find(f.ID); got.Status == "short" || got.Status == "bad" || got.Fix != nil {
 		t.Errorf("docker run %s: it was %q and is %s, %q", f.Fix.Docker, f.Text, got.Status, got.Text)
+	}
+}
+
+// Doctor works where there is nothing but den: no /proc, no /etc, no directory to write to.
+func TestDoctorNeedsNothing(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	for _, c := range []struct {
+		uid  uint32
+		code int
+	}{{0, 0}, {1000670000, 1}} {
+		d := newDen(t)
+		if err := copyFile(env.den, filepath.Join(d.home, "den")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(d.home, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := d.command(t.Context(), "doctor", "--format", "json")
+		cmd.Path, cmd.Dir, cmd.Env = "/den", "/", []string{"PATH=/"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: d.home, Credential: &syscall.Credential{Uid: c.uid}}
+		r := d.finish(t.Context(), cmd, nil)
+		var got diagnosis
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil {
+			t.Fatalf("%v in %s%s", err, r.out, r.err)
+		}
+		if r.code != c.code || !strings.Contains(got.find("outer.namespaces").Text, "/proc is not mounted") || got.find("rung").Fix != nil {
+			t.Errorf("uid %d: exit %d, %+v", c.uid, r.code, got)
+		}
 	}
 }
 

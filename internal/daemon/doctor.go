@@ -70,7 +70,7 @@ func Examine(ctx context.Context, o Options, registries []string) (doctor.Report
 		return doctor.Report{}, in.ChoiceErr
 	}
 	in.Now = time.Now()
-	in.Storage, in.Network = storage(in), network(in)
+	in.Storage, in.Network = storage(in, o), network(in)
 	return doctor.Examine(in), nil
 }
 
@@ -102,18 +102,20 @@ func examineStore(ctx context.Context, o Options, root string, backed error) doc
 }
 
 // storage is the driver that choose would choose.
-func storage(in doctor.Input) doctor.Chosen {
+func storage(in doctor.Input, o Options) doctor.Chosen {
 	if in.ChoiceErr != nil {
 		return doctor.Chosen{Name: "none", Why: "none: nothing can be run that needs a root file system"}
 	}
-	if in.Choice.Rung == sandbox.RungSentry {
-		return doctor.Chosen{Name: "image", Why: "image: layers are EROFS images, which the sentry stacks without copying"}
-	}
-	f := in.Facts
+	facts := in.Facts
 	if in.Choice.Enter {
-		f.Trial = f.Userns // what den may do once it is in there
+		facts.Trial = facts.Userns // what den may do once it is in there
 	}
-	d, why := snapshot.Choose(storageFacts(f))
+	f := storageFacts(facts)
+	f.Force, f.Images = storageDriver(o), in.Choice.Rung == sandbox.RungSentry
+	d, why := snapshot.Choose(f)
+	if d == nil {
+		return doctor.Chosen{Name: "none", Why: why}
+	}
 	return doctor.Chosen{Name: d.Name(), Why: why}
 }
 

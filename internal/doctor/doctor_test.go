@@ -108,6 +108,7 @@ func TestShortfalls(t *testing.T) {
 		{"lacks", func(in *Input) { in.Facts.CapEff &^= 1 << unix.CAP_CHOWN; in.Facts.Userns = noUserns() }, "rung.capabilities", Short, Limited, "CAP_CHOWN", "--cap-add CHOWN"},
 		{"no cgroups", func(in *Input) { in.Facts.CgroupErr = "read-only" }, "rung.limits", Note, Fit, "not enforced: read-only", "--security-opt writable-cgroups=true"},
 		{"copies", func(in *Input) { in.Storage.Name, in.Facts.FSType = "copy", "overlay" }, "storage", Short, Limited, "", "-v den:/var/lib/den"},
+		{"forced driver", func(in *Input) { in.Storage = Chosen{"none", "fuse-overlayfs: it was asked for"} }, "storage", Bad, Limited, "it was asked for", ""},
 		{"copies elsewhere", func(in *Input) { in.Storage.Name = "copy" }, "storage", Short, Limited, "", ""},
 		{"own file system", func(in *Input) { in.Store.Disk.FSType = "overlay"; in.Facts.UID = 1000 }, "store.place", Short, Limited, "private to it and goes with it", "--tmpfs /var/lib/den:exec,mode=1777"},
 		{"read-only", func(in *Input) { in.Store.Err = errors.New("no store can be made") }, "store.place", Bad, Unfit, "no store can be made", "-v den:/var/lib/den"},
@@ -115,6 +116,9 @@ func TestShortfalls(t *testing.T) {
 		{"full", func(in *Input) { in.Store.Disk.FreeBytes = 5 }, "store.space", Bad, Unfit, "5B free", ""},
 		{"nearly full", func(in *Input) { in.Store.Disk.FreeBytes = 1 << 30 }, "store.space", Short, Limited, "1GiB free", ""},
 		{"small tmpfs", func(in *Input) { in.Store.Disk.FSType = "tmpfs"; in.Store.Disk.FreeBytes = 64 << 20 }, "store.space", Short, Limited, "the cap of the tmpfs", "--tmpfs /var/lib/den:exec,mode=1777,size=8g"},
+		{"tmpfs beyond memory", func(in *Input) {
+			in.Store.Disk.FSType, in.Limits.MemoryBytes, in.Limits.MemoryUsedBytes = "tmpfs", 2<<30, 1<<30
+		}, "store.space", Short, Limited, "may have 2GiB", "--tmpfs /var/lib/den:exec,mode=1777,size=8g --memory 10g"},
 		{"few inodes", func(in *Input) { in.Store.Disk.FreeInodes = 5000 }, "store.inodes", Short, Limited, "5000 files", ""},
 		{"no inodes", func(in *Input) { in.Store.Disk.FreeInodes = 0 }, "store.inodes", Bad, Unfit, "0 files", ""},
 		{"noexec", func(in *Input) { in.Store.Disk.NoExec, in.Store.Disk.FSType = true, "tmpfs" }, "store.exec", Short, Limited, "noexec", "--tmpfs /var/lib/den:exec,mode=1777"},

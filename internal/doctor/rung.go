@@ -125,6 +125,9 @@ func storageCheck(in Input) Check {
 	switch in.Storage.Name {
 	case "none":
 		c.Status = Note
+		if in.ChoiceErr == nil {
+			c.Status = Bad // one was forced that does not work
+		}
 	case "copy":
 		c.Status = Short
 		if in.Facts.FSType == "overlay" {

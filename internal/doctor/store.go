@@ -18,6 +18,9 @@ const (
 	littleInodes = 100_000
 	tooFewInodes = 1000
 	enoughTmpfs  = "8g"
+	// memoryWithTmpfs is for such a tmpfs, full, and a build beside it.
+	memoryWithTmpfs = "10g"
+	memoryForTmpfs  = 10 << 30
 )
 
 func storeChecks(in Input) []Check {
@@ -76,6 +79,10 @@ func spaceCheck(in Input) Check {
 	c := Check{ID: "store.space", Area: areaStore, Status: OK, Text: fmt.Sprintf("%s free of %s", size(d.FreeBytes), size(d.SizeBytes))}
 	if d.FSType == "tmpfs" {
 		c.Text += ", the cap of the tmpfs, and it counts as memory"
+		if m := in.Limits.MemoryBytes; m > 0 && m < d.SizeBytes {
+			c.Text += fmt.Sprintf(", of which the container around den may have %s", size(m))
+			d.FreeBytes = min(d.FreeBytes, m-in.Limits.MemoryUsedBytes)
+		}
 	}
 	switch {
 	case d.FreeBytes < tooFewBytes:
@@ -94,6 +101,9 @@ func roomier(in Input) *Fix {
 	var s setting
 	if in.Store.Disk.FSType == "tmpfs" {
 		s = setting{tmpfs: in.Store.Root, tmpfsSize: enoughTmpfs}
+		if m := in.Limits.MemoryBytes; m > 0 && m < memoryForTmpfs {
+			s.memory = memoryWithTmpfs
+		}
 	}
 	if in.Store.Exists {
 		s.den = []string{"den prune --all --force"}

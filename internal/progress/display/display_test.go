@@ -129,14 +129,14 @@ func TestModeForAFileIsPlainAndForATerminalIsNot(t *testing.T) {
 			t.Errorf("a file shows %q", got)
 		}
 		tty, end := terminal(t)
-		if b, err = NewBuild(tty, mode, Heading{}); err != nil {
+		if b, err = NewBuild(tty, mode, Heading{Terminal: "rung userns"}); err != nil {
 			t.Fatal(err)
 		}
 		step(b, "step", "", "")
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if got := end(); !strings.Contains(got, "\x1b[") || !strings.Contains(got, "Building") {
+		if got := end(); !strings.Contains(got, "\x1b[") || !strings.Contains(got, "Building") || !strings.Contains(got, "rung userns") {
 			t.Errorf("a terminal shows %q", got)
 		}
 	}
