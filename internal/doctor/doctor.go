@@ -49,6 +49,8 @@ type Store struct {
 	store.Look
 	// Err says why no store can be there, or why the one there cannot be opened.
 	Err error
+	// Slow says that it was not found out in time whether it opens; "" if it was.
+	Slow string
 }
 
 // A Verdict is how well den works here.

@@ -113,6 +113,8 @@ func TestShortfalls(t *testing.T) {
 		{"own file system", func(in *Input) { in.Store.Disk.FSType = "overlay"; in.Facts.UID = 1000 }, "store.place", Short, Limited, "private to it and goes with it", "--tmpfs /var/lib/den:exec,mode=1777"},
 		{"read-only", func(in *Input) { in.Store.Err = errors.New("no store can be made") }, "store.place", Bad, Unfit, "no store can be made", "-v den:/var/lib/den"},
 		{"read-only for SELinux", func(in *Input) { in.Store.Err, in.Facts.Security.SELinux = unix.EACCES, "container_t" }, "store.place", Bad, Unfit, "a label that container_t may write: -v DIR:/var/lib/den:Z", "-v den:/var/lib/den"},
+		{"busy", func(in *Input) { in.Store.Slow = "it did not open within 1 s" }, "store.place", Note, Fit, "did not open within", ""},
+		{"sentry not tried in time", func(in *Input) { plain(in); in.Facts.Sentry.Platform = "" }, "outer.sentry", Note, Fit, "not tried to the end", ""},
 		{"full", func(in *Input) { in.Store.Disk.FreeBytes = 5 }, "store.space", Bad, Unfit, "5B free", ""},
 		{"nearly full", func(in *Input) { in.Store.Disk.FreeBytes = 1 << 30 }, "store.space", Short, Limited, "1GiB free", ""},
 		{"small tmpfs", func(in *Input) { in.Store.Disk.FSType = "tmpfs"; in.Store.Disk.FreeBytes = 64 << 20 }, "store.space", Short, Limited, "the cap of the tmpfs", "--tmpfs /var/lib/den:exec,mode=1777,size=8g"},

@@ -46,6 +46,8 @@ func outerChecks(in Input) []Check {
 	switch {
 	case f.Sentry == nil:
 		fact("outer.sentry", Note, "this build of den has no sentry")
+	case f.Sentry.Err == nil && f.Sentry.Platform == "":
+		fact("outer.sentry", Note, "it was not tried to the end in time")
 	case f.Sentry.Err != nil:
 		fact("outer.sentry", Note, f.Sentry.Err.Error())
 	default:

@@ -58,6 +58,9 @@ func placeCheck(in Input) Check {
 		if t := in.Facts.Security.SELinux; t != "" && errors.Is(s.Err, fs.ErrPermission) {
 			c.Text += fmt.Sprintf("; if that is SELinux's doing, the volume has to have a label that %s may write: -v DIR:%s:Z", t, s.Root)
 		}
+	case s.Slow != "":
+		c.Status = Note
+		c.Text += "; " + s.Slow
 	case s.Disk.FSType == "overlay":
 		c.Status = Short
 		c.Text += ", this container's own file system: the store is private to it and goes with it"
