@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,6 +70,8 @@ func TestDoctorIsRightAndItsLinesHelp(t *testing.T) {
 	}{
 		{"plain", nil, "none", "default", "limited", []string{"rung", "store.place"}},
 		{"plain with a volume", []string{"-v", "den-e2e:/var/lib/den"}, "none", "default", "limited", []string{"rung"}},
+		{"plain with today's profile", []string{"--security-opt=seccomp=" + mobyProfile(t)}, "none", "default", "limited", []string{"rung", "store.place"}},
+		{"restricted with today's profile", append([]string{"--user=1000:1000", "--security-opt=seccomp=" + mobyProfile(t)}, restricted...), "none", "restricted", "unfit", []string{"rung", "store.place"}},
 		{"restricted", append([]string{"--user=1000:1000"}, restricted...), "none", "restricted", "unfit", []string{"rung", "store.place"}},
 		{"random uid", append([]string{"--user=1000670000:0"}, restricted...), "none", "restricted", "unfit", []string{"rung", "store.place"}},
 		{"random uid that may write", []string{"--user=1000670000:0", "--cap-drop=ALL"}, "none", "restricted", "limited", []string{"rung", "store.place"}},
@@ -116,6 +119,19 @@ func TestDoctorIsRightAndItsLinesHelp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mobyProfile is the seccomp profile of today's dockerd; the one of the tests may be
+// years old.
+func mobyProfile(t *testing.T) string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/moby/profiles/seccomp")
+	cmd.Dir = ".."
+	dir, err := output(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(strings.TrimSpace(dir), "default.json")
 }
 
 // lifts applies a line and looks whether what it is for is gone.
