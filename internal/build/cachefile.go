@@ -28,7 +28,7 @@ func (b *Builder) ExportCache(ctx context.Context, w io.Writer, o ExportOptions)
 	if err != nil {
 		return Exported{}, err
 	}
-	return ops.Exporter{Store: b.o.Store, Images: b.o.Images, Scopes: scopes, Cache: o.Cache, Mounts: o.Mounts}.Write(ctx, w)
+	return ops.Exporter{Store: b.o.Store, Images: b.o.Images, Scopes: scopes, Cache: o.Cache, Mounts: o.Mounts, Recorded: b.o.Recorded}.Write(ctx, w)
 }
 
 // ImportOptions say what of a file is believed.
@@ -45,7 +45,7 @@ func (b *Builder) ImportCache(ctx context.Context, r io.Reader, o ImportOptions)
 	if err != nil {
 		return Imported{}, err
 	}
-	return ops.Importer{Store: b.o.Store, Images: b.o.Images, Scopes: scopes, Mounts: o.Mounts, InUserns: b.o.InUserns}.Read(ctx, r)
+	return ops.Importer{Store: b.o.Store, Images: b.o.Images, Scopes: scopes, Mounts: o.Mounts, InUserns: b.o.InUserns, Recorded: b.o.Recorded}.Read(ctx, r)
 }
 
 func parseScopes(texts []string) ([]string, error) {

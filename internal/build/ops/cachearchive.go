@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 
@@ -55,6 +56,8 @@ type Exporter struct {
 	Scopes []string
 	// Cache says to write records with their layers, Mounts to write cache mounts.
 	Cache, Mounts bool
+	// Recorded is as in Env.
+	Recorded bool
 }
 
 // Write writes the archive. What is in use or lacks something is left out and named.
@@ -153,10 +156,18 @@ func (e *export) layer(ctx context.Context, l image.Layer) error {
 	return t.Write(ctx, e.tw)
 }
 
+// walk yields a cache mount with the owners that its files should have.
+func (e *export) walk(dir string) iter.Seq2[layer.File, error] {
+	if e.Recorded {
+		return layer.WalkRecorded(dir)
+	}
+	return layer.WalkPlain(dir)
+}
+
 func (e *export) cacheMounts(ctx context.Context) error {
 	busy, err := e.Store.EachCacheMount(ctx, func(id, dir string) error {
 		// Nobody else has it, so both times give the same.
-		a, err := layer.WriteTar(ctx, io.Discard, layer.WalkPlain(dir))
+		a, err := layer.WriteTar(ctx, io.Discard, e.walk(dir))
 		if errdefs.IsInvalidArgument(err) { // a name or a file that no layer can have
 			e.Missing = append(e.Missing, fmt.Sprintf("cache mount %.200s: %v", id, err))
 			return nil
@@ -172,7 +183,7 @@ func (e *export) cacheMounts(ctx context.Context) error {
 			return err
 		}
 		e.CacheMounts++
-		_, err = layer.WriteTar(ctx, e.tw, layer.WalkPlain(dir))
+		_, err = layer.WriteTar(ctx, e.tw, e.walk(dir))
 		return err
 	})
 	for _, id := range busy {
@@ -200,8 +211,9 @@ type Importer struct {
 	// Scopes whose records are believed. Whoever wrote the archive could claim one.
 	Scopes []string
 	// Mounts takes the trees of cache mounts, which cannot be verified.
-	Mounts   bool
-	InUserns bool
+	Mounts bool
+	// InUserns and Recorded are as in Env.
+	InUserns, Recorded bool
 }
 
 // Read reads an archive, compressed or not. An error is of this store, or says that
@@ -355,7 +367,7 @@ func (m *importing) cacheMount(ctx context.Context, hex string, r io.Reader) err
 		return fmt.Errorf("no id comes before it: %w", errdefs.ErrInvalidArgument)
 	}
 	made, err := m.Store.PutCacheMount(ctx, m.mount.id, func(watch *store.Watch, dir string) error {
-		_, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, layer.UnpackOptions{InUserns: m.InUserns, Archive: true})
+		_, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, layer.UnpackOptions{InUserns: m.InUserns, Recorded: m.Recorded, Archive: true})
 		return err
 	})
 	switch {
