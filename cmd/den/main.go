@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"den/internal/sandbox"
-	"den/internal/sandbox/sentry"
 )
 
 // streams are the standard streams of a command. stdout is data, stderr is talk.
@@ -33,7 +32,7 @@ type exitError struct {
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 func main() {
-	if sandbox.Reap() || sentry.Main() {
+	if sandbox.Reap() {
 		return
 	}
 	os.Exit(run(os.Args, streams{in: os.Stdin, out: &stdout{File: os.Stdout}, err: os.Stderr}))

@@ -10,12 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Streams are the payload's standard streams: its ends, den's ends, and the
+// streams are the payload's standard streams: its ends, den's ends, and the
 // goroutines that copy between them and the caller.
-type Streams struct {
-	// Child are the ends that the payload inherits; Own says which are pipes made here.
-	Child [3]*os.File
-	Own   [3]bool
+type streams struct {
+	child [3]*os.File
+	own   [3]bool // pipes made here
 	close []*os.File
 	ends  []*os.File // den's
 	// outputs and input are the copies to begin when the payload runs.
@@ -43,13 +42,13 @@ func newPipe(ownRead bool) (own, child *os.File, err error) {
 	return os.NewFile(uintptr(o), "pipe"), os.NewFile(uintptr(c), "pipe"), nil
 }
 
-// NewStreams prepares the streams of r. With a terminal there are none yet.
-func NewStreams(r *Request) (_ *Streams, err error) {
-	s := &Streams{}
+// newStreams prepares the streams of r. With a terminal there are none yet.
+func newStreams(r *Request) (_ *streams, err error) {
+	s := &streams{}
 	defer func() {
 		if err != nil {
-			s.CloseChild()
-			s.CloseOwn()
+			s.closeChild()
+			s.closeOwn()
 		}
 	}()
 	if r.Spec.Process.Terminal {
@@ -66,17 +65,17 @@ func NewStreams(r *Request) (_ *Streams, err error) {
 	return s, nil
 }
 
-func (s *Streams) null(i int) (err error) {
-	s.Child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+func (s *streams) null(i int) (err error) {
+	s.child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err == nil {
-		s.close = append(s.close, s.Child[i])
+		s.close = append(s.close, s.child[i])
 	}
 	return err
 }
 
-func (s *Streams) stdin(r io.Reader) error {
+func (s *streams) stdin(r io.Reader) error {
 	if f, ok := r.(*os.File); ok && f != nil {
-		s.Child[0] = f
+		s.child[0] = f
 		return nil
 	}
 	if r == nil {
@@ -86,7 +85,7 @@ func (s *Streams) stdin(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	s.Child[0], s.Own[0] = child, true
+	s.child[0], s.own[0] = child, true
 	s.close, s.ends = append(s.close, child), append(s.ends, own)
 	s.input = func() {
 		defer own.Close()
@@ -95,9 +94,9 @@ func (s *Streams) stdin(r io.Reader) error {
 	return nil
 }
 
-func (s *Streams) output(i int, w io.Writer) error {
+func (s *streams) output(i int, w io.Writer) error {
 	if f, ok := w.(*os.File); ok && f != nil {
-		s.Child[i] = f
+		s.child[i] = f
 		return nil
 	}
 	if w == nil {
@@ -107,7 +106,7 @@ func (s *Streams) output(i int, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s.Child[i], s.Own[i] = child, true
+	s.child[i], s.own[i] = child, true
 	s.close, s.ends = append(s.close, child), append(s.ends, own)
 	s.outputs = append(s.outputs, func() error {
 		// Closing tells a payload whose output nobody takes any more.
@@ -118,24 +117,24 @@ func (s *Streams) output(i int, w io.Writer) error {
 	return nil
 }
 
-// CloseChild closes what the payload has inherited.
-func (s *Streams) CloseChild() {
+// closeChild closes what the payload has inherited.
+func (s *streams) closeChild() {
 	for _, f := range s.close {
 		f.Close()
 	}
 	s.close = nil
 }
 
-// CloseOwn closes den's ends, where start was not called.
-func (s *Streams) CloseOwn() {
+// closeOwn closes den's ends, where start was not called.
+func (s *streams) closeOwn() {
 	for _, f := range s.ends {
 		f.Close()
 	}
 	s.ends = nil
 }
 
-// Start begins to copy.
-func (s *Streams) Start() {
+// start begins to copy.
+func (s *streams) start() {
 	for _, copy := range s.outputs {
 		s.wg.Go(func() {
 			if err := copy(); err != nil {
@@ -152,14 +151,14 @@ func (s *Streams) Start() {
 	}
 }
 
-// Wait returns when all output is copied.
-func (s *Streams) Wait() error {
+// wait returns when all output is copied.
+func (s *streams) wait() error {
 	s.wg.Wait()
 	return errors.Join(s.errs...)
 }
 
-// Terminal adds the copies of a terminal, of which master is den's end.
-func (s *Streams) Terminal(master *os.File, r *Request) {
+// terminal adds the copies of a terminal.
+func (s *streams) terminal(master *os.File, r *Request) {
 	out := r.Stdout
 	if out == nil {
 		out = io.Discard

@@ -56,6 +56,19 @@ func serve(t testing.TB, path string, o Options) (conn int, stop func()) {
 func mount(t testing.TB, path string, o Options) *client {
 	t.Helper()
 	fd, stop := serve(t, path, o)
+	c := connect(t, fd)
+	c.stop = func() {
+		c.stop = func() {}
+		c.c.Close()
+		stop()
+	}
+	t.Cleanup(func() { c.stop() })
+	return c
+}
+
+// connect mounts what is served at the other end of fd.
+func connect(t testing.TB, fd int) *client {
+	t.Helper()
 	sock, err := unet.NewSocket(fd)
 	if err != nil {
 		t.Fatal(err)
@@ -67,14 +80,7 @@ func mount(t testing.TB, path string, o Options) *client {
 	if err := lc.StartChannels(); err != nil {
 		t.Fatal(err)
 	}
-	c := &client{t: t, ctx: gcontext.Background(), c: lc, root: lc.NewFD(root.ControlFD)}
-	c.stop = func() {
-		c.stop = func() {}
-		lc.Close()
-		stop()
-	}
-	t.Cleanup(func() { c.stop() })
-	return c
+	return &client{t: t, ctx: gcontext.Background(), c: lc, root: lc.NewFD(root.ControlFD)}
 }
 
 func (c *client) ok(what string, err error) {
@@ -185,13 +191,17 @@ func (c *client) is(st lisafs.Statx, mode, uid, gid uint32) {
 	}
 }
 
+// ways are the ways to keep owners that this process has.
+func ways() map[string]Owners {
+	if sys.MayChown() {
+		return map[string]Owners{"recorded": Recorded, "real": Real}
+	}
+	return map[string]Owners{"recorded": Recorded}
+}
+
 // eachWay runs a test with the ways to keep owners that this process has.
 func eachWay(t *testing.T, test func(t *testing.T, c *client, dir string)) {
-	ways := map[string]Owners{"recorded": Recorded}
-	if sys.MayChown() {
-		ways["real"] = Real
-	}
-	for name, way := range ways {
+	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
 			dir := xattrDir(t)
 			test(t, mount(t, dir, Options{Owners: way}), dir)

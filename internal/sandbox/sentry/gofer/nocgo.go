@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package gofer
+
+const cgo = false
