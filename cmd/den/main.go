@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"den/internal/sandbox"
+	"den/internal/sandbox/sentry"
 )
 
 // streams are the standard streams of a command. stdout is data, stderr is talk.
@@ -32,7 +33,7 @@ type exitError struct {
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 func main() {
-	if sandbox.Reap() {
+	if sandbox.Reap() || sentry.Main() {
 		return
 	}
 	os.Exit(run(os.Args, streams{in: os.Stdin, out: &stdout{File: os.Stdout}, err: os.Stderr}))

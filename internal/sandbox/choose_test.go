@@ -222,7 +222,7 @@ func TestExplanationIsForRefusalsOfModules(t *testing.T) {
 func TestHomeIsTheFirstLineOfTheUser(t *testing.T) {
 	const passwd = "a:x:1\n:::\nb:x:7:7::/b:/bin/sh\nc:x:7:7::/c:\nd:x:8:8:::\n"
 	for uid, want := range map[uint32]string{7: "/b", 8: "/", 9: "/"} {
-		if got := homeOf(strings.NewReader(passwd), uid); got != want {
+		if got := HomeOf(strings.NewReader(passwd), uid); got != want {
 			t.Errorf("%d: %q, want %q", uid, got, want)
 		}
 	}
@@ -231,7 +231,7 @@ func TestHomeIsTheFirstLineOfTheUser(t *testing.T) {
 func FuzzHome(f *testing.F) {
 	f.Add("root:x:0:0::/root:/bin/sh\n")
 	f.Fuzz(func(t *testing.T, s string) {
-		if h := homeOf(strings.NewReader(s), 0); h == "" || len(h) > maxHome || strings.ContainsRune(h, 0) {
+		if h := HomeOf(strings.NewReader(s), 0); h == "" || len(h) > maxHome || strings.ContainsRune(h, 0) {
 			t.Errorf("home is %q", h)
 		}
 	})

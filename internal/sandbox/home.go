@@ -27,11 +27,11 @@ func (s *running) home() ([]byte, error) {
 		return []byte("/"), nil //nolint:nilerr // an image without users is common
 	}
 	defer f.Close()
-	return []byte(homeOf(f, s.program.spec.Process.User.UID)), nil
+	return []byte(HomeOf(f, s.program.spec.Process.User.UID)), nil
 }
 
-// homeOf reads passwd(5).
-func homeOf(r io.Reader, uid uint32) string {
+// HomeOf reads passwd(5).
+func HomeOf(r io.Reader, uid uint32) string {
 	sc := bufio.NewScanner(io.LimitReader(r, maxPasswdBytes))
 	for sc.Scan() {
 		f := strings.Split(sc.Text(), ":")

@@ -83,19 +83,19 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 		// The payload sees den's entry in proc.
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
-	streams, err := newStreams(r)
+	streams, err := NewStreams(r)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
 	}
 	s := &running{id: r.ID, streams: streams, stubs: &stubs{root: r.Root}, done: make(chan struct{})}
 	s.cgroup = newCgroup(r, n.cgroupVersion())
 	if err := n.start(ctx, r, s); err != nil {
-		streams.closeChild()
-		streams.closeOwn()
+		streams.CloseChild()
+		streams.CloseOwn()
 		s.cgroup.remove()
 		return nil, Explain(n.o.Choice.Security, fmt.Errorf("sandbox %s: %w", r.ID, err))
 	}
-	streams.closeChild()
+	streams.CloseChild()
 	err = Explain(n.o.Choice.Security, s.follow(r))
 	if err == nil {
 		err = errors.Join(ctx.Err(), failpoint.Hit("sandbox.start.after-exec"))
@@ -110,7 +110,7 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 
 // start plans and starts the holder.
 func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
-	leases := leases(r)
+	leases := Leases(r)
 	filter, err := n.filter(r.Spec.Linux.Seccomp)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 	p, err := newProgram(r, programOptions{
 		leases: len(leases), cgroup: s.cgroup != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids,
 		caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding, filter: filter,
-		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.own, rlimit: rlimit,
+		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.Own, rlimit: rlimit,
 		uidMapped: func(id uint32) bool { return sys.MapsID(n.uids, id) },
 		gidMapped: func(id uint32) bool { return sys.MapsID(n.gids, id) },
 	})
@@ -131,7 +131,7 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		return err
 	}
 	defer pipes.closeChild()
-	files := append(s.streams.child[:], pipes.progress, pipes.sync, pipes.send, pipes.status, pipes.control, pipes.status)
+	files := append(s.streams.Child[:], pipes.progress, pipes.sync, pipes.send, pipes.status, pipes.control, pipes.status)
 	for i, f := range files {
 		// No gaps: the holder's pidfd would fall into one and be closed with
 		// the payload's descriptors.
@@ -156,16 +156,6 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 	s.pipes = pipes
 	s.stop = context.AfterFunc(ctx, func() { _ = s.Signal(unix.SIGKILL) })
 	return nil
-}
-
-// leases are all files that the request wants held.
-func leases(r *Request) []*os.File {
-	files := append([]*os.File{}, r.Hold...)
-	files = append(files, r.Root.Hold...)
-	for _, m := range r.Mounts {
-		files = append(files, m.Hold...)
-	}
-	return files
 }
 
 // filter compiles a profile, once for each distinct one.

@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountOptions are a mount's options as mount(8) and runtimes write them,
+// MountOptions are a mount's options as mount(8) and runtimes write them,
 // sorted by what the kernel does with them.
-type mountOptions struct {
-	// set and clear are MOUNT_ATTR_* flags.
-	set, clear uint64
-	// recursive says that set applies to the mounts below, too (rro and the like).
+type MountOptions struct {
+	// Set and Clear are MOUNT_ATTR_* flags.
+	Set, Clear uint64
+	// recursive says that Set applies to the mounts below, too (rro and the like).
 	recursive bool
 	// rbind takes what is mounted below the source, too.
 	bind, rbind bool
 	propagation uint64
-	// fs are the parameters of the file system.
-	fs []string
+	// FS are the parameters of the file system.
+	FS []string
 }
 
 // attrOptions are the options that are flags of one mount.
@@ -42,9 +42,9 @@ var propagationOptions = map[string]uint64{
 	"unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
 }
 
-// parseMountOptions sorts options. A later one wins over an earlier one.
-func parseMountOptions(options []string) (mountOptions, error) {
-	var o mountOptions
+// ParseMountOptions sorts options. A later one wins over an earlier one.
+func ParseMountOptions(options []string) (MountOptions, error) {
+	var o MountOptions
 	for _, opt := range options {
 		name, isRecursive := strings.CutPrefix(opt, "r")
 		a, known := attrOptions[opt]
@@ -54,8 +54,8 @@ func parseMountOptions(options []string) (mountOptions, error) {
 			}
 		}
 		if known {
-			o.set = o.set&^a.clear | a.set
-			o.clear = o.clear&^a.set | a.clear
+			o.Set = o.Set&^a.clear | a.set
+			o.Clear = o.Clear&^a.set | a.clear
 			continue
 		}
 		if p, ok := propagationOptions[opt]; ok {
@@ -72,16 +72,19 @@ func parseMountOptions(options []string) (mountOptions, error) {
 			if strings.ContainsRune(opt, 0) || len(opt) > 255 {
 				return o, fmt.Errorf("mount option %.40q: not one that the kernel takes", opt)
 			}
-			o.fs = append(o.fs, opt)
+			o.FS = append(o.FS, opt)
 		}
 	}
 	return o, nil
 }
 
+// IsBind says that the options ask for a bind mount.
+func (o MountOptions) IsBind() bool { return o.bind }
+
 // attr is what mount_setattr(2) needs for the flags. The kernel wants the access time modes
 // cleared together.
-func (o mountOptions) attr() unix.MountAttr {
-	a := unix.MountAttr{Attr_set: o.set, Attr_clr: o.clear}
+func (o MountOptions) attr() unix.MountAttr {
+	a := unix.MountAttr{Attr_set: o.Set, Attr_clr: o.Clear}
 	if a.Attr_set&unix.MOUNT_ATTR__ATIME != 0 || a.Attr_clr&unix.MOUNT_ATTR__ATIME != 0 {
 		a.Attr_clr |= unix.MOUNT_ATTR__ATIME
 	}

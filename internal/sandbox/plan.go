@@ -3,7 +3,6 @@ package sandbox
 import (
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -100,21 +99,11 @@ func newProgram(r *Request, o programOptions) (*program, error) {
 
 // check refuses what this executor cannot do.
 func (p *program) check() error {
-	s := p.spec
-	switch {
-	case s == nil || s.Process == nil || s.Linux == nil:
-		return fmt.Errorf("sandbox %s: the specification has no process or no linux part", p.r.ID)
-	case len(s.Process.Args) == 0 || s.Process.Args[0] == "":
-		return fmt.Errorf("sandbox %s: no command", p.r.ID)
-	case len(s.Linux.UIDMappings)+len(s.Linux.GIDMappings) > 0 || p.namespace(specs.UserNamespace) != nil:
-		return fmt.Errorf("sandbox %s: a user namespace of its own is not supported", p.r.ID)
+	if err := CheckText(p.r); err != nil {
+		return err
 	}
-	for _, lists := range [][]string{s.Process.Args, s.Process.Env, {s.Process.Cwd, s.Hostname}} {
-		for _, v := range lists {
-			if strings.ContainsRune(v, 0) {
-				return fmt.Errorf("sandbox %s: %.40q contains a zero byte", p.r.ID, v)
-			}
-		}
+	if len(p.spec.Linux.UIDMappings)+len(p.spec.Linux.GIDMappings) > 0 || p.namespace(specs.UserNamespace) != nil {
+		return fmt.Errorf("sandbox %s: a user namespace of its own is not supported", p.r.ID)
 	}
 	return nil
 }

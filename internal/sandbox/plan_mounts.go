@@ -15,7 +15,7 @@ import (
 // A mount is one mount of the sandbox with the cell of its descriptor.
 type mount struct {
 	oci.Mount
-	o  mountOptions
+	o  MountOptions
 	fd *sys.Cell
 	// optional mounts are left out where the kernel refuses them.
 	optional bool
@@ -73,43 +73,27 @@ func (p *program) fileSystem() error {
 	return nil
 }
 
-// listMounts merges the specification's mounts and the request's: a later one
-// takes the place of a default with the same target, and /dev of all below it.
+// listMounts settles how each mount is made.
 func (p *program) listMounts() error {
-	own := map[string]bool{}
-	for _, m := range p.r.Mounts {
-		own[inside(m.Target)] = true
+	all, err := Mounts(p.r)
+	if err != nil {
+		return err
 	}
-	add := func(m oci.Mount) error {
-		m.Target = inside(m.Target)
-		if m.Target == "/" {
-			return fmt.Errorf("mount %s: the target is the root", m.Source)
-		}
-		o, err := parseMountOptions(m.Options)
+	for _, m := range all {
+		o, err := ParseMountOptions(m.Options)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 		mt := mount{Mount: m, o: o, fd: p.Cell(0), dir: true}
-		if skip, err := p.classify(&mt); skip || err != nil {
+		skip, err := p.classify(&mt)
+		if err != nil {
 			return err
+		}
+		if skip {
+			continue
 		}
 		p.mounts = append(p.mounts, mt)
 		p.targets = append(p.targets, target{mt.Target, mt.dir})
-		return nil
-	}
-	for _, m := range p.spec.Mounts {
-		t := inside(m.Destination)
-		if own[t] || own["/dev"] && strings.HasPrefix(t, "/dev/") {
-			continue
-		}
-		if err := add(oci.Mount{Type: m.Type, Source: m.Source, Target: t, Options: m.Options}); err != nil {
-			return err
-		}
-	}
-	for _, m := range p.r.Mounts {
-		if err := add(m); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -177,7 +161,7 @@ func (p *program) source(m *mount) error {
 // cleared.
 func (p *program) bind(m *mount, note string) {
 	p.CloneTree(sys.Int(unix.AT_FDCWD), m.Source, m.fd, m.o.rbind || !m.o.bind).Note(note)
-	attr := unix.MountAttr{Attr_set: m.o.set, Propagation: m.o.propagation &^ unix.MS_REC}
+	attr := unix.MountAttr{Attr_set: m.o.Set, Propagation: m.o.propagation &^ unix.MS_REC}
 	if attr.Attr_set&unix.MOUNT_ATTR__ATIME != 0 {
 		attr.Attr_clr = unix.MOUNT_ATTR__ATIME
 	}
@@ -204,7 +188,7 @@ func (p *program) newFS(m *mount, note string) {
 	if m.Source != "" && m.Source != m.Type {
 		p.FSString(fs, "source", m.Source).MayFail()
 	}
-	for _, opt := range m.o.fs {
+	for _, opt := range m.o.FS {
 		key, value, hasValue := strings.Cut(opt, "=")
 		var o *sys.Op
 		if hasValue {
@@ -220,7 +204,7 @@ func (p *program) newFS(m *mount, note string) {
 		}
 	}
 	each(p.FSCreate(fs))
-	set := m.o.set
+	set := m.o.Set
 	if m.Type == "tmpfs" && p.nodev() {
 		set |= unix.MOUNT_ATTR_NODEV
 	}
@@ -262,12 +246,12 @@ func (p *program) sysfs(m *mount, note string) {
 	fs := p.Cell(0)
 	p.FSOpen("sysfs", fs).Err(clone)
 	p.FSCreate(fs).Err(clone)
-	p.FSMount(fs, m.fd, m.o.set).Err(clone)
+	p.FSMount(fs, m.fd, m.o.Set).Err(clone)
 	p.Close(fs)
 	p.Goto(end)
 	p.Mark(clone)
 	p.CloneTree(sys.Int(unix.AT_FDCWD), "/sys", m.fd, true).Note(note)
-	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, true).Note(note)
+	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.Set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, true).Note(note)
 	p.Mark(end)
 }
 
@@ -310,7 +294,7 @@ func (p *program) switchRoot(root *sys.Cell) {
 // root makes the detached mount of the root file system.
 func (p *program) root(fd *sys.Cell) error {
 	m := mount{Mount: p.r.Root, fd: fd}
-	o, err := parseMountOptions(m.Options)
+	o, err := ParseMountOptions(m.Options)
 	if err != nil {
 		return fmt.Errorf("mount /: %w", err)
 	}

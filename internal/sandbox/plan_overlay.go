@@ -19,12 +19,12 @@ func (p *program) overlayMount(m *mount, note string) error {
 		return fmt.Errorf("%s: an overlay without lower directories", note)
 	}
 	if p.nodev() {
-		m.o.set |= unix.MOUNT_ATTR_NODEV
+		m.o.Set |= unix.MOUNT_ATTR_NODEV
 	}
 	if len(m.Lower) == 1 && m.Upper == "" {
 		// The kernel wants two directories; one alone is what it shows.
 		p.CloneTree(sys.Int(unix.AT_FDCWD), m.Lower[0], m.fd, false).Note(note)
-		p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, false).Note(note)
+		p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.Set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, false).Note(note)
 	} else if err := p.overlayFS(m, note); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (p *program) overlayFS(m *mount, note string) error {
 		p.FSString(fs, "workdir", relative(base, m.Work)).Note(note + ": " + m.Work)
 	}
 	p.FSCreate(fs).Note(note)
-	p.FSMount(fs, m.fd, m.o.set).Note(note)
+	p.FSMount(fs, m.fd, m.o.Set).Note(note)
 	p.Close(fs)
 	return nil
 }
@@ -106,7 +106,7 @@ func (p *program) overlayByMount(m *mount, dirs []string, note string) {
 	p.Mark(done)
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(first), sys.Int(first+len(dirs)-1), sys.Int(0)).MayFail()
 	p.CloneTree(sys.Int(unix.AT_FDCWD), m.Lower[0], m.fd, false).Note(note)
-	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set, Propagation: unix.MS_PRIVATE}, false).Note(note)
+	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.Set, Propagation: unix.MS_PRIVATE}, false).Note(note)
 }
 
 // subtree replaces the detached mount by a clone of one path in it. To be
@@ -120,7 +120,7 @@ func (p *program) subtree(m *mount, sub, note string) {
 	}
 	p.OpenInRoot(m.fd.Value(), sub, unix.O_PATH, fd).Note(note + ": " + sub)
 	p.CloneTree(fd.Value(), "", m.fd, false).Note(note + ": " + sub)
-	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, false).Note(note)
+	p.SetMountAttr(m.fd, unix.MountAttr{Attr_set: m.o.Set | unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, false).Note(note)
 	p.Close(fd)
 }
 

@@ -96,16 +96,12 @@ var rlimitNumbers = map[string]int{
 // rlimits sets limits; one that den cannot raise becomes what it can be, and is reported.
 func (p *program) rlimits() error {
 	for _, l := range p.spec.Process.Rlimits {
-		name := strings.TrimPrefix(strings.ToUpper(l.Type), "RLIMIT_")
-		nr, ok := rlimitNumbers[name]
-		if !ok {
-			return fmt.Errorf("rlimit %.40q: unknown", l.Type)
-		}
-		if l.Soft > l.Hard {
-			return fmt.Errorf("rlimit %s: soft limit %d is above the hard limit %d", name, l.Soft, l.Hard)
+		nr, err := RlimitNumber(l)
+		if err != nil {
+			return err
 		}
 		if cur, err := p.o.rlimit(nr); err == nil && l.Hard > cur.Max && !p.o.caps.Has(unix.CAP_SYS_RESOURCE) {
-			p.warn(fmt.Sprintf("rlimit %s stays at %d: raising it to %d needs CAP_SYS_RESOURCE", name, cur.Max, l.Hard))
+			p.warn(fmt.Sprintf("rlimit %s stays at %d: raising it to %d needs CAP_SYS_RESOURCE", l.Type, cur.Max, l.Hard))
 			l.Hard, l.Soft = cur.Max, min(l.Soft, cur.Max)
 		}
 		p.Do(unix.SYS_PRLIMIT64, sys.Int(0), sys.Int(nr), p.Words(sys.Int(l.Soft), sys.Int(l.Hard)), sys.Int(0)).MayFail()
@@ -307,7 +303,7 @@ func (p *program) execute() {
 		try(name, 0)
 		return
 	}
-	for _, dir := range searchPath(p.spec.Process.Env) {
+	for _, dir := range SearchPath(p.spec.Process.Env) {
 		next := p.Label()
 		try(path.Join(dir, name), next)
 		p.Mark(next)
@@ -316,9 +312,9 @@ func (p *program) execute() {
 	p.Exit(127)
 }
 
-// searchPath is the payload's own PATH; the last one counts. Relative directories are
+// SearchPath is the payload's own PATH; the last one counts. Relative directories are
 // left out, as os/exec does.
-func searchPath(env []string) []string {
+func SearchPath(env []string) []string {
 	var dirs []string
 	for _, e := range slices.Backward(env) {
 		v, ok := strings.CutPrefix(e, "PATH=")

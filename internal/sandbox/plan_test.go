@@ -159,7 +159,7 @@ func TestLimitThatCannotBeRaisedIsSaid(t *testing.T) {
 }
 
 func TestMountOptionsSort(t *testing.T) {
-	o, err := parseMountOptions([]string{"rbind", "rro", "nosuid", "suid", "size=1m", "noatime", "rslave", "z"})
+	o, err := ParseMountOptions([]string{"rbind", "rro", "nosuid", "suid", "size=1m", "noatime", "rslave", "z"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,10 +168,10 @@ func TestMountOptionsSort(t *testing.T) {
 		a.Attr_clr != unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR__ATIME || o.propagation != unix.MS_SLAVE|unix.MS_REC {
 		t.Errorf("got %+v, %+v", o, a)
 	}
-	if d := cmp.Diff([]string{"size=1m"}, o.fs); d != "" {
+	if d := cmp.Diff([]string{"size=1m"}, o.FS); d != "" {
 		t.Error(d)
 	}
-	if _, err := parseMountOptions([]string{"a\x00b"}); err == nil {
+	if _, err := ParseMountOptions([]string{"a\x00b"}); err == nil {
 		t.Error("a zero byte is taken")
 	}
 }
@@ -221,7 +221,7 @@ func TestCapabilitiesAddUpAsDockers(t *testing.T) {
 }
 
 func TestSearchPathIsThePayloads(t *testing.T) {
-	got := searchPath([]string{"PATH=/a", "X=PATH=/b", "PATH=/c:rel::/d"})
+	got := SearchPath([]string{"PATH=/a", "X=PATH=/b", "PATH=/c:rel::/d"})
 	if d := cmp.Diff([]string{"/c", "/d"}, got); d != "" {
 		t.Error(d)
 	}

@@ -17,7 +17,7 @@ import (
 type running struct {
 	id      string
 	program *program
-	streams *streams
+	streams *Streams
 	stubs   *stubs
 	cgroup  *cgroup
 	pipes   *pipes
@@ -167,17 +167,17 @@ func (s *running) takeTerminal(r *Request) error {
 		return nil
 	}
 	s.master = master
-	s.streams.terminal(s.master, r)
+	s.streams.Terminal(s.master, r)
 	return nil
 }
 
 // run copies the streams and waits for the end, in a goroutine that Wait joins.
 func (s *running) run() {
-	s.streams.start()
+	s.streams.Start()
 	go func() {
 		defer close(s.done)
 		s.exit, s.err = s.reap()
-		s.err = errors.Join(s.err, s.streams.wait())
+		s.err = errors.Join(s.err, s.streams.Wait())
 		s.finish()
 	}()
 }
@@ -187,7 +187,7 @@ func (s *running) run() {
 func (s *running) abandon() {
 	_ = s.Signal(unix.SIGKILL)
 	_, _ = s.reap()
-	s.streams.closeOwn()
+	s.streams.CloseOwn()
 	s.finish()
 	close(s.done)
 }

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// streams are the payload's standard streams: its ends, den's ends, and the
+// Streams are the payload's standard streams: its ends, den's ends, and the
 // goroutines that copy between them and the caller.
-type streams struct {
-	child [3]*os.File
-	own   [3]bool // pipes made here
+type Streams struct {
+	// Child are the ends that the payload inherits; Own says which are pipes made here.
+	Child [3]*os.File
+	Own   [3]bool
 	close []*os.File
 	ends  []*os.File // den's
 	// outputs and input are the copies to begin when the payload runs.
@@ -42,13 +43,13 @@ func newPipe(ownRead bool) (own, child *os.File, err error) {
 	return os.NewFile(uintptr(o), "pipe"), os.NewFile(uintptr(c), "pipe"), nil
 }
 
-// newStreams prepares the streams of r. With a terminal there are none yet.
-func newStreams(r *Request) (_ *streams, err error) {
-	s := &streams{}
+// NewStreams prepares the streams of r. With a terminal there are none yet.
+func NewStreams(r *Request) (_ *Streams, err error) {
+	s := &Streams{}
 	defer func() {
 		if err != nil {
-			s.closeChild()
-			s.closeOwn()
+			s.CloseChild()
+			s.CloseOwn()
 		}
 	}()
 	if r.Spec.Process.Terminal {
@@ -65,17 +66,17 @@ func newStreams(r *Request) (_ *streams, err error) {
 	return s, nil
 }
 
-func (s *streams) null(i int) (err error) {
-	s.child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+func (s *Streams) null(i int) (err error) {
+	s.Child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err == nil {
-		s.close = append(s.close, s.child[i])
+		s.close = append(s.close, s.Child[i])
 	}
 	return err
 }
 
-func (s *streams) stdin(r io.Reader) error {
+func (s *Streams) stdin(r io.Reader) error {
 	if f, ok := r.(*os.File); ok && f != nil {
-		s.child[0] = f
+		s.Child[0] = f
 		return nil
 	}
 	if r == nil {
@@ -85,7 +86,7 @@ func (s *streams) stdin(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	s.child[0], s.own[0] = child, true
+	s.Child[0], s.Own[0] = child, true
 	s.close, s.ends = append(s.close, child), append(s.ends, own)
 	s.input = func() {
 		defer own.Close()
@@ -94,9 +95,9 @@ func (s *streams) stdin(r io.Reader) error {
 	return nil
 }
 
-func (s *streams) output(i int, w io.Writer) error {
+func (s *Streams) output(i int, w io.Writer) error {
 	if f, ok := w.(*os.File); ok && f != nil {
-		s.child[i] = f
+		s.Child[i] = f
 		return nil
 	}
 	if w == nil {
@@ -106,7 +107,7 @@ func (s *streams) output(i int, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s.child[i], s.own[i] = child, true
+	s.Child[i], s.Own[i] = child, true
 	s.close, s.ends = append(s.close, child), append(s.ends, own)
 	s.outputs = append(s.outputs, func() error {
 		// Closing tells a payload whose output nobody takes any more.
@@ -117,24 +118,24 @@ func (s *streams) output(i int, w io.Writer) error {
 	return nil
 }
 
-// closeChild closes what the payload has inherited.
-func (s *streams) closeChild() {
+// CloseChild closes what the payload has inherited.
+func (s *Streams) CloseChild() {
 	for _, f := range s.close {
 		f.Close()
 	}
 	s.close = nil
 }
 
-// closeOwn closes den's ends, where start was not called.
-func (s *streams) closeOwn() {
+// CloseOwn closes den's ends, where start was not called.
+func (s *Streams) CloseOwn() {
 	for _, f := range s.ends {
 		f.Close()
 	}
 	s.ends = nil
 }
 
-// start begins to copy.
-func (s *streams) start() {
+// Start begins to copy.
+func (s *Streams) Start() {
 	for _, copy := range s.outputs {
 		s.wg.Go(func() {
 			if err := copy(); err != nil {
@@ -151,14 +152,14 @@ func (s *streams) start() {
 	}
 }
 
-// wait returns when all output is copied.
-func (s *streams) wait() error {
+// Wait returns when all output is copied.
+func (s *Streams) Wait() error {
 	s.wg.Wait()
 	return errors.Join(s.errs...)
 }
 
-// terminal adds the copies of a terminal.
-func (s *streams) terminal(master *os.File, r *Request) {
+// Terminal adds the copies of a terminal, of which master is den's end.
+func (s *Streams) Terminal(master *os.File, r *Request) {
 	out := r.Stdout
 	if out == nil {
 		out = io.Discard

@@ -140,8 +140,8 @@ func appendELFHeader(b []byte, dataBytes uint64) []byte {
 	return b
 }
 
-// memfd is the plan in an executable anonymous file.
-func (p *Plan) memfd(name string) (*os.File, error) {
+// File is the plan in an executable anonymous file.
+func (p *Plan) File(name string) (*os.File, error) {
 	img, err := p.image()
 	if err != nil {
 		return nil, err
@@ -172,7 +172,7 @@ func (p *Plan) memfd(name string) (*os.File, error) {
 // else that the caller has open and not marked close-on-exec is inherited too: a plan
 // begins with close_range.
 func (p *Plan) Start(name string, files []*os.File) (pid int, err error) {
-	f, err := p.memfd(name)
+	f, err := p.File(name)
 	if err != nil {
 		return 0, err
 	}
@@ -204,7 +204,7 @@ func (p *Plan) Start(name string, files []*os.File) (pid int, err error) {
 // Exec replaces the calling process by the plan. It returns only on error.
 // Every descriptor that is not marked close-on-exec is inherited.
 func (p *Plan) Exec(name string) error {
-	f, err := p.memfd(name)
+	f, err := p.File(name)
 	if err != nil {
 		return err
 	}

@@ -69,8 +69,12 @@ func seccompFilter(b *Bench) {
 	b.want(out, outerFilter(b)+"\ndone\n")
 }
 
-// outerFilter is the filter mode that den itself runs in, and all that it starts.
+// outerFilter is the filter mode that den itself runs in, and all that it
+// starts on the same kernel.
 func outerFilter(b *Bench) string {
+	if ownKernel(b.Exec) {
+		return "0"
+	}
 	text, err := os.ReadFile("/proc/self/status")
 	b.must(err)
 	for line := range strings.Lines(string(text)) {
@@ -94,6 +98,9 @@ func protected(b *Bench) {
 	out, _ := b.Run(b.Request(`for f in /proc/kcore /proc/keys /proc/timer_list; do [ -e $f ] && head -c1 $f | wc -c; done | sort -u
 (echo 1 >/proc/sys/kernel/panic) 2>/dev/null || echo ro; (echo h >/proc/sysrq-trigger) 2>/dev/null || echo ro
 [ -z "$(ls -A /sys/firmware 2>/dev/null)" ] && echo masked; mkdir /sys/fs/cgroup/x 2>/dev/null || echo ro`))
+	if ownKernel(b.Exec) { // which has none of the files to mask
+		out = "0\n" + out
+	}
 	b.want(out, "0\nro\nro\nmasked\nro\n")
 }
 

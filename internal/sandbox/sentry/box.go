@@ -1,0 +1,287 @@
+package sentry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/cpuid"
+	"gvisor.dev/gvisor/pkg/gomaxprocs"
+	"gvisor.dev/gvisor/pkg/log"
+	"gvisor.dev/gvisor/pkg/memutil"
+	"gvisor.dev/gvisor/pkg/rand"
+	"gvisor.dev/gvisor/pkg/ring0"
+	"gvisor.dev/gvisor/pkg/sentry/devices/memdev"
+	"gvisor.dev/gvisor/pkg/sentry/devices/ttydev"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/dev"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/devpts"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/devtmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/erofs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/gofer"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/host"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/mqfs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/overlay"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/proc"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/sys"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
+	"gvisor.dev/gvisor/pkg/sentry/loader"
+	"gvisor.dev/gvisor/pkg/sentry/pgalloc"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
+	"gvisor.dev/gvisor/pkg/sentry/platform/ptrace"
+	"gvisor.dev/gvisor/pkg/sentry/platform/systrap"
+	"gvisor.dev/gvisor/pkg/sentry/seccheck"
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink"       // registers AF_NETLINK sockets
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink/route" // and what ip(8) asks
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/unix"          // registers AF_UNIX sockets
+	_ "gvisor.dev/gvisor/pkg/sentry/syscalls/linux"       // registers the system calls
+	stime "gvisor.dev/gvisor/pkg/sentry/time"
+	"gvisor.dev/gvisor/pkg/sentry/usage"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+	"gvisor.dev/gvisor/pkg/sighandling"
+	"gvisor.dev/gvisor/runsc/boot/filter"
+
+	"den/internal/sandbox"
+)
+
+// containerID is how the sentry's one container is called inside.
+const containerID = "den"
+
+// A box is the sentry: a kernel in user space with one container.
+type box struct {
+	k       *kernel.Kernel
+	ctx     context.Context
+	root    *auth.Credentials // who makes mounts
+	userns  *auth.UserNamespace
+	cores   int
+	control *control
+
+	// Of the request:
+	r       *request
+	files   []int // its descriptors
+	lowers  []vfs.VirtualDentry
+	upper   vfs.VirtualDentry
+	mounts  *vfs.MountNamespace
+	made    []string // mount points made where they stay visible
+	creds   *auth.Credentials
+	payload *kernel.ThreadGroup
+	term    *terminal
+	initFD  int // the plan of process 1, or -1
+	cgroup  kernel.Cgroup2
+
+	mu     sync.Mutex
+	killed bool // for its use of memory
+}
+
+// sentryMain is the life of a den-sentry.
+func sentryMain(platform, network string) error {
+	b := &box{control: newControl(fdControl)}
+	if err := b.prepare(platform, network); err != nil {
+		return err
+	}
+	if err := b.control.tell(&event{Ready: true}); err != nil {
+		return err
+	}
+	c, files, err := b.control.next()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil // not needed any more
+		}
+		return err
+	}
+	if c.Start == nil {
+		return errors.New("the first command is no request")
+	}
+	b.r, b.files = c.Start, files
+	if err := b.start(); err != nil {
+		return b.control.tell(&event{Failed: describe(err)})
+	}
+	if err := b.control.tell(&event{Started: true}); err != nil {
+		return err
+	}
+	go b.finish()
+	return b.serve()
+}
+
+// prepare does everything that does not depend on a request. It ends with the
+// sentry's own filter of system calls: nothing of a payload is looked at before that.
+func (b *box) prepare(platformName, network string) error {
+	quiet()
+	p, err := newPlatform(platformName)
+	if err != nil {
+		return err
+	}
+	b.cores = runtime.NumCPU()
+	b.k = &kernel.Kernel{Platform: p, AllowSUID: true}
+	fd, err := memutil.CreateMemFD("den-memory", 0)
+	if err != nil {
+		return fmt.Errorf("memory file: %w", err)
+	}
+	mf, err := pgalloc.NewMemoryFile(os.NewFile(uintptr(fd), "den-memory"), pgalloc.MemoryFileOpts{})
+	if err != nil {
+		return fmt.Errorf("memory file: %w", err)
+	}
+	b.k.SetMemoryFile(mf)
+	vdso, err := loader.PrepareVDSO(mf)
+	if err != nil {
+		return fmt.Errorf("vdso: %w", err)
+	}
+	tk := kernel.NewTimekeeper()
+	params := kernel.NewVDSOParamPage(mf, vdso.ParamPage.FileRange())
+	tk.SetClocks(stime.NewCalibratedClocks(false), params)
+	b.userns = auth.NewRootUserNamespace()
+	b.root = auth.NewRootCredentials(b.userns)
+	netns, err := b.newNetwork(network, tk)
+	if err != nil {
+		return err
+	}
+	err = b.k.Init(kernel.InitKernelArgs{
+		FeatureSet: cpuid.HostFeatureSet().Fixed(), Timekeeper: tk, RootUserNamespace: b.userns,
+		RootNetworkNamespace: netns, ApplicationCores: uint(b.cores), Vdso: vdso, VdsoParams: params,
+		RootUTSNamespace: kernel.NewUTSNamespace("", "", b.userns), RootIPCNamespace: kernel.NewIPCNamespace(b.userns),
+		RootPIDNamespace: kernel.NewRootPIDNamespace(b.userns), MaxFDLimit: kernel.MaxFdLimit,
+		Cgroup2FSInit: cgroup2fs.NewFilesystem,
+	})
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	if err := b.register(); err != nil {
+		return err
+	}
+	if err := configureNetwork(netns); err != nil {
+		return err
+	}
+	return installFilter(filter.Options{
+		Platform: p.SeccompInfo(), HostNetwork: network == sandbox.NetworkHost, ControllerFD: fdControl,
+	})
+}
+
+// quiet drops gVisor's log: what a child has to say goes over its socket, or is a panic.
+func quiet() { log.SetTarget(&log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}}) }
+
+// newPlatform is the way in which the sentry runs code that is not its own.
+// Each is named here, so that none is linked that nobody may choose (kvm).
+func newPlatform(name string) (platform.Platform, error) {
+	cpuid.Initialize()
+	ring0.InitDefault()
+	seccheck.Initialize()
+	if err := errors.Join(rand.Init(), usage.Init()); err != nil {
+		return nil, err
+	}
+	gomaxprocs.SetBase(runtime.NumCPU())
+	var p platform.Platform
+	var err error
+	options := platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: containerID}
+	switch name {
+	case platformSystrap:
+		p, err = systrap.New(options)
+	case platformPtrace:
+		p, err = ptrace.New()
+	default:
+		return nil, fmt.Errorf("platform %.40q: unknown", name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("platform %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// register makes the file systems and devices known.
+func (b *box) register() error {
+	v := b.k.VFS()
+	user := &vfs.RegisterFilesystemTypeOptions{AllowUserMount: true, AllowUserList: true}
+	own := &vfs.RegisterFilesystemTypeOptions{AllowUserList: true}
+	for _, f := range []struct {
+		name string
+		fs   vfs.FilesystemType
+		o    *vfs.RegisterFilesystemTypeOptions
+	}{
+		{devpts.Name, &devpts.FilesystemType{}, user},
+		{dev.Name, &dev.FilesystemType{}, &vfs.RegisterFilesystemTypeOptions{}},
+		{devtmpfs.Name, &devtmpfs.FilesystemType{}, user},
+		{erofs.Name, &erofs.FilesystemType{}, own},
+		{gofer.Name, &gofer.FilesystemType{}, own},
+		{overlay.Name, &overlay.FilesystemType{}, user},
+		{proc.Name, &proc.FilesystemType{}, user},
+		{sys.Name, &sys.FilesystemType{}, user},
+		{tmpfs.Name, &tmpfs.FilesystemType{}, user},
+		{mqfs.Name, &mqfs.FilesystemType{}, user},
+		{cgroup2fs.Name, &cgroup2fs.FilesystemType{}, own},
+	} {
+		if err := v.RegisterFilesystemType(f.name, f.fs, f.o); err != nil {
+			return fmt.Errorf("file system %s: %w", f.name, err)
+		}
+	}
+	if err := errors.Join(memdev.Register(v), ttydev.Register(v)); err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	b.ctx = b.k.SupervisorContext()
+	hostFS, err := host.NewFilesystem(v)
+	if err != nil {
+		return fmt.Errorf("host file system: %w", err)
+	}
+	b.k.SetHostMount(v.NewDisconnectedMount(hostFS, nil, &vfs.MountOptions{}))
+	hostFS.DecRef(b.ctx)
+	b.k.RegisterContainerName(containerID, containerID)
+	return sighandling.IgnoreChildStop()
+}
+
+// start makes the request's file systems and its first process, and lets it run.
+func (b *box) start() error {
+	uts := b.k.RootUTSNamespace()
+	uts.SetHostName(b.ctx, b.r.Hostname)
+	uts.SetDomainName(b.ctx, b.r.Domainname)
+	b.initFD = -1
+	if b.r.InitFD >= 0 {
+		fd, err := b.fd(b.r.InitFD)
+		if err != nil {
+			return err
+		}
+		b.initFD = fd
+	}
+	if err := b.fileSystem(); err != nil {
+		return err
+	}
+	if err := b.process(); err != nil {
+		return err
+	}
+	if err := b.k.Start(); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	if b.r.MaxMemoryBytes > 0 {
+		go b.watchMemory()
+	}
+	return nil
+}
+
+// serve obeys den until it says that all is done, or is gone.
+func (b *box) serve() error {
+	for {
+		c, _, err := b.control.next()
+		switch {
+		case err != nil || c.End:
+			return nil //nolint:nilerr // den is gone; the holder ends what is left
+		case c.Signal != 0:
+			b.signal(unix.Signal(c.Signal))
+		case c.Resize != nil && b.term != nil:
+			b.term.resize(b, *c.Resize)
+		}
+	}
+}
+
+// fd takes a descriptor of the request.
+func (b *box) fd(index int) (int, error) {
+	if index < 0 || index >= len(b.files) || b.files[index] < 0 {
+		return -1, fmt.Errorf("descriptor %d is not one of the request's %d", index, len(b.files))
+	}
+	fd := b.files[index]
+	b.files[index] = -1
+	return fd, nil
+}

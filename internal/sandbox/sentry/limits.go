@@ -1,0 +1,61 @@
+package sentry
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+)
+
+// limitPids puts what den starts into a cgroup of the sentry's own, which bounds
+// its processes and threads. Each of them is several outside.
+func (b *box) limitPids() error {
+	if b.r.MaxPids <= 0 {
+		return nil
+	}
+	tree, err := b.disconnected(cgroup2fs.Name, &vfs.MountOptions{})
+	if err != nil {
+		return err
+	}
+	fs := b.k.Cgroup2FS()
+	if err := fs.RootCgroup().WriteControl(b.ctx, "cgroup.subtree_control", "+pids"); err != nil {
+		return err
+	}
+	if err := b.k.VFS().MkdirAt(b.ctx, b.root, at(tree, containerID), &vfs.MkdirOptions{Mode: 0o755}); err != nil {
+		return asErrno(err)
+	}
+	c, err := fs.FindCgroup(b.ctx, "/"+containerID)
+	if err != nil {
+		return asErrno(err)
+	}
+	if err := c.WriteControl(b.ctx, "pids.max", strconv.FormatInt(b.r.MaxPids, 10)); err != nil {
+		return fmt.Errorf("%d: %w", b.r.MaxPids, err)
+	}
+	b.cgroup = c
+	return nil
+}
+
+// memoryInterval is how often the use of memory is looked at.
+const memoryInterval = 20 * time.Millisecond
+
+// watchMemory kills the payload when it uses more than it may. The files that it writes
+// into its root do not count where they lie in a file on disk.
+func (b *box) watchMemory() {
+	tick := time.NewTicker(memoryInterval)
+	defer tick.Stop()
+	limit := uint64(b.r.MaxMemoryBytes)
+	for range tick.C {
+		used, err := b.k.MemoryFile().TotalUsage()
+		if err != nil || used <= limit {
+			continue
+		}
+		b.mu.Lock()
+		b.killed = true
+		b.mu.Unlock()
+		b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
+		return
+	}
+}

@@ -1,0 +1,299 @@
+package sentry
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+	"den/internal/sandbox"
+	"den/internal/sys"
+)
+
+// Sidecars of a tree in image form, beside it on disk.
+const (
+	suffixOpaque = ".opq"  // whiteouts at opaque paths, directly below
+	suffixXattrs = ".xtar" // files with attributes, and devices, directly above
+)
+
+// builder turns a sandbox.Request into what is sent to a sentry.
+type builder struct {
+	r      *sandbox.Request
+	out    request
+	files  []*os.File // sent with it
+	own    []*os.File // closed when they are sent
+	shares []share
+	socks  []*os.File // the gofer's ends
+}
+
+// build makes the request; streams are already there.
+func build(r *sandbox.Request, streams *sandbox.Streams) (_ *builder, err error) {
+	b := &builder{r: r}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	if err := b.process(); err != nil {
+		return nil, err
+	}
+	for i, f := range streams.Child {
+		b.out.StdioFD[i] = -1
+		if f != nil {
+			b.out.StdioFD[i] = b.add(f)
+		}
+	}
+	b.out.TerminalFD = -1
+	if err := b.root(); err != nil {
+		return nil, fmt.Errorf("mount /: %w", err)
+	}
+	if err := b.mounts(); err != nil {
+		return nil, err
+	}
+	for _, f := range sandbox.Leases(r) {
+		b.add(f)
+	}
+	return b, nil
+}
+
+// add sends f with the request.
+func (b *builder) add(f *os.File) int {
+	b.files = append(b.files, f)
+	return len(b.files) - 1
+}
+
+// addOwn sends f and closes it then.
+func (b *builder) addOwn(f *os.File) int {
+	b.own = append(b.own, f)
+	return b.add(f)
+}
+
+// close closes what was opened for the request.
+func (b *builder) close() {
+	for _, f := range append(b.own, b.socks...) {
+		f.Close()
+	}
+	b.own, b.socks = nil, nil
+}
+
+// process fills what concerns the payload itself.
+func (b *builder) process() error {
+	s := b.r.Spec
+	p := s.Process
+	o := &b.out
+	o.Args, o.Env, o.Cwd = p.Args, p.Env, p.Cwd
+	o.UID, o.GID, o.Groups, o.Umask = p.User.UID, p.User.GID, p.User.AdditionalGids, 0o022
+	if p.User.Umask != nil {
+		o.Umask = *p.User.Umask
+	}
+	o.NoNewPrivs, o.Hostname, o.Domainname, o.Network = p.NoNewPrivileges, s.Hostname, s.Domainname, b.r.Network
+	if o.Hostname == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		o.Hostname = name
+	}
+	o.Masked, o.ReadOnly, o.Init = s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, b.r.Init
+	if c := p.Capabilities; c != nil {
+		for _, set := range []struct {
+			to   *uint64
+			from []string
+		}{
+			{&o.Bounding, c.Bounding}, {&o.Permitted, c.Permitted}, {&o.Effective, c.Effective},
+			{&o.Inheritable, c.Inheritable}, {&o.Ambient, c.Ambient},
+		} {
+			caps, err := sys.ParseCaps(set.from)
+			if err != nil {
+				return err
+			}
+			*set.to = uint64(caps)
+		}
+	}
+	for _, l := range p.Rlimits {
+		nr, err := sandbox.RlimitNumber(l)
+		if err != nil {
+			return err
+		}
+		o.Rlimits = append(o.Rlimits, rlimit{nr, l.Soft, l.Hard})
+	}
+	if res := s.Linux.Resources; res != nil {
+		if m := res.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+			o.MaxMemoryBytes = *m.Limit
+		}
+		if c := res.CPU; c != nil && (c.Quota != nil || c.Cpus != "") {
+			b.warn("the limit of processors is not in force: the sentry's sandboxes have no cgroup")
+		}
+		if p := res.Pids; p != nil && p.Limit != nil {
+			o.MaxPids = *p.Limit
+		}
+	}
+	return b.seccomp(s.Linux.Seccomp)
+}
+
+func (b *builder) warn(s string) {
+	if b.r.Warn != nil {
+		b.r.Warn(s)
+	}
+}
+
+// seccomp compiles the payload's filter, which the sentry evaluates for its own system calls.
+func (b *builder) seccomp(p *specs.LinuxSeccomp) error {
+	if p == nil {
+		return nil
+	}
+	prog, err := sandbox.CompileSeccomp(p)
+	if err != nil {
+		return err
+	}
+	for _, i := range prog {
+		b.out.Filter = append(b.out.Filter, uint64(i.Op)|uint64(i.Jt)<<16|uint64(i.Jf)<<24|uint64(i.K)<<32)
+	}
+	return nil
+}
+
+// root describes the root file system.
+func (b *builder) root() error {
+	m := b.r.Root
+	flags, err := sandbox.ParseMountOptions(m.Options)
+	if err != nil {
+		return err
+	}
+	readOnly := flags.Set&unix.MOUNT_ATTR_RDONLY != 0
+	root := &b.out.Root
+	root.BindFD, root.UpperFD = -1, -1
+	root.ReadOnly = b.r.Spec.Root != nil && b.r.Spec.Root.Readonly
+	switch m.Type {
+	case "bind", "rbind", "":
+		root.Writable = !readOnly
+		root.BindFD, err = b.share(share{Path: m.Source, ReadOnly: readOnly})
+		return err
+	case "tmpfs": // an image without layers
+		root.ReadOnly = root.ReadOnly || readOnly
+		root.Writable = true
+		return nil
+	case "overlay":
+		root.Writable = m.Upper != "" && !readOnly
+		if root.Lower, err = b.lower(m.Lower); err != nil || !root.Writable {
+			return err
+		}
+		f, err := backing(filepath.Dir(m.Upper))
+		if err != nil {
+			return err
+		}
+		root.UpperFD = b.addOwn(f)
+		return nil
+	}
+	return fmt.Errorf("type %.40q cannot be a root", m.Type)
+}
+
+// backing is a file without a name for what a sandbox writes.
+func backing(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), "upper"), nil
+	}
+	f, err := os.CreateTemp(dir, ".upper-*") // not every file system knows such files
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
+// lower opens the parts of layers, top first.
+func (b *builder) lower(paths []string) ([]lower, error) {
+	var parts []lower
+	for _, p := range paths {
+		st, err := os.Stat(p)
+		if err != nil {
+			return nil, err
+		}
+		if st.IsDir() {
+			fd, err := b.share(share{Path: p, ReadOnly: true})
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, lower{kindGofer, fd})
+			continue
+		}
+		for _, part := range []struct {
+			path string
+			kind lowerKind
+		}{{p + suffixXattrs, kindTar}, {p, kindImage}, {p + suffixOpaque, kindImage}} {
+			f, err := os.Open(part.path)
+			if os.IsNotExist(err) && part.path != p {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, lower{part.kind, b.addOwn(f)})
+		}
+	}
+	return parts, nil
+}
+
+// share makes a connection between the sentry and the gofer.
+func (b *builder) share(s share) (int, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket pair: %w", err)
+	}
+	b.shares = append(b.shares, s)
+	b.socks = append(b.socks, os.NewFile(uintptr(fds[0]), "gofer"))
+	return b.addOwn(os.NewFile(uintptr(fds[1]), "gofer")), nil
+}
+
+// mounts describes the mounts below the root.
+func (b *builder) mounts() error {
+	all, err := sandbox.Mounts(b.r)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if m.Type == "cgroup" || m.Type == "cgroup2" {
+			continue // the sentry's own would show nothing of the limits in force
+		}
+		out, err := b.mount(m)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Target, err)
+		}
+		b.out.Mounts = append(b.out.Mounts, out)
+	}
+	return nil
+}
+
+func (b *builder) mount(m oci.Mount) (mount, error) {
+	flags, err := sandbox.ParseMountOptions(m.Options)
+	if err != nil {
+		return mount{}, err
+	}
+	has := func(attr uint64) bool { return flags.Set&attr != 0 }
+	out := mount{
+		Type: m.Type, Target: m.Target, FD: -1, Options: flags.FS, ReadOnly: has(unix.MOUNT_ATTR_RDONLY),
+		NoExec: has(unix.MOUNT_ATTR_NOEXEC), NoSUID: has(unix.MOUNT_ATTR_NOSUID), NoDev: has(unix.MOUNT_ATTR_NODEV),
+	}
+	switch m.Type {
+	case "overlay":
+		out.Source = m.Source
+		out.ReadOnly = out.ReadOnly || m.Upper == ""
+		out.Lower, err = b.lower(m.Lower)
+		return out, err
+	case "proc", "sysfs", "devpts", "mqueue", "tmpfs":
+		return out, nil
+	}
+	if m.Type != "bind" && m.Type != "rbind" && !flags.IsBind() {
+		return mount{}, fmt.Errorf("type %.40q: %w", m.Type, unix.ENODEV)
+	}
+	out.Type = "bind"
+	var st unix.Stat_t
+	if err := unix.Stat(m.Source, &st); err != nil {
+		return mount{}, fmt.Errorf("source: %w", &os.PathError{Op: "stat", Path: m.Source, Err: err})
+	}
+	out.Kind = uint16(st.Mode & unix.S_IFMT)
+	out.FD, err = b.share(share{Path: m.Source, ReadOnly: out.ReadOnly})
+	return out, err
+}

@@ -1,0 +1,325 @@
+package sentry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/layer"
+	"den/internal/oci"
+	"den/internal/sandbox"
+	"den/internal/sys"
+)
+
+// running is a started sandbox.
+type running struct {
+	id      string
+	root    oci.Mount
+	streams *sandbox.Streams
+	master  *os.File // den's end of the terminal
+	sentry  *child
+	gofer   *child
+	layer   *os.File // what the payload changed
+	stop    func() bool
+
+	cancelled atomic.Bool
+	mu        sync.Mutex // orders what is sent
+	ended     bool
+
+	// Set before done is closed.
+	exit sandbox.Exit
+	err  error
+	done chan struct{}
+}
+
+// start brings the payload to life.
+func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (err error) {
+	if s.streams, err = sandbox.NewStreams(r); err != nil {
+		return err
+	}
+	b, err := build(r, s.streams)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if err := s.prepare(b); err != nil {
+		return err
+	}
+	if s.sentry, err = spawn(sentryName, e.o.Platform, r.Network); err != nil {
+		return err
+	}
+	s.stop = context.AfterFunc(ctx, s.cancel)
+	if len(b.shares) > 0 { // both start at the same time
+		if s.gofer, err = startGofer(b.shares, b.socks); err != nil {
+			return err
+		}
+	}
+	if err := send(s.sentry.control, &command{Start: &b.out}, b.files); err != nil {
+		return s.trouble(ctx, err)
+	}
+	b.close()
+	s.streams.CloseChild()
+	if s.gofer != nil {
+		if err := s.goferReady(r); err != nil {
+			return err
+		}
+	}
+	ev, err := s.next()
+	if err == nil && ev.Ready {
+		ev, err = s.next()
+	}
+	switch {
+	case err != nil:
+		return s.trouble(ctx, err)
+	case ev.Failed != nil:
+		return ev.Failed.rebuild(r.Spec.Process.Args[0])
+	case !ev.Started:
+		return errors.New("the sentry did not say that the payload runs")
+	}
+	return nil
+}
+
+// prepare adds what comes back from the sandbox: the terminal and the changes.
+func (s *running) prepare(b *builder) error {
+	if p := b.r.Spec.Process; p.Terminal {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			return err
+		}
+		s.master = ours
+		b.out.TerminalFD = b.addOwn(theirs)
+		b.out.Terminal = &size{}
+		if c := p.ConsoleSize; c != nil {
+			b.out.Terminal = &size{uint16(c.Height), uint16(c.Width)}
+		}
+		s.streams.Terminal(ours, b.r)
+	}
+	b.out.InitFD = -1
+	if b.r.Init || b.out.Terminal != nil {
+		f, err := initPlan().File("den-init")
+		if err != nil {
+			return err
+		}
+		b.out.InitFD = b.addOwn(f)
+	}
+	b.out.ExportFD = -1
+	if b.out.Root.UpperFD >= 0 && !b.out.Root.ReadOnly {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		s.layer = r
+		b.out.ExportFD = b.addOwn(w)
+	}
+	return nil
+}
+
+// startGofer starts a gofer for the shares of a sandbox.
+func startGofer(shares []share, socks []*os.File) (*child, error) {
+	c, err := spawn(goferName)
+	if err != nil {
+		return nil, err
+	}
+	if err := send(c.control, &command{Share: &goferCommand{shares}}, socks); err != nil {
+		c.end()
+		return nil, fmt.Errorf("%s: %w", goferName, err)
+	}
+	return c, nil
+}
+
+// goferReady waits for the gofer, and passes its warnings on.
+func (s *running) goferReady(r *sandbox.Request) error {
+	var ev event
+	if err := decode(s.gofer.control, &ev); err != nil {
+		s.gofer.kill()
+		if ws, werr := s.gofer.wait(); werr == nil {
+			err = s.gofer.died(ws)
+		}
+		return fmt.Errorf("%s: %w", goferName, err)
+	}
+	if ev.Failed != nil {
+		return ev.Failed.rebuild("")
+	}
+	for _, w := range ev.Warnings {
+		if r.Warn != nil {
+			r.Warn(w)
+		}
+	}
+	return nil
+}
+
+// next waits for what the sentry says.
+func (s *running) next() (*event, error) {
+	var e event
+	return &e, decode(s.sentry.control, &e)
+}
+
+// trouble is the error of a start on which the sentry died; it knows why best.
+func (s *running) trouble(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.sentry.kill()
+	// Unless it was only killed now, it says what happened.
+	if ws, werr := s.sentry.wait(); werr == nil && !(ws.Signaled() && ws.Signal() == unix.SIGKILL && s.sentry.lastWords() == "") {
+		err = fmt.Errorf("the sentry ended: %w", s.sentry.died(ws))
+	}
+	return err
+}
+
+// cancel ends everything without a word.
+func (s *running) cancel() {
+	s.cancelled.Store(true)
+	s.sentry.kill()
+}
+
+// run copies the streams and waits for the end, in a goroutine that Wait joins.
+func (s *running) run() {
+	s.streams.Start()
+	go func() {
+		defer close(s.done)
+		s.exit, s.err = s.follow()
+		s.release()
+		s.err = errors.Join(s.err, s.streams.Wait())
+		if s.master != nil {
+			s.master.Close()
+		}
+	}()
+}
+
+// follow goes with the payload to its end and takes its changes.
+func (s *running) follow() (sandbox.Exit, error) {
+	ev, err := s.next()
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	if err != nil || ev.Exit == nil {
+		killed := sandbox.Exit{Code: 128 + int(unix.SIGKILL), Signal: unix.SIGKILL}
+		if s.cancelled.Load() {
+			return killed, nil
+		}
+		s.sentry.kill()
+		ws, werr := s.sentry.wait()
+		if werr == nil {
+			werr = s.sentry.died(ws)
+		}
+		return killed, fmt.Errorf("sandbox %s: the sentry ended: %w", s.id, werr)
+	}
+	ws := unix.WaitStatus(ev.Exit.Status)
+	exit := sandbox.Exit{Code: ws.ExitStatus(), OOMKilled: ev.Exit.MemoryKilled}
+	if ws.Signaled() {
+		exit.Code, exit.Signal = 128+int(ws.Signal()), ws.Signal()
+	}
+	if s.layer == nil {
+		return exit, nil
+	}
+	if err := s.takeChanges(); err != nil && !s.cancelled.Load() {
+		return exit, fmt.Errorf("sandbox %s: changes: %w", s.id, err)
+	}
+	return exit, nil
+}
+
+// takeChanges writes the layer that the sentry sends.
+func (s *running) takeChanges() error {
+	o := layer.UnpackOptions{Image: true}
+	if st, err := os.Stat(s.root.Upper); err == nil && st.IsDir() {
+		o = layer.UnpackOptions{Recorded: !sys.MayChown()}
+	}
+	_, uerr := layer.Unpack(context.Background(), s.layer, s.root.Upper, o)
+	if uerr != nil { // or the sentry waits for a reader
+		_, _ = io.Copy(io.Discard, s.layer)
+	}
+	ev, err := s.next()
+	switch {
+	case err != nil:
+		return errors.Join(uerr, fmt.Errorf("the sentry ended: %w", err))
+	case ev.Export == nil:
+		return errors.Join(uerr, errors.New("the sentry did not say that they are complete"))
+	case ev.Export.Err != "":
+		return errors.New(ev.Export.Err)
+	}
+	return uerr
+}
+
+// release ends the processes and with them the leases.
+func (s *running) release() {
+	if s.stop != nil {
+		s.stop()
+	}
+	if s.sentry != nil {
+		s.sentry.end()
+	}
+	if s.gofer != nil {
+		s.gofer.end()
+	}
+	if s.layer != nil {
+		s.layer.Close()
+	}
+}
+
+// abandon undoes a start that failed.
+func (s *running) abandon() {
+	s.release()
+	if s.streams != nil {
+		s.streams.CloseChild()
+		s.streams.CloseOwn()
+	}
+	if s.master != nil {
+		s.master.Close()
+	}
+	close(s.done)
+}
+
+// Pid is the sentry's process: the payload's own are not den's to see.
+func (s *running) Pid() int { return s.sentry.pid }
+
+// tell sends a command to a sentry whose payload lives.
+func (s *running) tell(what string, c *command) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := os.ErrProcessDone
+	if !s.ended {
+		err = send(s.sentry.control, c, nil)
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+			err = os.ErrProcessDone
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox %s: %s: %w", s.id, what, err)
+	}
+	return nil
+}
+
+// Signal sends sig to the payload's first process.
+func (s *running) Signal(sig unix.Signal) error {
+	return s.tell(fmt.Sprintf("signal %d", sig), &command{Signal: int32(sig)})
+}
+
+// Resize sets the size of the terminal.
+func (s *running) Resize(rows, cols uint16) error {
+	if s.master == nil {
+		return fmt.Errorf("sandbox %s: resize: no terminal", s.id)
+	}
+	return s.tell("resize", &command{Resize: &size{rows, cols}})
+}
+
+// Wait returns how the payload ended, after its changes are written.
+func (s *running) Wait(ctx context.Context) (sandbox.Exit, error) {
+	select {
+	case <-s.done:
+		return s.exit, s.err
+	default:
+	}
+	select {
+	case <-s.done:
+		return s.exit, s.err
+	case <-ctx.Done():
+		return sandbox.Exit{}, context.Cause(ctx)
+	}
+}

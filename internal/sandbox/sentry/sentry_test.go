@@ -1,0 +1,35 @@
+package sentry_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"den/internal/sandbox/sandboxtest"
+	"den/internal/sandbox/sentry"
+)
+
+func TestMain(m *testing.M) {
+	if sentry.Main() {
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// newExecutor is an executor on the platform that works here.
+func newExecutor(t testing.TB, o sentry.Options) *sentry.Executor {
+	t.Helper()
+	sandboxtest.Busybox(t)
+	e, err := sentry.New(o)
+	if errors.Is(err, sentry.ErrCgo) {
+		t.Skip("needs a test built with CGO_ENABLED=0")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestContract(t *testing.T) {
+	sandboxtest.Contract(t, newExecutor(t, sentry.Options{}))
+}

@@ -1,0 +1,215 @@
+package sentry
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// What den and the sentry say to each other: frames of JSON on a stream
+// socket, each after its length in four bytes. Only den sends descriptors.
+
+const (
+	// maxFrameBytes bounds a frame: the kernel gives a program 6 MiB of arguments at most.
+	maxFrameBytes = 32 << 20
+	// maxFiles is how many descriptors the kernel takes in one message (SCM_MAX_FD is 253).
+	maxFiles = 200
+)
+
+// command is what den tells the sentry; one field is set.
+type command struct {
+	Start  *request `json:",omitempty"`
+	Signal int32    `json:",omitempty"`
+	Resize *size    `json:",omitempty"`
+	// Share is for a gofer.
+	Share *goferCommand `json:",omitempty"`
+	// End lets the sentry exit.
+	End bool `json:",omitempty"`
+	// Files is how many descriptors come with the frame.
+	Files int `json:",omitempty"`
+}
+
+type size struct{ Rows, Cols uint16 }
+
+// event is what the sentry tells den; one field is set.
+type event struct {
+	// Ready says that the sentry waits for a request.
+	Ready bool `json:",omitempty"`
+	// Warnings are sentences for the user, from a gofer.
+	Warnings []string `json:",omitempty"`
+	// Started says that the payload runs.
+	Started bool     `json:",omitempty"`
+	Failed  *failure `json:",omitempty"`
+	Exit    *exit    `json:",omitempty"`
+	Export  *export  `json:",omitempty"`
+}
+
+// failure is why a payload does not run. With a Code it is the program's fault.
+type failure struct {
+	Op, Path string
+	Errno    int32
+	Text     string
+	Code     int
+	// NotInPath says that PATH has no such program, IsBare that Errno alone is the cause.
+	NotInPath, IsBare bool
+}
+
+// exit is how a payload ended.
+type exit struct {
+	Status uint32 // as wait(2) has it
+	// MemoryKilled says that the payload was killed for its use of memory.
+	MemoryKilled bool `json:",omitempty"`
+}
+
+// export ends the layer stream; Err is empty if it is complete.
+type export struct{ Err string }
+
+// request is a sandbox.Request for the sentry. Numbers named FD are indices of the
+// descriptors that come with it.
+type request struct {
+	Args, Env   []string
+	Cwd         string
+	UID, GID    uint32
+	Groups      []uint32
+	Umask       uint32
+	Bounding    uint64
+	Permitted   uint64
+	Effective   uint64
+	Inheritable uint64
+	Ambient     uint64
+	NoNewPrivs  bool
+	Rlimits     []rlimit
+	Hostname    string
+	Domainname  string
+	Filter      []uint64 // struct sock_filter, one in a word
+	Terminal    *size
+	TerminalFD  int
+	StdioFD     [3]int
+	// InitFD is the plan of a process that does nothing; Init makes it process 1.
+	InitFD         int
+	Init           bool
+	Root           root
+	Mounts         []mount
+	Masked         []string
+	ReadOnly       []string
+	Network        string
+	ExportFD       int
+	MaxPids        int64
+	MaxMemoryBytes int64
+}
+
+type rlimit struct {
+	Resource   int
+	Soft, Hard uint64
+}
+
+// root is the root file system.
+type root struct {
+	// Lower are the parts of the layers, top first; without any the root is empty.
+	Lower []lower
+	// BindFD is the gofer of a root that is a directory of its own.
+	BindFD   int
+	UpperFD  int // backing file of what is written; -1 keeps it in memory
+	Writable bool
+	// ReadOnly is how the payload sees it.
+	ReadOnly bool
+}
+
+// A lower is a part of a layer.
+type lower struct {
+	Kind lowerKind
+	FD   int
+}
+
+// lowerKind is a form in which a lower comes.
+type lowerKind string
+
+const (
+	kindImage lowerKind = "erofs"
+	kindTar   lowerKind = "tar"
+	kindGofer lowerKind = "gofer"
+)
+
+// mount is a mount below the root.
+type mount struct {
+	Type    string
+	Target  string
+	FD      int
+	Options []string
+	// Lower and Source are an overlay's.
+	Lower  []lower
+	Source string
+	// Kind is the type of what is bound, as in stat(2).
+	Kind     uint16
+	ReadOnly bool
+	NoExec   bool
+	NoSUID   bool
+	NoDev    bool
+}
+
+// encode makes a frame.
+func encode(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxFrameBytes {
+		return nil, fmt.Errorf("request of %d bytes: %w", len(b), unix.E2BIG)
+	}
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...), nil
+}
+
+// decode reads a frame.
+func decode(r io.Reader, v any) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > maxFrameBytes {
+		return fmt.Errorf("frame of %d bytes", n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
+}
+
+// send writes a frame with descriptors to a socket. The first bytes of the
+// frame take the descriptors with them, maxFiles each.
+func send(socket *os.File, c *command, files []*os.File) error {
+	c.Files = len(files)
+	b, err := encode(c)
+	if err != nil {
+		return err
+	}
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for len(files) > 0 {
+		some := files[:min(len(files), maxFiles)]
+		files = files[len(some):]
+		fds := make([]int, len(some))
+		for i, f := range some {
+			fds[i] = int(f.Fd())
+		}
+		var serr error
+		err := conn.Write(func(fd uintptr) bool {
+			serr = unix.Sendmsg(int(fd), b[:1], unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+			return !errors.Is(serr, unix.EAGAIN)
+		})
+		if err := errors.Join(err, serr); err != nil {
+			return fmt.Errorf("send descriptors: %w", err)
+		}
+		b = b[1:]
+	}
+	_, err = socket.Write(b)
+	return err
+}
