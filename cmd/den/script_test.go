@@ -26,12 +26,16 @@ import (
 
 	"den/internal/probe"
 	"den/internal/sandbox"
+	"den/internal/sandbox/sentry"
 	"den/internal/store/backing"
 )
 
 // The scripts run den as it is installed: this test's binary under den's name,
 // which a detached den and a user namespace start again under that name.
 func TestMain(m *testing.M) {
+	if sentry.Main() {
+		return
+	}
 	testscript.Main(m, map[string]func(){
 		"den": main, "executor": calledAs("/kaniko/executor"), "warmer": calledAs("/kaniko/warmer"), "buildah": calledAs("buildah"),
 	})
