@@ -24,7 +24,7 @@ var rows = [][]string{
 	{"build/llb", "build/solver"},
 	{"build/dockerfile", "build/ops"},
 	{"build", "engine"},
-	{"broker", "buildkitapi", "doctor", "dockerapi", "kaniko"},
+	{"broker", "buildah", "buildkitapi", "doctor", "dockerapi", "kaniko"},
 	{"daemon", "testkit"}, // testkit on top, so that only tests can import it
 }
 

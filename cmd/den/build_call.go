@@ -65,6 +65,11 @@ func (c buildCall) heading(ctx context.Context, d *daemon.Den) display.Heading {
 	case quietProgress, "none", "rawjson":
 		return display.Heading{}
 	}
+	return rungHeading(ctx, d)
+}
+
+// rungHeading says on which rung steps run, or that none can.
+func rungHeading(ctx context.Context, d *daemon.Den) display.Heading {
 	rung, err := d.Rung(ctx)
 	if err != nil {
 		return display.Heading{Plain: "rung none: RUN cannot be executed here (den doctor says why)", Terminal: "rung none"}

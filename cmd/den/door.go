@@ -29,6 +29,8 @@ func door(argv0 string, io streams) *cobra.Command {
 		cmd := asRoot(newWarmer(g, io, "warmer"), g, io)
 		cmd.Annotations = map[string]string{usageExit: "1"}
 		return cmd
+	case base == "buildah":
+		return asRoot(newBuildah(g, io), g, io)
 	}
 	return newRoot(io)
 }

@@ -16,7 +16,7 @@ func testStreams() streams {
 func TestDenAnswersToTheNamesOfOtherTools(t *testing.T) {
 	for name, want := range map[string]string{
 		"/kaniko/executor": "executor", "/x/kaniko/executor": "executor", "/usr/bin/kaniko": "executor", "kaniko": "executor",
-		"/kaniko/warmer": "warmer", "/usr/bin/executor": "den", "/usr/bin/warmer": "den", "/kaniko/den": "den", "den": "den", "": "den",
+		"/kaniko/warmer": "warmer", "/usr/bin/buildah": "buildah", "/usr/bin/executor": "den", "/usr/bin/warmer": "den", "/kaniko/den": "den", "den": "den", "": "den",
 	} {
 		if got := door(name, testStreams()).Name(); got != want {
 			t.Errorf("%q is %s, want %s", name, got, want)
@@ -56,6 +56,54 @@ func TestEveryFlagOfKanikoIsTaken(t *testing.T) {
 		}
 		if err := cmd().ParseFlags(strings.Fields(list)); err != nil {
 			t.Errorf("all at once: %v", err)
+		}
+	}
+}
+
+// budFlags are all flags of buildah build that den takes, refusedBudFlags those that
+// it must not.
+const budFlags = `--add-host=a:1.2.3.4 --annotation=a=b --arch=arm64 --authfile=x --build-arg=A=b --build-arg-file=x --build-context=a=b --cache-from=x
+--cache-to=x --cache-ttl=1h --cap-add=X --cert-dir=x --cgroup-parent=x --cgroupns=x --compat-volumes --compress --compression-format=gzip
+--compression-level=3 --cpp-flag=x --cpu-period=1 --cpu-quota=1 --cpu-shares=1 --cpuset-cpus=0 --cpuset-mems=0 --created-annotation=false --creds=a:b
+--disable-compression --dns=1.1.1.1 --dns-option=x --dns-search=x --env=A=b --file=x -f=x --force-compression --force-rm --format=docker --from=x
+--group-add=x --hooks-dir=x --http-proxy=false --identity-label=false --ignorefile=x --iidfile=x --iidfile-raw=x --inherit-annotations=false
+--inherit-labels=false --ipc=host --isolation=chroot --isolation=oci --isolation=rootless --jobs=2 --label=a=b --layer-label=a=b --layers --layers=false
+--logfile=x --logsplit --manifest=x --memory=1g -m=1g --memory-swap=1g --metadata-file=x --network=host --no-cache --no-hostname --no-hosts
+--omit-history --os=linux --os-feature=x --os-version=x --output=x -o=x --pid=host --platform=linux/arm64 --pull --pull=always --pull=missing
+--pull=never --pull=newer --quiet -q --retry=3 --retry-delay=1s --rewrite-timestamp --rm --runtime=crun --runtime-flag=x --save-stages --secret=id=a
+--security-opt=label=disable --shm-size=1m --skip-unused-stages --source-date-epoch=0 --squash --ssh=default --stage-labels --stdin --tag=x -t=x
+--target=x --timestamp=0 --tls-verify=false --ulimit=nofile=1 --unsetannotation=x --unsetenv=x --unsetlabel=x --userns=host --userns-gid-map=x
+--userns-gid-map-group=x --userns-uid-map=x --userns-uid-map-user=x --uts=host --variant=v8`
+
+const refusedBudFlags = `--all-platforms --cap-drop=X --decryption-key=x --device=x --mount=x --sbom=x --sbom-output=x --sbom-scanner-image=x --sign-by=x
+--source-policy-file=x --volume=/a:/b -v=/a:/b`
+
+const buildahGlobals = `--root=x --runroot=x --storage-driver=vfs --storage-opt=x --registries-conf=x --log-level=debug --cgroup-manager=cgroupfs
+--imagestore=x --transient-store --userns-uid-map=x --userns-gid-map=x --registries-conf-dir=x`
+
+func TestEveryFlagOfBuildahIsTakenOrRefused(t *testing.T) {
+	for _, path := range [][]string{{"buildah", "bud"}, {"buildah", "build"}, {"den", "bud"}} {
+		bud := func() *cobra.Command {
+			cmd, _, err := door(path[0], testStreams()).Find(path[1:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return cmd
+		}
+		for _, arg := range strings.Fields(budFlags) {
+			if err := bud().ParseFlags([]string{arg}); err != nil {
+				t.Errorf("%s %s: %v", path, arg, err)
+			}
+		}
+		for _, arg := range strings.Fields(refusedBudFlags) {
+			if err := bud().ParseFlags([]string{arg}); err == nil || strings.Contains(err.Error(), "unknown") {
+				t.Errorf("%s %s: %v", path, arg, err)
+			}
+		}
+	}
+	for _, arg := range strings.Fields(buildahGlobals) {
+		if err := door("buildah", testStreams()).ParseFlags([]string{arg}); err != nil {
+			t.Errorf("%s: %v", arg, err)
 		}
 	}
 }

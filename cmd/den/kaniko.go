@@ -93,6 +93,9 @@ func runKaniko(ctx context.Context, g *globals, o *kanikoOptions, io streams) er
 		if err := o.checkPush(ctx, d, jobs); err != nil {
 			return err
 		}
+		if !o.DryRun {
+			log.Info(rungHeading(ctx, d).Plain)
+		}
 		run := &kanikoRun{
 			o: o, d: d, log: log, io: io, source: kaniko.Source{Stdin: io.in, Cloud: c},
 			show: kaniko.NewProgress(log, io.out, io.err),

@@ -119,6 +119,7 @@ func commands(g *globals, io streams) []*cobra.Command {
 		newDoctor(g, io),
 		newVersion(io),
 		newKaniko(g, io, "kaniko"),
+		newBud(g, io),
 	}
 }
 

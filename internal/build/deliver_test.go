@@ -19,9 +19,7 @@ func TestDeliveryIsTheOnlyOutputAndGetsTheImage(t *testing.T) {
 	r := newRig(t)
 	dir := r.context(map[string]string{"Dockerfile": "FROM scratch\nCOPY a /\nCOPY b /\nCOPY skip /\n", "a": "a", "b": "b", "skip": "s"})
 	var layers int
-	req := Request{Context: dir, Deliver: &Delivery{
-		Format:    image.Format{DockerTypes: true},
-		Rewriting: image.Rewriting{Squash: true, Drop: []string{"/skip"}},
+	req := Request{Context: dir, Format: image.Format{DockerTypes: true}, Rewriting: image.Rewriting{Squash: true, Drop: []string{"/skip"}}, Deliver: &Delivery{
 		To: func(_ context.Context, b *image.Blobs) error {
 			layers = len(b.Images[0].Layers)
 			if !strings.Contains(b.Target.MediaType, "docker") {

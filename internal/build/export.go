@@ -94,8 +94,14 @@ func (e *exporter) images(ctx context.Context, o output, v oci.Digest) ([]*image
 		if e.refs[i] != nil {
 			layers = e.refs[i].Layers()
 		}
+		config := r.Config
+		if e.EditConfig != nil && len(config) > 0 {
+			if config, err = e.EditConfig(config); err != nil {
+				return nil, nil, err
+			}
+		}
 		res := image.Result{
-			Config: r.Config, Base: r.Base, Layers: layers, Epoch: r.Epoch,
+			Config: config, Base: r.Base, Layers: layers, Epoch: r.Epoch,
 			Annotations:           forPlatform(notes.manifest, r.Platform),
 			DescriptorAnnotations: forPlatform(notes.descriptor, r.Platform),
 		}
@@ -160,7 +166,7 @@ func (e *exporter) image(ctx context.Context, o output, v oci.Digest) (*Response
 	}
 	var target *oci.Descriptor
 	var blobs *image.Blobs
-	if o.push || notes.wantIndex() {
+	if o.push || notes.wantIndex() || o.format.DockerTypes { // of OCI's types it is when it leaves
 		if blobs, err = e.blobs(ctx, o, images, notes, v); err != nil {
 			return nil, err
 		}

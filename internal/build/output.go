@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -70,13 +71,17 @@ func parseOutputs(r *Request) ([]output, error) {
 		outs = append(outs, output{kind: outputImage, store: true, push: true})
 	}
 	if d := r.Deliver; d != nil {
-		outs = append(outs, output{kind: outputCaller, format: d.Format, rewriting: d.Rewriting, rewrite: d.Clamp, deliver: d.To})
+		outs = append(outs, output{kind: outputCaller, deliver: d.To})
 	}
 	if len(outs) == 0 || r.Load && !slices.ContainsFunc(outs, func(o output) bool { return o.store }) {
 		outs = append(outs, output{kind: outputImage, store: true})
 	}
 	for i := range outs {
-		if err := outs[i].complete(r.Tags); err != nil {
+		o := &outs[i]
+		o.rewriting, o.rewrite = r.Rewriting, o.rewrite || r.Clamp
+		o.format.Compression, o.format.Level = cmp.Or(o.format.Compression, r.Format.Compression), cmp.Or(o.format.Level, r.Format.Level)
+		o.format.DockerTypes = o.format.DockerTypes || r.Format.DockerTypes
+		if err := o.complete(r.Tags); err != nil {
 			return nil, err
 		}
 	}

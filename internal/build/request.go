@@ -76,6 +76,13 @@ type Request struct {
 	Outputs []string
 	Push    bool
 	Load    bool
+	// Rewriting of the layers in every output; Clamp makes its Epoch
+	// SOURCE_DATE_EPOCH. Format is that of outputs which say nothing of it.
+	Rewriting image.Rewriting
+	Clamp     bool
+	Format    image.Format
+	// EditConfig changes the image's configuration before it is complete.
+	EditConfig func(raw []byte) ([]byte, error)
 	// Deliver, unless nil, is one more output.
 	Deliver *Delivery
 	// IIDFile and MetadataFile are written when the build has succeeded.
@@ -96,11 +103,6 @@ type GitAuth = ops.GitAuth
 
 // A Delivery is an output that the caller serves itself.
 type Delivery struct {
-	// Format of the blobs and the manifest.
-	Format image.Format
-	// Rewriting of the layers; its Epoch is SOURCE_DATE_EPOCH if Clamp is set.
-	Rewriting image.Rewriting
-	Clamp     bool
 	// To takes the image, ready to leave; what it holds is given up after.
 	To func(ctx context.Context, b *image.Blobs) error
 }

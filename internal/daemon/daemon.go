@@ -47,10 +47,11 @@ type Options struct {
 	// registry.Options'; ConfigDir is docker's directory of config.json.
 	Mirrors, Insecure, Certs []string
 	DaemonJSON, ConfigDir    string
-	// SkipVerify, ClientCerts, MirrorsOnly and Fallback are registry.Options'.
+	// SkipVerify, ClientCerts, MirrorsOnly, Credentials and Fallback are
+	// registry.Options'.
 	SkipVerify, ClientCerts []string
 	MirrorsOnly             bool
-	Fallback                registry.CredentialFunc
+	Credentials, Fallback   registry.CredentialFunc
 	// Transport fetches http and git sources of builds; nil is Go's own.
 	Transport http.RoundTripper
 	// NoTrees is why this process can make no trees with their owners, as Enter
@@ -70,7 +71,7 @@ func (o Options) registry() registry.Options {
 	return registry.Options{
 		ConfigDir: o.ConfigDir, Mirrors: o.Mirrors, Insecure: o.Insecure, CACertDirs: o.Certs,
 		DaemonJSON: o.DaemonJSON, UserAgent: "den/" + o.Version, Notice: o.Notice,
-		SkipVerify: o.SkipVerify, ClientCerts: o.ClientCerts, MirrorsOnly: o.MirrorsOnly, Fallback: o.Fallback, Helpers: helpers(),
+		SkipVerify: o.SkipVerify, ClientCerts: o.ClientCerts, MirrorsOnly: o.MirrorsOnly, Credentials: o.Credentials, Fallback: o.Fallback, Helpers: helpers(),
 	}
 }
 

@@ -26,6 +26,8 @@ type Format struct {
 	Force bool
 	// DockerTypes uses the media types of the Docker image manifest.
 	DockerTypes bool
+	// Index makes an index also around a single image.
+	Index bool
 	// Annotations of the index, DescriptorAnnotations of its descriptor. Either
 	// makes an index also around a single image.
 	Annotations, DescriptorAnnotations map[string]string

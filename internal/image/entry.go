@@ -80,8 +80,13 @@ func (e *entry) has(config oci.Digest) bool {
 	return slices.ContainsFunc(e.Images, func(i *Image) bool { return i.ConfigDigest == config })
 }
 
-// id is what an untagged entry is called.
-func (e *entry) id() oci.Digest { return e.Images[0].ConfigDigest }
+// id is what an untagged entry is called; a list that is still empty has none.
+func (e *entry) id() oci.Digest {
+	if len(e.Images) == 0 {
+		return ""
+	}
+	return e.Images[0].ConfigDigest
+}
 
 // leases keep objects in the store until closed.
 type leases []io.Closer
@@ -179,7 +184,7 @@ func (m *Images) give(ctx context.Context, e *entry) error {
 		if err := m.put(ctx, e); err != nil {
 			return err
 		}
-		if untagged(e.name) {
+		if untagged(e.name) || len(e.Images) == 0 {
 			return nil
 		}
 		if err := m.st.DeleteRef(ctx, string(e.id())); err != nil && !errdefs.IsNotFound(err) {

@@ -58,7 +58,7 @@ func (m *Images) addTarget(ctx context.Context, b *Blobs, f Format) error {
 	if raw, target, ok := m.pulledIndex(ctx, b); ok {
 		b.Target, b.index = target, true
 		b.documents[target.Digest] = document{target, raw}
-	} else if len(b.Images) == 1 && len(f.Annotations)+len(f.DescriptorAnnotations) == 0 {
+	} else if len(b.Images) == 1 && !f.Index && len(f.Annotations)+len(f.DescriptorAnnotations) == 0 {
 		b.Target = *b.Images[0].Manifest
 	} else if err := m.writeIndex(ctx, b, f); err != nil {
 		return err

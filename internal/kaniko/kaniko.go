@@ -109,15 +109,12 @@ func (o *Options) Request(j Job) (build.Request, error) {
 	if o.CustomPlatform != "" {
 		r.Platforms = []string{o.CustomPlatform}
 	}
-	d := &build.Delivery{
-		Rewriting: image.Rewriting{Squash: o.SingleSnapshot, Drop: o.IgnorePaths},
-		Clamp:     o.Reproducible,
-	}
+	r.Rewriting, r.Clamp = image.Rewriting{Squash: o.SingleSnapshot, Drop: o.IgnorePaths}, o.Reproducible
 	var err error
-	if d.Format, err = o.format(); err != nil {
+	if r.Format, err = o.format(); err != nil {
 		return r, err
 	}
-	r.Deliver = d
+	r.Deliver = &build.Delivery{}
 	if o.DryRun {
 		r.Call, r.Deliver = "outline", nil
 	}

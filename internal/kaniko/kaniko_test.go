@@ -76,8 +76,7 @@ func TestRequestHasWhatWasTyped(t *testing.T) {
 	if diff := cmp.Diff([]string{"FROM_ENV=v", "UNSET=", "A=b=c", "SOURCE_DATE_EPOCH=0"}, r.BuildArgs); diff != "" {
 		t.Error(diff)
 	}
-	d := r.Deliver
-	if !d.Clamp || !d.Rewriting.Squash || d.Rewriting.Drop[0] != "/x" || d.Format.Compression != "zstd" || d.Format.Level != 7 || r.Target != "t" || r.Platforms[0] != "linux/arm64" {
+	if !r.Clamp || !r.Rewriting.Squash || r.Rewriting.Drop[0] != "/x" || r.Format.Compression != "zstd" || r.Format.Level != 7 || r.Target != "t" || r.Platforms[0] != "linux/arm64" {
 		t.Errorf("%+v", r)
 	}
 	o.BuildArgs = []string{"SOURCE_DATE_EPOCH=5"}
