@@ -44,7 +44,10 @@ func asRoot(cmd *cobra.Command, g *globals, io streams) *cobra.Command {
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetOut(io.out)
 	cmd.SetErr(io.err)
-	globalFlags(cmd.PersistentFlags(), g)
+	// The tool's own flags of the same name go first.
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	globalFlags(own, g)
+	cmd.PersistentFlags().AddFlagSet(own)
 	return cmd
 }
 
