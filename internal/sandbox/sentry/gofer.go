@@ -45,6 +45,9 @@ func goferMain() error {
 		}
 		trees = append(trees, t)
 	}
+	if err := gofer.Confine(); err != nil {
+		return c.tell(&event{Failed: describe(err)})
+	}
 	if err := c.tell(ready); err != nil {
 		return err
 	}
