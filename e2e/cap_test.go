@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,9 +15,9 @@ import (
 	"time"
 )
 
-// loopDisk gives d a store on an ext4 of its own, so that what the store takes at any
-// moment can be asked of the file system.
-func loopDisk(t *testing.T, d *den, size string) (*den, string) {
+// loopDisk gives d a store on a file system of its own, so that what the store takes at any
+// moment can be asked of it.
+func loopDisk(t *testing.T, d *den, kind, size string) (*den, string) {
 	t.Helper()
 	needRoot(t)
 	image, dir := filepath.Join(d.home, "disk.img"), filepath.Join(d.home, "disk")
@@ -25,17 +26,15 @@ func loopDisk(t *testing.T, d *den, size string) (*den, string) {
 	}
 	for _, args := range [][]string{
 		{"truncate", "-s", size, image},
-		{"mkfs.ext4", "-q", "-m", "0", image},
+		{"mkfs." + kind, "-q", image},
 		{"mount", "-o", "loop", image, dir},
 	} {
 		if b, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("needs an ext4 on a loop device: %v: %v\n%s", args, err, b)
+			t.Skipf("needs a file system on a loop device: %v: %v\n%s", args, err, b)
 		}
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	if err := os.Remove(filepath.Join(dir, "lost+found")); err != nil {
-		t.Fatal(err)
-	}
+	_ = os.Remove(filepath.Join(dir, "lost+found")) // of ext4 only
 	d.own(dir)
 	return d.with("DEN_STORE=" + filepath.Join(dir, "store")), dir
 }
@@ -100,7 +99,7 @@ func TestCapHoldsWhileStepsWriteGigabytes(t *testing.T) {
 		lanes  = 2 // at a time: each needs more than a gibibyte for itself
 		limit  = 13 * gib / 4
 	)
-	d, disk := loopDisk(t, newDen(t), "16G")
+	d, disk := loopDisk(t, newDen(t), "ext4", "16G")
 	d = d.with(fmt.Sprint("DEN_STORE_MAX_SIZE=", limit))
 	ctx := d.dir(files{"f": "f"})
 	for i := range builds {
@@ -157,5 +156,42 @@ RUN --mount=type=cache,id=own%[1]d,target=/c dd if=/dev/zero bs=1M count=64 >> /
 	d.run("store", "verify", "--deep")
 	if left := d.leftovers(); len(left) > 0 {
 		t.Errorf("left over: %q", left)
+	}
+}
+
+// The command that helps has to work when nothing else does.
+func TestFullDiskCanBePruned(t *testing.T) {
+	t.Parallel()
+	for kind, size := range map[string]string{"ext4": "40M", "xfs": "320M", "btrfs": "130M"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			d, disk := loopDisk(t, newDen(t), kind, size)
+			d.run("build", "-q", "-t", "old", d.dir(files{"Dockerfile": "FROM @small\nRUN head -c 3000000 /dev/urandom > /x\n"}))
+			fill, err := os.Create(filepath.Join(disk, "fill"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fill.Close()
+			for _, size := range []int{64 << 10, 4 << 10, 1} {
+				for b := make([]byte, size); err == nil; {
+					_, err = fill.Write(b)
+				}
+				if !errors.Is(err, syscall.ENOSPC) {
+					t.Fatal(err)
+				}
+				err = nil
+			}
+			if out := d.run("images", "-q", "old"); out == "" {
+				t.Error("den does not see its image")
+			}
+			d.run("prune", "--all", "--force")
+			if out := d.run("images", "-q"); out != "" {
+				t.Errorf("left: %s", out)
+			}
+			d.run("store", "verify", "--deep")
+			if layers, _ := filepath.Glob(filepath.Join(disk, "store/layers/*/*/*")); len(layers) > 0 {
+				t.Errorf("layers are left: %v", layers)
+			}
+		})
 	}
 }

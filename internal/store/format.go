@@ -104,6 +104,7 @@ func (s *Store) create() error {
 	if err != nil {
 		return err
 	}
+	s.takeBallast()
 	tmp := s.path("tmp", "format-"+rand.Text())
 	// No epoch covers it: without its content nobody could open the store.
 	if err := writeSynced(tmp, append(data, '\n')); err != nil {

@@ -87,7 +87,9 @@ func (s *Store) lockGC(ctx context.Context) (unlock func(), err error) {
 type collection struct {
 	store *Store
 	// token tells this run's flags from those of a run that was killed.
-	token     string
+	token string
+	// seal is a flag of this run, "" before there is one.
+	seal      string
 	named     map[object]bool // before condemning
 	condemned []condemned
 	freed     int64
@@ -182,18 +184,41 @@ func (c *collection) condemn(ctx context.Context) error {
 }
 
 // flag condemns o. The flag is a symbolic link, which carries the token in one
-// system call.
+// system call, and one more name of the run's first: that takes no inode, so it costs
+// half, and works on a disk that is full.
 func (c *collection) flag(o object) error {
 	path := c.store.path("condemned", o.flag())
 	for {
-		err := os.Symlink(c.token, path)
-		if !errors.Is(err, os.ErrExist) {
+		err := unix.Linkat(unix.AT_FDCWD, c.seal, unix.AT_FDCWD, path, 0)
+		switch {
+		case errors.Is(err, unix.EEXIST):
+			err = removeFile(path) // of a run that was killed
+		case c.seal == "", errors.Is(err, unix.ENOENT), errors.Is(err, unix.EMLINK), errors.Is(err, unix.EPERM):
+			// The first one; another collector took it away; ext4 gives a file 65,000
+			// names; a file system without hard links makes it the only one.
+			return c.firstFlag(path)
+		case err == nil:
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
-		if err := removeFile(path); err != nil {
-			return err // of a run that was killed
+	}
+}
+
+// firstFlag makes a flag that is a file of its own, of which the next ones are names.
+func (c *collection) firstFlag(path string) error {
+	c.seal = path
+	err := os.Symlink(c.token, path)
+	if errors.Is(err, unix.ENOSPC) && c.store.dropBallast() {
+		err = os.Symlink(c.token, path)
+	}
+	if errors.Is(err, os.ErrExist) {
+		if err = removeFile(path); err == nil {
+			err = os.Symlink(c.token, path)
 		}
 	}
+	return err
 }
 
 // sweep removes the condemned objects that are not live, those above before those

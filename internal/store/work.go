@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,7 +56,7 @@ func (s *Store) workAt(ctx context.Context, path string, waiting func()) (*Work,
 		return nil, err
 	}
 	for {
-		f, born, err := openWork(path)
+		f, born, err := s.openWork(path)
 		if err != nil {
 			return nil, err
 		}
@@ -82,7 +83,7 @@ func (s *Store) workAt(ctx context.Context, path string, waiting func()) (*Work,
 
 // tryWorkAt is workAt that does not wait: nil when somebody else has it.
 func (s *Store) tryWorkAt(path string) (*Work, error) {
-	f, born, err := openWork(path)
+	f, born, err := s.openWork(path)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func (s *Store) tryWorkAt(path string) (*Work, error) {
 
 // openWork opens the lock file path. One that it makes is born locked: there is
 // no moment in which somebody who only reads the store could lock it first.
-func openWork(path string) (f *os.File, born bool, err error) {
+func (s *Store) openWork(path string) (f *os.File, born bool, err error) {
 	for {
 		if err := failpoint.Hit("store.work.open"); err != nil {
 			return nil, false, err
@@ -122,8 +123,17 @@ func openWork(path string) (f *os.File, born bool, err error) {
 		}
 		// A file system without unnamed files.
 		f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if errors.Is(err, unix.ENOSPC) && forRemoval(path) && s.dropBallast() {
+			continue
+		}
 		return f, false, err
 	}
+}
+
+// forRemoval reports whether the lock file path is one that who removes things needs, too.
+func forRemoval(path string) bool {
+	kind, _, _ := strings.Cut(filepath.Base(path), "-")
+	return kind == "gc" || kind == "ref" || kind == "names"
 }
 
 // bornLocked makes the file path, locked exclusively before it has its name.
