@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -101,6 +102,30 @@ func TestDetachedSyncerRetiresTheEpoch(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string][]string{current: {}}, epochs); diff != "" {
 		t.Errorf("left over: %s", diff)
+	}
+}
+
+// Who is killed leaves no syncer behind, so that an epoch would grow without end
+// where every process is.
+func TestEpochOfKilledProcessesIsClosedByTheNextThatPublishes(t *testing.T) {
+	dir := t.TempDir()
+	killed := openLog(t, dir, "before", Epoch)
+	publish(t, killed, "old")
+	next := openLog(t, dir, "before", Epoch)
+	if began, ok := begun(filepath.Join(dir, "before", current)); !ok || !next.lastSync.Equal(began) {
+		t.Skipf("needs a file system with times of birth: %v, %v", began, ok)
+	}
+	next.lastSync = next.lastSync.Add(-syncEvery)
+	publish(t, next, "new")
+	if err := next.DetachIfDue(); err != nil {
+		t.Fatal(err)
+	}
+	waitSyncer(t, next)
+	if got := suspects(t, dir); len(got) > 0 {
+		t.Errorf("still suspect: %q", got)
+	}
+	if fresh := openLog(t, dir, "before", Epoch); time.Since(fresh.lastSync) > syncEvery {
+		t.Errorf("an epoch without publications is as old as %v", fresh.lastSync)
 	}
 }
 

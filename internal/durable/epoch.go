@@ -70,10 +70,25 @@ func Open(dir, boot string, mode Mode) (*Log, error) {
 		return nil, fmt.Errorf("open epochs: %w", err)
 	}
 	l.fsys = l.dir
+	if began, ok := begun(filepath.Join(path, current)); ok {
+		l.lastSync = began
+	}
 	if l.lock, err = openLock(path, "lock"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open epochs: %w", err), l.dir.Close())
 	}
 	return l, nil
+}
+
+// begun is when the open epoch began, if something was published in it. Processes that
+// are killed leave no syncer behind: the next one that publishes starts it for them.
+func begun(epoch string) (time.Time, bool) {
+	var st unix.Statx_t
+	const want = unix.STATX_BTIME | unix.STATX_MTIME
+	if err := unix.Statx(unix.AT_FDCWD, epoch, 0, want, &st); err != nil || st.Mask&want != want {
+		return time.Time{}, false
+	}
+	birth := time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))
+	return birth, time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)).After(birth)
 }
 
 func openLock(dir, name string) (*os.File, error) {
