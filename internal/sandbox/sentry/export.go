@@ -94,7 +94,7 @@ func (e *exporter) entry(p string) error {
 	case kind == unix.S_IFSOCK: // no tar can hold one
 		return nil
 	case isWhiteout(st):
-		if exists, _, err := e.below(p); !exists || err != nil {
+		if lower, err := e.below(p); lower == nil || err != nil {
 			return err
 		}
 		return e.header(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(path.Dir(p), whiteoutPrefix+path.Base(p))}, p)
@@ -117,7 +117,7 @@ func (e *exporter) entry(p string) error {
 		return e.file(h, p)
 	case unix.S_IFDIR:
 		h.Typeflag, h.Name = tar.TypeDir, p+"/"
-		return e.directory(h, p, opaque)
+		return e.directory(h, st, p, opaque)
 	case unix.S_IFLNK:
 		h.Typeflag = tar.TypeSymlink
 		if h.Linkname, err = e.b.k.VFS().ReadlinkAt(e.b.ctx, e.b.root, at(e.b.upper, p)); err != nil {
@@ -163,22 +163,53 @@ func (e *exporter) file(h *tar.Header, p string) error {
 	return nil
 }
 
-func (e *exporter) directory(h *tar.Header, p string, opaque bool) error {
+func (e *exporter) directory(h *tar.Header, st linux.Statx, p string, opaque bool) error {
+	lower, err := e.below(p)
+	if err != nil {
+		return err
+	}
+	// Where something was removed, a new directory hides it, as Linux has it, whatever it was.
+	opaque = opaque && lower != nil
+	if !opaque && lower != nil && st.Mtime == st.Ctime {
+		copied, err := e.onlyCopied(p)
+		if err != nil {
+			return err
+		}
+		if copied {
+			h.ModTime = time.Unix(lower.Mtime.Sec, 0)
+		}
+	}
 	if err := e.header(h, p); err != nil {
 		return err
 	}
 	if opaque {
-		_, isDir, err := e.below(p)
-		if err != nil {
+		if err := e.header(&tar.Header{Typeflag: tar.TypeReg, Name: p + "/" + opaqueName}, p); err != nil {
 			return err
-		}
-		if isDir {
-			if err := e.header(&tar.Header{Typeflag: tar.TypeReg, Name: p + "/" + opaqueName}, p); err != nil {
-				return err
-			}
 		}
 	}
 	return e.dir(p)
+}
+
+// onlyCopied reports whether all that is in a directory of the upper tree was in it
+// before. Then its time has changed because the overlay copied files into it, which
+// Linux undoes and the sentry does not.
+func (e *exporter) onlyCopied(dir string) (bool, error) {
+	names, err := e.names(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		p := path.Join(dir, name)
+		st, err := e.b.k.VFS().StatAt(e.b.ctx, e.b.root, at(e.b.upper, p), &vfs.StatOptions{Mask: linux.STATX_BASIC_STATS})
+		if err != nil {
+			return false, &os.PathError{Op: "stat", Path: p, Err: asErrno(err)}
+		}
+		lower, err := e.below(p)
+		if err != nil || lower == nil || isWhiteout(st) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // xattrs puts the attributes into h and says whether p is opaque.
@@ -210,26 +241,28 @@ func (e *exporter) xattrs(h *tar.Header, p string) (opaque bool, err error) {
 	return opaque, nil
 }
 
-// below looks p up in the layers below.
-func (e *exporter) below(p string) (exists, isDir bool, err error) {
+// below looks p up in the layers below; nil if they do not have it.
+func (e *exporter) below(p string) (*linux.Statx, error) {
 	v := e.b.k.VFS()
 	parts := strings.Split(p, "/")
 layers:
 	for _, l := range e.b.lowers {
 		for i := range parts {
-			at := at(l, strings.Join(parts[:i+1], "/"))
-			st, err := v.StatAt(e.b.ctx, e.b.root, at, &vfs.StatOptions{Mask: linux.STATX_BASIC_STATS})
+			st, err := v.StatAt(e.b.ctx, e.b.root, at(l, strings.Join(parts[:i+1], "/")), &vfs.StatOptions{Mask: linux.STATX_BASIC_STATS})
 			if no := errnoOf(err); no == unix.ENOENT || no == unix.ENOTDIR {
 				continue layers
 			}
-			if err != nil {
-				return false, false, &os.PathError{Op: "look below for", Path: p, Err: asErrno(err)}
-			}
-			if st.Mode&linux.S_IFMT != linux.S_IFDIR { // it hides all that is below
-				return i == len(parts)-1 && !isWhiteout(st), false, nil
+			switch {
+			case err != nil:
+				return nil, &os.PathError{Op: "look below for", Path: p, Err: asErrno(err)}
+			case isWhiteout(st):
+				return nil, nil //nolint:nilnil // it is removed there
+			case i == len(parts)-1:
+				return &st, nil
+			case st.Mode&linux.S_IFMT != linux.S_IFDIR: // it hides what is below
+				return nil, nil //nolint:nilnil // there is nothing
 			}
 		}
-		return true, true, nil
 	}
-	return false, false, nil
+	return nil, nil //nolint:nilnil // there is nothing
 }

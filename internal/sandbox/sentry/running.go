@@ -109,7 +109,7 @@ func (s *running) prepare(b *builder) error {
 		b.out.InitFD = b.addOwn(f)
 	}
 	b.out.ExportFD = -1
-	if b.out.Root.UpperFD >= 0 && !b.out.Root.ReadOnly {
+	if b.out.Root.UpperFD >= 0 {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return err
