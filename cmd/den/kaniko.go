@@ -199,7 +199,7 @@ func (r *kanikoRun) build(ctx context.Context, j kaniko.Job) error {
 	}
 	defer end.Close()
 	req.Sink, req.Stdout = r.show, r.io.out
-	if req.Deliver != nil && r.o.Delivers() {
+	if req.Deliver != nil && r.o.Delivers(j) {
 		req.Deliver.To = func(ctx context.Context, b *image.Blobs) error {
 			if err := r.deliver.Deliver(ctx, j, b); err != nil {
 				return &pushError{err}
@@ -213,7 +213,7 @@ func (r *kanikoRun) build(ctx context.Context, j kaniko.Job) error {
 	if err != nil {
 		return r.failed(err)
 	}
-	if req.Deliver == nil && !r.o.DryRun {
+	if req.Deliver == nil && !r.o.DryRun && r.o.NoPush {
 		r.log.Info("Skipping push to container registry due to --no-push flag")
 	}
 	return r.answer(res)

@@ -45,7 +45,7 @@ func (o *kanikoOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.ContextSubPath, "context-sub-path", "", "Directory within the context")
 	f.StringVarP(&o.Bucket, "bucket", "b", "", "GCS bucket with the context")
 	hide(f, "bucket")
-	list(&o.Destinations, "destination", "d", "Name that the image is pushed to (repeatable; with several targets TARGET=NAME)")
+	list(&o.Destinations, "destination", "d", "Name that the image is pushed to (repeatable; for another target than the first TARGET=NAME)")
 	list(&o.BuildArgs, "build-arg", "", "Set an ARG: NAME=VALUE, or NAME for the variable's value (repeatable)")
 	list(&o.Targets, "target", "", "Stage to build (repeatable)")
 	list(&o.Labels, "label", "", "Set a label (repeatable)")

@@ -50,12 +50,12 @@ func (d *Deliverer) Deliver(ctx context.Context, j Job, b *image.Blobs) error {
 	if err := d.files(ctx, j, b.Target.Digest); err != nil {
 		return err
 	}
-	if o.OCILayoutPath != "" {
+	if j.Main && o.OCILayoutPath != "" {
 		if err := d.layout(ctx, b); err != nil {
 			return err
 		}
 	}
-	if o.TarPath != "" {
+	if j.Main && o.TarPath != "" {
 		if err := d.tar(ctx, j, b); err != nil {
 			return err
 		}
@@ -72,12 +72,12 @@ func (d *Deliverer) Deliver(ctx context.Context, j Job, b *image.Blobs) error {
 	return d.builderOutput(j, b.Target.Digest)
 }
 
-// files writes the digest files. Of several images each has its line.
+// files writes the digest files: the main image's digest, and of each image that
+// has destinations a line for each of them.
 func (d *Deliverer) files(ctx context.Context, j Job, dgst oci.Digest) error {
-	if d.digests.Len() > 0 {
-		d.digests.WriteByte('\n')
+	if j.Main {
+		d.digests.WriteString(string(dgst))
 	}
-	d.digests.WriteString(string(dgst))
 	for _, to := range j.Destinations {
 		fmt.Fprintf(&d.names, "%s@%s\n", to.Repository.Name(), dgst)
 		fmt.Fprintf(&d.tagged, "%s:%s@%s\n", to.Repository.Name(), to.TagStr(), dgst)

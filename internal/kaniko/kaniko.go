@@ -56,11 +56,14 @@ type Job struct {
 	// Target is the stage, empty for the last one.
 	Target       string
 	Destinations []name.Tag
+	// Main says that files are written about this one. Of several targets it is
+	// the first; one without a destination is built only.
+	Main bool
 }
 
-// Jobs pairs targets with destinations: one target has them all; with several, each
-// destination that is meant for one is "TARGET=NAME", and the others are the last
-// target's. It also checks what must not be missing.
+// Jobs pairs targets with destinations: a destination that is meant for one of
+// several is "TARGET=NAME", and the others are the first target's. It also checks
+// what must not be missing.
 func (o *Options) Jobs() ([]Job, error) {
 	if !o.NoPush && len(o.Destinations) == 0 {
 		return nil, invalid("you must provide --destination, or use --no-push")
@@ -74,10 +77,10 @@ func (o *Options) Jobs() ([]Job, error) {
 	}
 	jobs := make([]Job, len(targets))
 	for i, t := range targets {
-		jobs[i].Target = t
+		jobs[i].Target, jobs[i].Main = t, i == 0
 	}
 	for _, d := range o.Destinations {
-		at := len(jobs) - 1
+		at := 0
 		if target, rest, ok := strings.Cut(d, "="); ok {
 			if at = slices.Index(targets, target); at < 0 {
 				return nil, invalid("--destination %s: there is no --target %s", d, target)
@@ -89,11 +92,6 @@ func (o *Options) Jobs() ([]Job, error) {
 			return nil, invalid("--destination %q: %v", d, err)
 		}
 		jobs[at].Destinations = append(jobs[at].Destinations, tag)
-	}
-	for _, j := range jobs {
-		if len(jobs) > 1 && len(j.Destinations) == 0 && !o.NoPush {
-			return nil, invalid("--target %s has no destination: write --destination %s=NAME", j.Target, j.Target)
-		}
 	}
 	return jobs, nil
 }
@@ -177,9 +175,10 @@ func (o *Options) format() (image.Format, error) {
 	return f, nil
 }
 
-// Delivers says whether the image has to leave the store in any way.
-func (o *Options) Delivers() bool {
-	return !o.NoPush || o.TarPath+o.OCILayoutPath+o.DigestFile+o.NameDigestFile+o.TagDigestFile != ""
+// Delivers says whether a job's image has to leave the store in any way.
+func (o *Options) Delivers(j Job) bool {
+	return !o.NoPush && len(j.Destinations) > 0 ||
+		j.Main && o.TarPath+o.OCILayoutPath+o.DigestFile != "" || len(j.Destinations) > 0 && o.NameDigestFile+o.TagDigestFile != ""
 }
 
 // Destinations are those of all jobs.

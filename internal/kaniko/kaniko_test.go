@@ -47,12 +47,12 @@ func TestDestinationsGoToTheirTargets(t *testing.T) {
 			got = append(got, j.Target+" "+d.Name())
 		}
 	}
-	want := []string{"a example.com/a:1", "b index.docker.io/library/plain:latest", "b index.docker.io/library/b:2"}
+	want := []string{"a example.com/a:1", "a index.docker.io/library/plain:latest", "b index.docker.io/library/b:2"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	for name, o := range map[string]Options{
-		"none": {}, "no such target": {Targets: []string{"a"}, Destinations: []string{"c=x"}}, "one without": {Targets: []string{"a", "b"}, Destinations: []string{"x"}},
+		"none": {}, "no such target": {Targets: []string{"a"}, Destinations: []string{"c=x"}},
 		"bad": {Destinations: []string{"UPPER:case"}}, "name file": {NoPush: true, TagDigestFile: "x"},
 	} {
 		if _, err := o.Jobs(); !errdefs.IsInvalidArgument(err) {
@@ -61,6 +61,10 @@ func TestDestinationsGoToTheirTargets(t *testing.T) {
 	}
 	if jobs, err := (&Options{NoPush: true}).Jobs(); err != nil || len(jobs) != 1 {
 		t.Errorf("%v, %v", jobs, err)
+	}
+	o = Options{Targets: []string{"app", "test"}, Destinations: []string{"x"}, DigestFile: "f"}
+	if jobs, err = o.Jobs(); err != nil || !o.Delivers(jobs[0]) || o.Delivers(jobs[1]) {
+		t.Errorf("a target without a destination is built only: %+v, %v", jobs, err)
 	}
 }
 
