@@ -128,15 +128,20 @@ func (d *Den) choose(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	driver, why := d.chooseDriver(facts)
+	driver, why := d.chooseDriver(facts, choice)
 	if driver == nil {
 		return fmt.Errorf("storage driver %s: %w", why, errdefs.ErrFailedPrecondition)
 	}
-	if facts.Overlay != 0 && facts.FSType == "overlay" {
+	if facts.Overlay != 0 && facts.FSType == "overlay" && choice.Rung != sandbox.RungChroot {
 		d.options.Notice("storage driver " + why) // it ends with the option that helps
 	}
 	if facts.NoExec {
 		d.options.Notice(fmt.Sprintf("store %s is mounted noexec, so that nothing in cache mounts and volumes can be executed: mount it with exec (docker run --tmpfs DIR:exec)", d.Store.Root()))
+	}
+	if choice.Rung == sandbox.RungChroot {
+		for _, what := range choice.Cannot {
+			d.options.Notice("rung chroot: " + what)
+		}
 	}
 	if choice.SharePids || choice.Lacks != 0 {
 		d.options.Notice("rung " + choice.Name() + ": " + choice.Why)
@@ -146,9 +151,12 @@ func (d *Den) choose(ctx context.Context) error {
 	return nil
 }
 
-func (d *Den) chooseDriver(facts probe.Facts) (snapshot.Driver, string) {
+func (d *Den) chooseDriver(facts probe.Facts, c sandbox.Choice) (snapshot.Driver, string) {
 	f := storageFacts(facts)
 	f.Force = storageDriver(d.options)
+	if c.Rung == sandbox.RungChroot {
+		f.Force = snapshot.Copy // which mounts nothing
+	}
 	f.Scratch = func(ctx context.Context) (snapshot.Draft, error) { return d.Store.NewDraft(ctx) }
 	return snapshot.Choose(f)
 }

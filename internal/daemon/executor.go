@@ -21,6 +21,8 @@ func (d *Den) newExecutor(c sandbox.Choice) (sandbox.Executor, error) {
 		return sandbox.NewNamespaces(sandbox.Options{Choice: c})
 	case sandbox.RungSentry:
 		return sentry.New(sentry.Options{Name: c.Name(), Platform: c.Platform})
+	case sandbox.RungChroot:
+		return sandbox.NewChroot(sandbox.Options{Choice: c})
 	}
 	return nil, fmt.Errorf("rung %s: this build of den has no executor for it yet: %w", c, errdefs.ErrNotImplemented)
 }

@@ -258,7 +258,8 @@ func cannot(c Choice, f probe.Facts) []string {
 	case RungSentry:
 		s = append(s, "programs for other architectures do not run: the sentry knows no emulators")
 	case RungChroot:
-		s = append(s, "steps see den's processes, network, users and environment of the outer container, and can signal and read what its user can: for trusted Dockerfiles only")
+		s = append(s, "steps see den's processes, network, users and environment of the outer container, and can signal and read what its user can: for trusted Dockerfiles only",
+			"steps have no /proc and no /sys; what would be mounted is copied in, and back where it may be written; there is no network none and no read-only root")
 		if !c.Devices {
 			s = append(s, "/dev has no devices of its own: mknod is not allowed")
 		}

@@ -153,7 +153,7 @@ func TestChoiceSaysWhatTheRungCannotDo(t *testing.T) {
 		RungPrivileged: {probe.Facts{}, nil},
 		RungUserns:     {probe.Facts{InUserns: true}, []string{"device nodes"}},
 		RungSentry:     {probe.Facts{Trial: refused, Sentry: &probe.SentryTrial{}}, []string{"other architectures"}},
-		RungChroot:     {probe.Facts{Chroot: probe.Chroot{Devices: unix.EPERM}}, []string{"trusted", "mknod"}},
+		RungChroot:     {probe.Facts{Chroot: probe.Chroot{Devices: unix.EPERM}}, []string{"trusted", "no /proc", "mknod"}},
 	} {
 		got, err := Choose(c.f, string(rung))
 		if err != nil || len(got.Cannot) != len(c.want) {

@@ -29,6 +29,7 @@ type Options struct {
 // userns. It may be used by several goroutines.
 type Namespaces struct {
 	o             Options
+	chroot        bool // for Chroot
 	status        sys.Status
 	uids, gids    []sys.IDMap
 	lowerdirPlus  func() bool
@@ -79,21 +80,32 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 	if r.Spec == nil || r.Spec.Process == nil || r.Spec.Linux == nil {
 		return nil, fmt.Errorf("sandbox %s: the specification has no process or no linux part", r.ID)
 	}
+	return n.launch(ctx, r, &running{id: r.ID, stubs: &stubs{root: r.Root}})
+}
+
+// launch starts what s is prepared for; whatever comes of it, s.undo is called in the end.
+func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sandbox, err error) {
 	if n.o.Choice.SharePids {
 		// The payload sees den's entry in proc.
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
 	streams, err := NewStreams(r)
-	if err != nil {
-		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
+	if err == nil && n.chroot && r.Spec.Process.Terminal {
+		s.master, err = streams.pty(r.Spec.Process)
 	}
-	s := &running{id: r.ID, streams: streams, stubs: &stubs{root: r.Root}, done: make(chan struct{})}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("sandbox %s: %w", r.ID, err), s.takeBack())
+	}
+	s.streams, s.done = streams, make(chan struct{})
 	s.cgroup = newCgroup(r, n.cgroupVersion())
 	if err := n.start(ctx, r, s); err != nil {
 		streams.CloseChild()
 		streams.CloseOwn()
 		s.cgroup.remove()
-		return nil, Explain(n.o.Choice.Security, fmt.Errorf("sandbox %s: %w", r.ID, err))
+		if s.master != nil {
+			s.master.Close()
+		}
+		return nil, errors.Join(Explain(n.o.Choice.Security, fmt.Errorf("sandbox %s: %w", r.ID, err)), s.takeBack())
 	}
 	streams.CloseChild()
 	err = Explain(n.o.Choice.Security, s.follow(r))
@@ -101,8 +113,7 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 		err = errors.Join(ctx.Err(), failpoint.Hit("sandbox.start.after-exec"))
 	}
 	if err != nil {
-		s.abandon()
-		return nil, err
+		return nil, errors.Join(err, s.abandon())
 	}
 	s.run()
 	return s, nil
@@ -116,7 +127,7 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		return err
 	}
 	p, err := newProgram(r, programOptions{
-		leases: len(leases), cgroup: s.cgroup != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids,
+		leases: len(leases), cgroup: s.cgroup != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids, chroot: n.chroot,
 		caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding, filter: filter,
 		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.Own, rlimit: rlimit,
 		uidMapped: func(id uint32) bool { return sys.MapsID(n.uids, id) },

@@ -73,6 +73,7 @@ type programOptions struct {
 	cgroup        bool // den puts the payload in a cgroup before it goes on
 	cgroupVersion int
 	sharePids     bool
+	chroot        bool       // nothing is mounted and no namespace made
 	caps          sys.CapSet // what den itself may give
 	bounding      sys.CapSet // what den could get
 	filter        []byte     // seccomp program, or nil
@@ -120,6 +121,9 @@ func (p *program) namespace(t specs.LinuxNamespaceType) *specs.LinuxNamespace {
 
 // fresh reports whether the sandbox gets a new namespace of that type.
 func (p *program) fresh(t specs.LinuxNamespaceType) bool {
+	if p.o.chroot {
+		return false
+	}
 	switch t {
 	case specs.PIDNamespace:
 		if p.o.sharePids {
@@ -136,6 +140,9 @@ func (p *program) fresh(t specs.LinuxNamespaceType) bool {
 
 // cloneFlags are the namespaces that begin with the payload's first process.
 func (p *program) cloneFlags() int {
+	if p.o.chroot {
+		return 0
+	}
 	flags := unix.CLONE_NEWNS
 	for t, f := range map[specs.LinuxNamespaceType]int{
 		specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET,
@@ -219,7 +226,9 @@ func (p *program) payload() error {
 	p.joinNamespaces()
 	p.oomScore()
 	p.Do(unix.SYS_UMASK, sys.Int(0))
-	if err := p.fileSystem(); err != nil {
+	if p.o.chroot {
+		p.changeRoot()
+	} else if err := p.fileSystem(); err != nil {
 		return err
 	}
 	if err := p.process(); err != nil {

@@ -26,6 +26,7 @@ type running struct {
 	root    *os.File // the payload's root directory, until it executes
 	master  *os.File
 	stop    func() bool
+	undo    func() error // takes back what was made for the sandbox in its root; may be nil
 
 	// Set before done is closed.
 	exit Exit
@@ -159,6 +160,10 @@ func (s *running) takeTerminal(r *Request) error {
 	if !s.program.spec.Process.Terminal {
 		return nil
 	}
+	if s.master != nil {
+		s.streams.Terminal(s.master, r)
+		return nil
+	}
 	master, err := s.pipes.receive(terminalName)
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", s.id, err)
@@ -178,18 +183,20 @@ func (s *running) run() {
 		defer close(s.done)
 		s.exit, s.err = s.reap()
 		s.err = errors.Join(s.err, s.streams.Wait())
-		s.finish()
+		s.err = errors.Join(s.err, s.finish())
 	}()
 }
 
 // abandon ends a sandbox that did not come to run. Why is known; how it then
 // ended is no news.
-func (s *running) abandon() {
+// The error is of taking back what was made in its root.
+func (s *running) abandon() error {
 	_ = s.Signal(unix.SIGKILL)
 	_, _ = s.reap()
 	s.streams.CloseOwn()
-	s.finish()
+	err := s.finish()
 	close(s.done)
+	return err
 }
 
 // reap reads how the payload ended and waits for the holder.
@@ -230,17 +237,25 @@ func (s *running) reap() (Exit, error) {
 }
 
 // finish releases everything, after the payload and the holder are gone.
-func (s *running) finish() {
+func (s *running) finish() error {
 	s.stop()
-	if err := failpoint.Hit("sandbox.finish.before-stubs"); err != nil {
-		s.err = errors.Join(s.err, err)
-	}
-	s.stubs.remove()
+	err := errors.Join(failpoint.Hit("sandbox.finish.before-stubs"), s.takeBack())
 	s.cgroup.remove()
 	s.pipes.closeOwn()
 	if s.master != nil {
 		s.master.Close()
 	}
+	return err
+}
+
+// takeBack leaves the root as the payload has, without what was made for it.
+func (s *running) takeBack() error {
+	var err error
+	if s.undo != nil {
+		err = s.undo()
+	}
+	s.stubs.remove()
+	return err
 }
 
 // Pid is the payload's first process as den sees it.

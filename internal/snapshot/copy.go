@@ -40,7 +40,7 @@ func (copying) Prepare(ctx context.Context, stack []Tree, d Draft) (*Active, err
 	if err != nil {
 		return nil, fmt.Errorf("prepare copy: %w", err)
 	}
-	return &Active{Root: bind(root, "rw", nil), upper: d.FS(), baseline: b}, nil
+	return &Active{Root: bind(root, "rw", nil), upper: d.FS(), baseline: b, lower: dirs}, nil
 }
 
 // View shows a single tree as it is and copies a stack of several.
@@ -76,7 +76,7 @@ func (c copying) draft(ctx context.Context) (Draft, error) {
 // Changes compares the copy with what it was and builds the difference in the
 // draft.
 func (copying) Changes(ctx context.Context, a *Active) error {
-	diff, err := a.baseline.compare(ctx, a.Root.Source)
+	diff, err := a.baseline.compare(ctx, a.Root.Source, a.lower)
 	if err == nil {
 		err = layer.Create(ctx, a.upper, diff.files(a.Root.Source), layer.UnpackOptions{InUserns: !sys.MakesDevices()})
 	}

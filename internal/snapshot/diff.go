@@ -1,10 +1,13 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +18,7 @@ import (
 	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/sys"
+	"den/internal/tree"
 )
 
 // A baseline remembers every file of a fresh copy, in canonical order. The
@@ -143,15 +147,24 @@ type diff struct {
 	changed map[string]bool // added, changed, or on the way to something that is
 	opaque  map[string]bool // directories in the place of something else
 	removed []string        // in canonical order
+
+	old, new tree.FS
 }
 
-// compare finds what happened to root since the baseline.
-func (b *baseline) compare(ctx context.Context, root string) (*diff, error) {
+// compare finds what happened to root, a copy of lower, since the baseline.
+func (b *baseline) compare(ctx context.Context, root string, lower []string) (_ *diff, err error) {
 	all, err := scan(ctx, root)
 	if err != nil {
 		return nil, fmt.Errorf("scan: %w", err)
 	}
 	d := &diff{changed: map[string]bool{}, opaque: map[string]bool{}}
+	if d.old, err = tree.Stack(lower); err != nil {
+		return nil, err
+	}
+	if d.new, err = tree.Dir(root); err != nil {
+		return nil, errors.Join(err, d.old.Close())
+	}
+	defer func() { err = errors.Join(err, d.old.Close(), d.new.Close()) }()
 	now := all
 	gone := "" // the last removed path: what was below it needs no removal
 	for was := b.nodes; len(was) > 0 || len(now) > 0; {
@@ -176,7 +189,9 @@ func (b *baseline) compare(ctx context.Context, root string) (*diff, error) {
 				d.parents(gone)
 			}
 		default:
-			d.both(was[0], now[0])
+			if err := d.both(was[0], now[0]); err != nil {
+				return nil, err
+			}
 			if was[0].isDir && !now[0].isDir {
 				gone = was[0].path // hidden by what took its place
 			}
@@ -188,13 +203,73 @@ func (b *baseline) compare(ctx context.Context, root string) (*diff, error) {
 	return d, nil
 }
 
-func (d *diff) both(was, now node) {
+func (d *diff) both(was, now node) error {
 	if was.ino == now.ino && was.dev == now.dev && was.ctime == now.ctime {
-		return
+		return nil
+	}
+	if was.isDir == now.isDir && (now.isDir || now.links == 1) {
+		same, err := d.same(now.path)
+		if same || err != nil {
+			return err
+		}
 	}
 	d.add(now.path)
 	if now.isDir && !was.isDir {
 		d.opaque[now.path] = true
+	}
+	return nil
+}
+
+// same reports whether a layer would say nothing else of path than the stack below: it
+// was touched and is as it was, a mount point for example. Layers have whole seconds.
+func (d *diff) same(path string) (bool, error) {
+	old, err := d.old.Lstat(path)
+	if err != nil {
+		return false, err
+	}
+	now, err := d.new.Lstat(path)
+	if err != nil {
+		return false, err
+	}
+	if old.Mode != now.Mode || old.UID != now.UID || old.GID != now.GID || old.Rdev != now.Rdev || old.Link != now.Link ||
+		old.ModTime.Unix() != now.ModTime.Unix() || !maps.EqualFunc(old.Xattrs, now.Xattrs, bytes.Equal) {
+		return false, nil
+	}
+	if old.Mode&unix.S_IFMT != unix.S_IFREG {
+		return true, nil
+	}
+	if old.Size != now.Size {
+		return false, nil
+	}
+	return d.sameContent(path)
+}
+
+func (d *diff) sameContent(path string) (_ bool, err error) {
+	a, err := d.old.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	b, err := d.new.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	x, y := make([]byte, 1<<16), make([]byte, 1<<16)
+	for {
+		n, errA := io.ReadFull(a, x)
+		m, errB := io.ReadFull(b, y)
+		if !bytes.Equal(x[:n], y[:m]) {
+			return false, nil
+		}
+		for _, e := range []error{errA, errB} {
+			if e != nil && !errors.Is(e, io.EOF) && !errors.Is(e, io.ErrUnexpectedEOF) {
+				return false, e
+			}
+		}
+		if errA != nil || errB != nil {
+			return errA != nil && errB != nil, nil
+		}
 	}
 }
 

@@ -64,7 +64,7 @@ type Active struct {
 
 	upper    string
 	baseline *baseline    // the copy driver's
-	lower    []string     // fuse-overlayfs'
+	lower    []string     // fuse-overlayfs', and the copy driver's
 	close    func() error // removes what the driver made, nil for nothing
 }
 

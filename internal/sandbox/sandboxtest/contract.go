@@ -22,8 +22,11 @@ import (
 // limit ends a test that hangs.
 const limit = 30 * time.Second
 
+// Skips says, by names of tests, what an executor cannot do and why.
+type Skips map[string]string
+
 // Contract runs every test of the contract against e.
-func Contract(t *testing.T, e sandbox.Executor) {
+func Contract(t *testing.T, e sandbox.Executor, skips ...Skips) {
 	for _, c := range []struct {
 		name string
 		test func(*Bench)
@@ -63,7 +66,14 @@ func Contract(t *testing.T, e sandbox.Executor) {
 		{"LimitsOrAWarning", limits},
 		{"ManyAtOnceLeaveNothingOpen", many},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.test(New(t, e)) })
+		t.Run(c.name, func(t *testing.T) {
+			for _, s := range skips {
+				if why := s[c.name]; why != "" {
+					t.Skip(why)
+				}
+			}
+			c.test(New(t, e))
+		})
 	}
 }
 
@@ -435,6 +445,12 @@ func sharesPids(e sandbox.Executor) bool {
 func ownKernel(e sandbox.Executor) bool {
 	k, ok := e.(interface{ OwnKernel() bool })
 	return ok && k.OwnKernel()
+}
+
+// noProc reports that payloads have no /proc.
+func noProc(e sandbox.Executor) bool {
+	n, ok := e.(interface{ NoProc() bool })
+	return ok && n.NoProc()
 }
 
 func pid1(b *Bench) {

@@ -43,7 +43,7 @@ func stubs(b *Bench) {
 	b.want(b.Changes(), "")
 	st, err := os.Stat(b.Upper)
 	b.must(err)
-	if !st.ModTime().Equal(old) {
+	if st.ModTime().Unix() != old.Unix() { // layers have whole seconds
 		b.Errorf("the upper directory's time is %v, was %v", st.ModTime(), old)
 	}
 
@@ -88,6 +88,9 @@ func links(b *Bench) {
 	b.Renew()
 	b.must(os.Remove(filepath.Join(b.Lower, "dev")))
 	b.Link("proc", "/tmp")
+	if noProc(b.Exec) {
+		return
+	}
 	out, _ = b.Run(b.Request("readlink /proc; [ -e /tmp/self/status ] && echo inside"))
 	b.want(out, "/tmp\ninside\n")
 }
