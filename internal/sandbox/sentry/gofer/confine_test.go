@@ -48,7 +48,8 @@ func childMain(way string) error {
 	return t.Serve(context.Background(), os.NewFile(3, "conn"))
 }
 
-// child serves path in a confined process of its own.
+// child serves path in a confined process of its own. What it says when it
+// dies is nobody's.
 func child(t *testing.T, path string, way Owners) (conn int, cmd *exec.Cmd) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -60,7 +61,6 @@ func child(t *testing.T, path string, way Owners) (conn int, cmd *exec.Cmd) {
 	cmd = exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), childEnv+"="+strconv.Itoa(int(way)))
 	cmd.ExtraFiles = []*os.File{server, root}
-	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

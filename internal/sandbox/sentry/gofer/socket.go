@@ -1,6 +1,8 @@
 package gofer
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/lisafs"
@@ -59,7 +61,10 @@ func (h *handle) BindAt(name string, sockType uint32, mode linux.FileMode, uid l
 		return nil, lisafs.Statx{}, nil, -1, err
 	}
 	path := procPath(h.fd) + "/" + name
-	if len(path) > maxSocketPath {
+	switch {
+	case strings.IndexByte(name, 0) >= 0: // would end the address
+		return fail(unix.EINVAL)
+	case len(path) > maxSocketPath:
 		return fail(unix.EPERM)
 	}
 	want := h.t.wanted(unix.S_IFSOCK, mode, uid, gid)
