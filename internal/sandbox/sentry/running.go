@@ -51,17 +51,8 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if err := s.prepare(b); err != nil {
 		return err
 	}
-	if s.sentry, err = spawn(sentryName, e.o.Platform, r.Network); err != nil {
+	if err := e.engage(ctx, b, s); err != nil {
 		return err
-	}
-	s.stop = context.AfterFunc(ctx, s.cancel)
-	if len(b.shares) > 0 { // both start at the same time
-		if s.gofer, err = startGofer(b.shares, b.socks); err != nil {
-			return err
-		}
-	}
-	if err := send(s.sentry.control, &command{Start: &b.out}, b.files); err != nil {
-		return s.trouble(ctx, err)
 	}
 	b.close()
 	s.streams.CloseChild()
@@ -74,6 +65,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if err == nil && ev.Ready {
 		ev, err = s.next()
 	}
+	e.pool.refill(r.Network)
 	switch {
 	case err != nil:
 		return s.trouble(ctx, err)
@@ -81,6 +73,34 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 		return ev.Failed.rebuild(r.Spec.Process.Args[0])
 	case !ev.Started:
 		return errors.New("the sentry did not say that the payload runs")
+	}
+	return nil
+}
+
+// engage sends the request to a sentry and its shares to a gofer.
+func (e *Executor) engage(ctx context.Context, b *builder, s *running) error {
+	c, warm, err := e.pool.take(b.r.Network)
+	if err != nil {
+		return err
+	}
+	if len(b.shares) > 0 { // both start at the same time
+		if s.gofer, err = startGofer(b.shares, b.socks); err != nil {
+			c.end()
+			return err
+		}
+	}
+	err = send(c.control, &command{Start: &b.out}, b.files)
+	if err != nil && warm { // it died while it waited
+		c.end()
+		if c, err = spawn(sentryName, e.o.Platform, b.r.Network); err != nil {
+			return err
+		}
+		err = send(c.control, &command{Start: &b.out}, b.files)
+	}
+	s.sentry = c
+	s.stop = context.AfterFunc(ctx, s.cancel)
+	if err != nil {
+		return s.trouble(ctx, err)
 	}
 	return nil
 }

@@ -34,7 +34,8 @@ type Options struct {
 
 // Executor runs sandboxes in sentries. It may be used by several goroutines.
 type Executor struct {
-	o Options
+	o    Options
+	pool pool
 }
 
 // New returns the executor.
@@ -49,7 +50,7 @@ func New(o Options) (*Executor, error) {
 	if o.Name == "" {
 		o.Name = "sentry"
 	}
-	return &Executor{o: o}, nil
+	return &Executor{o: o, pool: pool{platform: o.Platform}}, nil
 }
 
 // Name is the rung's.
@@ -57,6 +58,13 @@ func (e *Executor) Name() string { return e.o.Name }
 
 // Platform is what runs the payload's code: systrap or ptrace.
 func (e *Executor) Platform() string { return e.o.Platform }
+
+// Close ends what waits for another request. Sandboxes that run go on.
+func (e *Executor) Close() {
+	e.pool.mu.Lock()
+	defer e.pool.mu.Unlock()
+	e.pool.drop()
+}
 
 // OwnKernel says that sandboxes do not run on the kernel of the outer container.
 func (e *Executor) OwnKernel() bool { return true }

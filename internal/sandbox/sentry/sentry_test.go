@@ -27,6 +27,7 @@ func newExecutor(t testing.TB, o sentry.Options) *sentry.Executor {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(e.Close)
 	return e
 }
 
