@@ -10,6 +10,7 @@ import (
 
 	"den/internal/daemon"
 	"den/internal/probe"
+	"den/internal/sandbox"
 )
 
 // info is what den info prints.
@@ -120,7 +121,10 @@ func (x *info) surroundings(ctx context.Context, d *daemon.Den) {
 		x.Driver, x.DriverWhy = "none", "no rung"
 	}
 	x.FileSystem, x.KernelVersion, x.CgroupVersion = facts.FSType, facts.Kernel, facts.Cgroup
-	if facts.CgroupErr != "" {
+	switch {
+	case r != nil && r.Choice.Rung == sandbox.RungSentry:
+		x.Warnings = append(x.Warnings, "limits of processors (--cpus) are not enforced on this rung")
+	case facts.CgroupErr != "":
 		x.Warnings = append(x.Warnings, "limits (--memory, --cpus, --pids-limit) are not enforced: "+facts.CgroupErr)
 	}
 }

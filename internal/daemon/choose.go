@@ -124,6 +124,11 @@ func (d *Den) choose(ctx context.Context) error {
 		// Enter took it for granted that a process with CAP_SYS_ADMIN can mount.
 		return fmt.Errorf("rung privileged: %w; a user namespace would do: set DEN_ISOLATION=userns: %w", facts.Refused, errdefs.ErrFailedPrecondition)
 	}
+	if facts.NoExec && choice.Rung == sandbox.RungSentry {
+		// It maps what it executes from the layer's file, and a program that it cannot map dies of SIGSEGV.
+		return fmt.Errorf("rung %s: the store %s is mounted noexec, from where the sentry can execute nothing: mount it with exec (docker run --tmpfs DIR:exec): %w",
+			choice, d.Store.Root(), errdefs.ErrFailedPrecondition)
+	}
 	exec, err := d.newExecutor(choice)
 	if err != nil {
 		return err

@@ -141,7 +141,7 @@ func verdict(checks []Check) Verdict {
 	v := Fit
 	for _, c := range checks {
 		switch {
-		case c.Status == Bad && c.Area == areaStore:
+		case c.Status == Bad && c.Area == areaStore && c.ID != execID:
 			return Unfit
 		case c.Status == Bad || c.Status == Short:
 			v = Limited

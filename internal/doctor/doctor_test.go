@@ -124,7 +124,7 @@ func TestShortfalls(t *testing.T) {
 		{"few inodes", func(in *Input) { in.Store.Disk.FreeInodes = 5000 }, "store.inodes", Short, Limited, "5000 files", ""},
 		{"no inodes", func(in *Input) { in.Store.Disk.FreeInodes = 0 }, "store.inodes", Bad, Unfit, "0 files", ""},
 		{"noexec", func(in *Input) { in.Store.Disk.NoExec, in.Store.Disk.FSType = true, "tmpfs" }, "store.exec", Short, Limited, "noexec", "--tmpfs /var/lib/den:exec,mode=1777"},
-		{"noexec in the sentry", func(in *Input) { plain(in); in.Store.Disk.NoExec = true }, "store.exec", Note, Fit, "does not mind", ""},
+		{"noexec in the sentry", func(in *Input) { plain(in); in.Store.Disk.NoExec = true }, "store.exec", Bad, Limited, "the sentry can execute nothing", ""},
 		{"little memory", func(in *Input) { in.Limits.MemoryBytes = 256 << 20 }, "limits.memory", Short, Limited, "256MiB", "--memory 2g"},
 		{"enough memory", func(in *Input) { in.Limits.MemoryBytes = 1 << 30 }, "limits.memory", OK, Fit, "1GiB", ""},
 		{"few processes", func(in *Input) { in.Limits.Pids, in.Limits.PidsUsed = 100, 3 }, "limits.pids", Short, Limited, "100 processes and threads, of which there are 3", "--pids-limit 2048"},

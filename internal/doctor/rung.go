@@ -104,9 +104,11 @@ func shortcomings(in Input) []Check {
 		l = append(l, Check{ID: "rung.pids", Area: areaRung, Status: Short, Fix: setting{unmasked: true}.fix(),
 			Text: "below the masked /proc of the outer container steps see and can signal each other's processes and den's"})
 	}
-	if in.Facts.CgroupErr != "" {
+	if c.Rung == sandbox.RungSentry {
+		l = append(l, Check{ID: "rung.limits", Area: areaRung, Status: Note, Text: "the sentry enforces --memory and --pids-limit by itself; --cpus is not enforced"})
+	} else if in.Facts.CgroupErr != "" {
 		check := Check{ID: "rung.limits", Area: areaRung, Status: Note, Text: "--memory, --cpus and --pids-limit are not enforced: " + in.Facts.CgroupErr + "; those of the outer container are"}
-		if in.Facts.UID == 0 && c.Rung != sandbox.RungSentry {
+		if in.Facts.UID == 0 {
 			switch in.Facts.Cgroup {
 			case 1:
 				check.Fix = setting{cgroups: "v1"}.fix()

@@ -117,12 +117,14 @@ func roomier(in Input) *Fix {
 	return s.fix()
 }
 
+// execID is a check of the store that leaves den all but what it would run.
+const execID = "store.exec"
+
 func execCheck(in Input) Check {
-	c := Check{ID: "store.exec", Area: areaStore, Status: Short, Text: "it is mounted noexec, so that nothing in cache mounts and volumes can be executed"}
+	c := Check{ID: execID, Area: areaStore, Status: Short, Text: "it is mounted noexec, so that nothing in cache mounts and volumes can be executed"}
 	if in.Choice.Rung == sandbox.RungSentry && in.ChoiceErr == nil {
-		// The sentry loads programs by itself.
-		c.Status, c.Text = Note, "it is mounted noexec, which the sentry does not mind"
-		return c
+		// The sentry maps what it executes from the layer's file.
+		c.Status, c.Text = Bad, "it is mounted noexec, from where the sentry can execute nothing"
 	}
 	if in.Store.Disk.FSType == "tmpfs" {
 		c.Fix = setting{tmpfs: in.Store.Root}.fix()
