@@ -25,11 +25,19 @@ USER app
 func TestKanikosExecutorIsReplacedInAContainer(t *testing.T) {
 	t.Parallel()
 	docker := needDockerd(t)
+	for name, flags := range map[string][]string{
+		"plain": nil, "unconfined": append([]string{"--security-opt=systempaths=unconfined"}, unconfined...),
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); replaceExecutor(t, docker, flags) })
+	}
+}
+
+func replaceExecutor(t *testing.T, docker dockerd, flags []string) {
 	d := newDen(t)
 	d.fill(d.home, files{"ctx/Dockerfile": expand(t, doorDockerfile), "ctx/f": "f", "ctx/fail/Dockerfile": expand(t, "FROM @small\nRUN exit 5\n")})
 	name := newName(t)
-	flags := append([]string{"-v", env.den + ":/kaniko/executor:ro", "-e", "DEN_STORE=/work/store", "-e", "CI_REGISTRY_PASSWORD=x"}, unconfined...)
-	out, err := outer{docker, d, append(flags, "--security-opt=systempaths=unconfined")}.sh(`
+	flags = append([]string{"-v", env.den + ":/kaniko/executor:ro", "-e", "DEN_STORE=/work/store", "-e", "CI_REGISTRY_PASSWORD=x"}, flags...)
+	out, err := outer{docker, d, flags}.sh(`
 		/kaniko/executor --context dir:///work/ctx --dockerfile /work/ctx/Dockerfile --destination ` + name + `:1 --destination ` + name + `:2 \
 			--digest-file /work/digest --cache=true --cache-ttl=24h --snapshot-mode=redo --cleanup --use-new-run 2>&1
 		test -e /etc/passwd; test -x /bin/den
