@@ -47,29 +47,30 @@ func (c *Client) azureBlob(ctx context.Context, to string) (io.ReadCloser, error
 	if !IsAzureBlob(to) {
 		return nil, fmt.Errorf("not the URL of a blob: %w", errdefs.ErrInvalidArgument)
 	}
-	req, err := request(ctx, http.MethodGet, to, "", "")
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("X-Ms-Version", azureVersion)
-	req.Header.Set("X-Ms-Date", c.o.Now().UTC().Format(http.TimeFormat))
+	key, token := c.o.Env("AZURE_STORAGE_ACCESS_KEY"), ""
 	found := true
-	switch key := c.o.Env("AZURE_STORAGE_ACCESS_KEY"); {
-	case key != "":
-		if err := sharedKey(req, key); err != nil {
+	if u, err := url.Parse(to); key == "" && err == nil && u.Query().Get("sig") == "" {
+		if token, err = c.azureToken(ctx, "https://storage.azure.com"); err != nil && !errors.Is(err, errNobody) {
 			return nil, err
 		}
-	case req.URL.Query().Get("sig") != "":
-	default:
-		token, err := c.azureToken(ctx, "https://storage.azure.com")
-		if err != nil && !errors.Is(err, errNobody) {
+		found = err == nil
+	}
+	r, err := c.object(ctx, func(ctx context.Context, at place) (*http.Request, error) {
+		req, err := request(ctx, http.MethodGet, to, "", "")
+		if err != nil {
 			return nil, err
 		}
-		if found = err == nil; found {
+		req.Header.Set("X-Ms-Version", azureVersion)
+		req.Header.Set("X-Ms-Date", c.o.Now().UTC().Format(http.TimeFormat))
+		at.ask(req.Header, "X-Ms-Range")
+		if token != "" {
 			req.Header.Set("Authorization", "Bearer "+token)
 		}
-	}
-	r, err := c.stream(req)
+		if key != "" {
+			return req, sharedKey(req, key)
+		}
+		return req, nil
+	})
 	if !found && (errdefs.IsPermissionDenied(err) || errdefs.IsNotFound(err)) {
 		err = fmt.Errorf("%w; no Azure credentials were found: set AZURE_STORAGE_ACCESS_KEY", err)
 	}
@@ -98,8 +99,8 @@ func sharedKey(req *http.Request, key string) error {
 		query = append(query, strings.ToLower(name)+":"+strings.Join(values, ","))
 	}
 	slices.Sort(query)
-	// Twelve headers that a GET does not have, most of them empty.
-	text := req.Method + strings.Repeat("\n", 12) + strings.Join(headers, "\n") + "\n" + strings.Join(append([]string{resource}, query...), "\n")
+	// Eleven headers, of which a GET has If-Match at most.
+	text := req.Method + strings.Repeat("\n", 8) + req.Header.Get("If-Match") + strings.Repeat("\n", 4) + strings.Join(headers, "\n") + "\n" + strings.Join(append([]string{resource}, query...), "\n")
 	h := hmac.New(sha256.New, secret)
 	h.Write([]byte(text))
 	req.Header.Set("Authorization", "SharedKey "+account+":"+base64.StdEncoding.EncodeToString(h.Sum(nil)))

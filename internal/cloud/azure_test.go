@@ -94,3 +94,21 @@ func TestACRExchangesAToken(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSharedKeyCoversTheVersionThatIsGoneOnWith(t *testing.T) {
+	req, err := request(t.Context(), http.MethodGet, blobURL, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	place{3, `"1"`}.ask(req.Header, "X-Ms-Range")
+	if err := sharedKey(req, base64.StdEncoding.EncodeToString([]byte("k"))); err != nil {
+		t.Fatal(err)
+	}
+	h := hmac.New(sha256.New, []byte("k"))
+	// Content-Encoding, -Language, -Length, -MD5, -Type, Date and If-Modified-Since,
+	// then If-Match, If-None-Match, If-Unmodified-Since and Range.
+	h.Write([]byte("GET\n\n\n\n\n\n\n\n\"1\"\n\n\n\nx-ms-range:bytes=3-\n/account/box/a/context.tar.gz"))
+	if want := "SharedKey account:" + base64.StdEncoding.EncodeToString(h.Sum(nil)); req.Header.Get("Authorization") != want {
+		t.Errorf("got %s, want %s", req.Header.Get("Authorization"), want)
+	}
+}

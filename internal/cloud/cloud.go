@@ -114,9 +114,15 @@ func (e *statusError) Unwrap() error {
 	return errdefs.ErrUnavailable
 }
 
-// stream makes a request and returns the body of a success, which ends with an
-// error when the server says nothing for too long.
+// stream is exchange for those who need the body alone.
 func (c *Client) stream(req *http.Request) (io.ReadCloser, error) {
+	b, _, err := c.exchange(req)
+	return b, err
+}
+
+// exchange makes a request and returns the body of a success, which ends with an
+// error when the server says nothing for too long.
+func (c *Client) exchange(req *http.Request) (io.ReadCloser, *http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	stalled := fmt.Errorf("%s has said nothing for %s: %w", req.URL.Host, c.o.StallTimeout, errdefs.ErrUnavailable)
 	timer := time.AfterFunc(c.o.StallTimeout, func() { cancel(stalled) })
@@ -132,15 +138,15 @@ func (c *Client) stream(req *http.Request) (io.ReadCloser, error) {
 		if errors.As(err, &outer) {
 			err = outer.Err
 		}
-		return nil, fmt.Errorf("ask %s: %w", req.URL.Host, err)
+		return nil, nil, fmt.Errorf("ask %s: %w", req.URL.Host, err)
 	}
 	b := &body{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, timer: timer, timeout: c.o.StallTimeout}
 	if resp.StatusCode/100 == 2 {
-		return b, nil
+		return b, resp, nil
 	}
 	defer b.Close()
 	text, _ := io.ReadAll(io.LimitReader(b, maxDocumentBytes))
-	return nil, &statusError{
+	return nil, nil, &statusError{
 		resp.StatusCode, fmt.Sprintf("%s answers %s: %s", req.URL.Host, resp.Status, printable(string(text))), resp.Header,
 	}
 }
@@ -311,13 +317,17 @@ func (c *Client) Web(ctx context.Context, to string) (io.ReadCloser, error) {
 		u.User = nil
 		where = u.String()
 	}
-	req, err := request(ctx, http.MethodGet, to, "", "")
-	if err == nil {
-		err = wantTLS(to)
-	}
+	err := wantTLS(to)
 	if err == nil {
 		var r io.ReadCloser
-		if r, err = c.stream(req); err == nil {
+		r, err = c.object(ctx, func(ctx context.Context, at place) (*http.Request, error) {
+			req, err := request(ctx, http.MethodGet, to, "", "")
+			if err == nil {
+				at.ask(req.Header, "Range")
+			}
+			return req, err
+		})
+		if err == nil {
 			return r, nil
 		}
 	}

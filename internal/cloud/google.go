@@ -279,16 +279,19 @@ func (c *Client) gcs(ctx context.Context, o Object) (io.ReadCloser, error) {
 		}
 	}
 	to := strings.TrimSuffix(base, "/") + "/storage/v1/b/" + url.PathEscape(o.Bucket) + "/o/" + url.PathEscape(o.Key) + "?alt=media"
-	req, err := request(ctx, http.MethodGet, to, "", "")
-	if err != nil {
-		return nil, err
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	// Else the server unpacks what was stored as gzip.
-	req.Header.Set("Accept-Encoding", "gzip")
-	r, err := c.stream(req)
+	r, err := c.object(ctx, func(ctx context.Context, at place) (*http.Request, error) {
+		req, err := request(ctx, http.MethodGet, to, "", "")
+		if err != nil {
+			return nil, err
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		at.ask(req.Header, "Range")
+		// Else the server unpacks what was stored as gzip.
+		req.Header.Set("Accept-Encoding", "gzip")
+		return req, nil
+	})
 	if token == "" && errdefs.IsPermissionDenied(err) {
 		err = fmt.Errorf("%w; no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS, or give the pod a service account", err)
 	}

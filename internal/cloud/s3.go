@@ -56,15 +56,18 @@ func (c *Client) s3Get(ctx context.Context, o Object, keys awsKeys, region strin
 	if err != nil {
 		return nil, err
 	}
-	req, err := request(ctx, http.MethodGet, u.String(), "", "")
-	if err != nil {
-		return nil, err
-	}
-	req.URL = u // as it was escaped
-	if keys.id != "" {
-		sign(req, keys, region, "s3", emptyPayload, c.o.Now())
-	}
-	return c.stream(req)
+	return c.object(ctx, func(ctx context.Context, at place) (*http.Request, error) {
+		req, err := request(ctx, http.MethodGet, u.String(), "", "")
+		if err != nil {
+			return nil, err
+		}
+		req.URL = u // as it was escaped
+		at.ask(req.Header, "Range")
+		if keys.id != "" {
+			sign(req, keys, region, "s3", emptyPayload, c.o.Now())
+		}
+		return req, nil
+	})
 }
 
 func (c *Client) s3URL(o Object, region string) (*url.URL, error) {
