@@ -117,6 +117,9 @@ func storage(in doctor.Input, o Options) doctor.Chosen {
 	}
 	f := storageFacts(facts)
 	f.Force, f.Images = storageDriver(o), in.Choice.Rung == sandbox.RungSentry
+	if in.Choice.Rung == sandbox.RungChroot {
+		f.Force = snapshot.Copy
+	}
 	d, why := snapshot.Choose(f)
 	if d == nil {
 		return doctor.Chosen{Name: "none", Why: why}

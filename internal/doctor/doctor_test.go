@@ -104,6 +104,7 @@ func TestShortfalls(t *testing.T) {
 			in.Facts.Sentry = &probe.SentryTrial{Platform: "ptrace"}
 		}, "rung", Note, Fit, "(sentry, ptrace)", ""},
 		{"chroot", func(in *Input) { plain(in); in.Isolation = "chroot" }, "rung", Short, Limited, "trusted Dockerfiles only", ""},
+		{"copies in a chroot", func(in *Input) { plain(in); in.Isolation, in.Storage.Name = "chroot", "copy" }, "storage", Note, Limited, "", ""},
 		{"masked /proc", func(in *Input) { in.Facts.InUserns = true; in.Facts.FreshProc = unix.EPERM }, "rung.pids", Short, Limited, "signal each other", "--security-opt systempaths=unconfined"},
 		{"lacks", func(in *Input) { in.Facts.CapEff &^= 1 << unix.CAP_CHOWN; in.Facts.Userns = noUserns() }, "rung.capabilities", Short, Limited, "CAP_CHOWN", "--cap-add CHOWN"},
 		{"no cgroups", func(in *Input) { in.Facts.CgroupErr = "read-only" }, "rung.limits", Note, Fit, "not enforced: read-only", "--security-opt writable-cgroups=true"},

@@ -131,6 +131,10 @@ func storageCheck(in Input) Check {
 			c.Status = Bad // one was forced that does not work
 		}
 	case "copy":
+		if in.ChoiceErr == nil && in.Choice.Rung == sandbox.RungChroot {
+			c.Status = Note // it knows no other
+			break
+		}
 		c.Status = Short
 		if in.Facts.FSType == "overlay" {
 			c.Fix = ownDirectory(in).fix()
