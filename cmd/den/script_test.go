@@ -50,9 +50,28 @@ func calledAs(name string) func() {
 }
 
 func TestScripts(t *testing.T) {
+	p := scriptParams(t)
+	p.Dir = "testdata/script"
+	testscript.Run(t, p)
+}
+
+// What needs no sandbox works alike where layers are images.
+func TestScriptsInImageForm(t *testing.T) {
+	p := scriptParams(t)
+	for _, name := range []string{"archive", "basestore", "build", "images", "promote", "registry"} {
+		p.Files = append(p.Files, filepath.Join("testdata/script", name+".txtar"))
+	}
+	setup := p.Setup
+	p.Setup = func(env *testscript.Env) error {
+		env.Setenv("DEN_STORE_FORM", "image")
+		return setup(env)
+	}
+	testscript.Run(t, p)
+}
+
+func scriptParams(t *testing.T) testscript.Params {
 	boxes := &boxBuilder{dir: t.TempDir()}
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	return testscript.Params{
 		RequireUniqueNames:  true,
 		RequireExplicitExec: false,
 		Setup:               setupScript,
@@ -60,7 +79,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"box": boxes.command, "code": codeCommand, "mktar": mktarCommand, "until": untilCommand, "mkgit": mkgitCommand,
 		},
-	})
+	}
 }
 
 // setupScript gives a script a home, a store and a registry of its own.

@@ -55,7 +55,7 @@ func (b *Builder) temp(ctx context.Context, in *inputs) (string, error) {
 		return "", err
 	}
 	in.cleanup = append(in.cleanup, d.Close)
-	return d.FS(), nil
+	return d.Dir(), nil
 }
 
 // open finds the main context, the Dockerfile and the named contexts. Its
@@ -238,9 +238,11 @@ func (b *Builder) unpackContext(ctx context.Context, from io.Reader, dir string)
 	if err != nil {
 		return err
 	}
-	_, err = layer.Unpack(ctx, plain, dir, layer.UnpackOptions{
-		Archive: true, Owner: &layer.Owner{}, InUserns: b.o.InUserns,
-	})
+	owner := layer.Owner{} // whoever it is: what is copied from a context is root's
+	if b.o.Recorded {
+		owner = layer.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	}
+	_, err = layer.Unpack(ctx, plain, dir, layer.UnpackOptions{Archive: true, Owner: &owner, InUserns: b.o.InUserns})
 	return errors.Join(err, plain.Close())
 }
 

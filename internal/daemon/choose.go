@@ -59,8 +59,8 @@ func (s *Surroundings) tried(ctx context.Context, o Options, anyway bool) *Surro
 // Enter moves the process to where it can do its work: into a mount namespace with the
 // store's image, if it has one, and into a user namespace if it needs one to touch trees. It
 // re-executes den there, in place, and returns only if that is not needed or
-// failed. Root that may give files away needs none, even where no rung fits: what
-// wants to run something finds out from Runner. Call it before Open, once, from the
+// failed. Who keeps trees as images, and root that may give files away, need none, even
+// where no rung fits: what wants to run something finds out from Runner. Call it before Open, once, from the
 // main goroutine. What it found is in o.Surroundings then.
 func Enter(ctx context.Context, o *Options) error {
 	if err := enterBacking(*o); err != nil {
@@ -71,10 +71,14 @@ func Enter(ctx context.Context, o *Options) error {
 	}
 	s := look(ctx, *o)
 	o.Surroundings = s
-	if errdefs.IsFailedPrecondition(s.Err) && sandbox.OwnsTrees(s.Facts) {
+	images, err := o.images()
+	if err != nil {
+		return err
+	}
+	if errdefs.IsFailedPrecondition(s.Err) && (images && sandbox.Auto(isolation(*o)) || sandbox.OwnsTrees(s.Facts)) {
 		return nil
 	}
-	if s.Err != nil || !s.Choice.Enter {
+	if s.Err != nil || images || !s.Choice.Enter {
 		return s.Err
 	}
 	if err := sandbox.EnterUserns(s.Facts, os.Args, os.Environ()); err != nil {
@@ -120,6 +124,10 @@ func (d *Den) choose(ctx context.Context) error {
 	if s.Err != nil {
 		return s.Err
 	}
+	if d.Store.ImageForm() && choice.Rung != sandbox.RungSentry {
+		return fmt.Errorf("rung %s: the store was opened in image form, which only the sentry runs; "+
+			"leave DEN_STORE_FORM out, or set DEN_ISOLATION=sentry: %w", choice.Name(), errdefs.ErrFailedPrecondition)
+	}
 	if choice.Enter {
 		// Enter took it for granted that a process with CAP_SYS_ADMIN can mount.
 		return fmt.Errorf("rung privileged: %w; a user namespace would do: set DEN_ISOLATION=userns: %w", facts.Refused, errdefs.ErrFailedPrecondition)
@@ -137,7 +145,7 @@ func (d *Den) choose(ctx context.Context) error {
 	if driver == nil {
 		return fmt.Errorf("storage driver %s: %w", why, errdefs.ErrFailedPrecondition)
 	}
-	if facts.Overlay != 0 && facts.FSType == "overlay" && choice.Rung != sandbox.RungChroot {
+	if facts.Overlay != 0 && facts.FSType == "overlay" && choice.Rung != sandbox.RungChroot && !d.Store.ImageForm() {
 		d.options.Notice("storage driver " + why) // it ends with the option that helps
 	}
 	if facts.NoExec {
@@ -162,6 +170,7 @@ func (d *Den) chooseDriver(facts probe.Facts, c sandbox.Choice) (snapshot.Driver
 	if c.Rung == sandbox.RungChroot {
 		f.Force = snapshot.Copy // which mounts nothing
 	}
+	f.Images = d.Store.ImageForm()
 	f.Scratch = func(ctx context.Context) (snapshot.Draft, error) { return d.Store.NewDraft(ctx) }
 	return snapshot.Choose(f)
 }

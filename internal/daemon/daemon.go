@@ -43,6 +43,9 @@ type Options struct {
 	Isolation string
 	// StorageDriver forces a snapshot driver; empty is DEN_STORAGE_DRIVER's, and else den's choice.
 	StorageDriver string
+	// StoreForm forces the form of layers' trees: directory or image; empty is
+	// DEN_STORE_FORM, or what fits the rung. See store.Options.Image.
+	StoreForm string
 	// Mirrors, Insecure, Certs (CACertDirs) and DaemonJSON are
 	// registry.Options'; ConfigDir is docker's directory of config.json.
 	Mirrors, Insecure, Certs []string
@@ -94,7 +97,7 @@ type Den struct {
 }
 
 // Open opens the store. Close it.
-func Open(ctx context.Context, o Options) (*Den, error) {
+func Open(ctx context.Context, o Options) (_ *Den, err error) {
 	o = withDefaults(o)
 	so := store.Options{
 		EngineDir: o.DataRoot, Bases: o.BaseStores, Notice: o.Notice, MaxBytes: o.MaxBytes, MinFreeBytes: o.MinFreeBytes,
@@ -104,6 +107,9 @@ func Open(ctx context.Context, o Options) (*Den, error) {
 		// dockerd's limits are of its cache: they evict, and refuse nothing.
 		b := o.cacheBudget()
 		so.MaxBytes, so.MinFreeBytes, so.SoftBudget = b.maxBytes, b.minFreeBytes, true
+	}
+	if so.Image, err = o.images(); err != nil {
+		return nil, err
 	}
 	root, b, err := mounted(o)
 	if err != nil {

@@ -144,7 +144,7 @@ func (c *container) create(ctx context.Context, s Streams) (err error) {
 	for i, t := range c.trees {
 		stack[i] = t
 	}
-	c.active, err = c.engine.Driver.Prepare(ctx, stack, draft{c.dir.Path()})
+	c.active, err = c.engine.Driver.Prepare(ctx, stack, c.draft())
 	return err
 }
 
@@ -188,11 +188,8 @@ func (c *container) register(ctx context.Context) error {
 	if err := c.dir.SetRoots(store.Record{Layers: c.image.DiffIDs()}); err != nil {
 		return err
 	}
-	d := draft{c.dir.Path()}
-	for _, dir := range []string{d.FS(), d.Work()} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return fmt.Errorf("container %s: %w", id, err)
-		}
+	if err := c.draft().make(); err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
 	}
 	if err := os.WriteFile(filepath.Join(c.dir.Path(), exitFile), nil, 0o600); err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
@@ -251,10 +248,31 @@ func (c *container) remove() error {
 
 // draft is a container's directory as the snapshot driver sees it: what the
 // container writes stays with the container.
-type draft struct{ dir string }
+type draft struct {
+	dir   string
+	image bool // is written when the container has ended, to a file
+}
 
-func (d draft) FS() string   { return d.dir + "/fs" }
+func (c *container) draft() draft {
+	return draft{dir: c.dir.Path(), image: c.engine.Store.ImageForm()}
+}
+
+func (d draft) FS() string {
+	if d.image {
+		return d.dir + "/image.erofs"
+	}
+	return d.dir + "/fs"
+}
+
 func (d draft) Work() string { return d.dir + "/work" }
+
+// make makes what a driver is to find.
+func (d draft) make() error {
+	if d.image {
+		return nil
+	}
+	return errors.Join(os.Mkdir(d.FS(), 0o755), os.Mkdir(d.Work(), 0o755))
+}
 
 // Close does nothing: the directory belongs to the container.
 func (d draft) Close() error { return nil }

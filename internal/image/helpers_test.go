@@ -26,6 +26,7 @@ import (
 	"den/internal/progress"
 	"den/internal/registry"
 	"den/internal/store"
+	"den/internal/store/storetest"
 )
 
 // bench is a store with a registry beside it.
@@ -92,7 +93,7 @@ func newBench(t testing.TB) *bench { return newBenchAt(t, newServer(t), t.TempDi
 // newBenchAt opens the store in root as one more engine.
 func newBenchAt(t testing.TB, s *server, root string, o Options) *bench {
 	t.Helper()
-	st, err := store.Open(t.Context(), root, store.Options{EngineDir: t.TempDir(), Durability: "none"})
+	st, err := store.Open(t.Context(), root, store.Options{EngineDir: t.TempDir(), Image: storetest.Images(), Durability: "none"})
 	if err != nil {
 		t.Skipf("needs a local file system that can hold a store: %v", err)
 	}
@@ -341,7 +342,7 @@ func (b *bench) built(files ...layer.File) Layer {
 				return
 			}
 		}
-	}, layer.UnpackOptions{})
+	}, layer.UnpackOptions{Image: b.st.ImageForm()})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (m *Images) ImportLayer(ctx context.Context, r io.Reader) (*store.Layer, er
 	if err != nil {
 		return nil, release(err, plain)
 	}
-	_, err = layer.Unpack(watch.Context(), watch.Paced(plain), draft.FS(), layer.UnpackOptions{InUserns: m.o.InUserns})
+	_, err = layer.Unpack(watch.Context(), watch.Paced(plain), draft.FS(), m.treeOptions())
 	if err := release(errors.Join(err, watch.Stop()), plain); err != nil {
 		return nil, err
 	}

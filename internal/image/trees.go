@@ -176,13 +176,18 @@ func metaOf(a layer.Applied) store.LayerMeta {
 	return store.LayerMeta{DiffID: a.DiffID, SizeBytes: a.SizeBytes, TreeBytes: a.TreeBytes, Entries: a.Entries}
 }
 
-// apply unpacks a layer's blob into dir, and reads it to its end.
+// treeOptions are those of trees of this store.
+func (m *Images) treeOptions() layer.UnpackOptions {
+	return layer.UnpackOptions{InUserns: m.o.InUserns, Image: m.st.ImageForm()}
+}
+
+// apply unpacks a layer's blob into the tree dir, and reads it to its end.
 func (m *Images) apply(watch *store.Watch, blob io.Reader, dir string) (layer.Applied, error) {
 	r, _, err := layer.Decompress(blob)
 	if err != nil {
 		return layer.Applied{}, err
 	}
-	a, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, layer.UnpackOptions{InUserns: m.o.InUserns})
+	a, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, m.treeOptions())
 	if err := errors.Join(err, r.Close()); err != nil {
 		return layer.Applied{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"den/internal/image"
 	"den/internal/oci"
 	"den/internal/store"
+	"den/internal/store/storetest"
 )
 
 func TestAnotherProcessFindsWhatOneSaved(t *testing.T) {
@@ -186,7 +187,7 @@ func TestRecordOfABaseServesWhereOnesOwnIsOfNoUse(t *testing.T) {
 	if _, err := NewCache(base.Store, base.Images).Save(ctx, key, []solver.Result{r}, false, 0, ""); err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.Open(ctx, t.TempDir(), store.Options{EngineDir: t.TempDir(), Bases: []string{below}, UnsafeFS: true, Durability: "none"})
+	st, err := store.Open(ctx, t.TempDir(), store.Options{EngineDir: t.TempDir(), Image: storetest.Images(), Bases: []string{below}, UnsafeFS: true, Durability: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}

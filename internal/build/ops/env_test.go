@@ -21,12 +21,13 @@ import (
 	"den/internal/progress"
 	"den/internal/registry"
 	"den/internal/store"
+	"den/internal/store/storetest"
 )
 
 // storeEnv is an Env with a store of its own, which other Envs can open too.
 func storeEnv(t testing.TB, root string) *Env {
 	t.Helper()
-	st, err := store.Open(context.Background(), root, store.Options{EngineDir: t.TempDir(), UnsafeFS: true, Durability: "none"})
+	st, err := store.Open(context.Background(), root, store.Options{EngineDir: t.TempDir(), Image: storetest.Images(), UnsafeFS: true, Durability: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}

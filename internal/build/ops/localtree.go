@@ -129,8 +129,14 @@ func (e *Env) builtLayer(l *store.Layer) image.Layer {
 	return image.Layer{DiffID: l.DiffID(), SizeBytes: l.Meta().SizeBytes, Created: &made}
 }
 
+// buildOptions are those of layers' trees in this store.
 func (e *Env) buildOptions() layer.UnpackOptions {
-	return layer.UnpackOptions{InUserns: e.InUserns}
+	return layer.UnpackOptions{InUserns: e.InUserns, Image: e.Store.ImageForm()}
+}
+
+// scratchOptions are those of directories that a step's sandbox writes to.
+func (e *Env) scratchOptions() layer.UnpackOptions {
+	return layer.UnpackOptions{InUserns: e.InUserns, Recorded: e.Recorded}
 }
 
 func appliedMeta(a layer.Applied) store.LayerMeta {

@@ -3,12 +3,14 @@ package ops
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"den/internal/layer"
 	"den/internal/oci"
@@ -243,21 +245,19 @@ func (s *step) cacheRequest(ctx context.Context, m *pb.Mount) (store.CacheMountR
 
 // fill copies what r holds at a path into an empty directory.
 func (e *Env) fill(ctx context.Context, dir string, r *Ref, selector string) error {
-	trees, err := r.Trees(ctx)
+	fs, done, err := r.FS(ctx)
 	if err != nil {
 		return err
 	}
-	dirs := dirsOf(trees)
-	if path.Join("/", selector) != "/" {
-		sel, err := selectPath(ctx, r, selector)
-		if err != nil {
-			return err
-		}
-		if dirs = sel.dirs; sel.file != "" {
-			return fmt.Errorf("%q: not a directory: %w", selector, errdefs.ErrInvalidArgument)
-		}
+	defer done()
+	p, err := resolveIn(fs, selector)
+	if err != nil {
+		return fmt.Errorf("%q: %w", selector, err)
 	}
-	return layer.Create(ctx, dir, layer.WalkStack(dirs), layer.UnpackOptions{InUserns: e.InUserns, Recorded: e.Recorded})
+	if found, err := fs.Lstat(p); err != nil || found.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return errors.Join(err, fmt.Errorf("%q: not a directory: %w", selector, errdefs.ErrInvalidArgument))
+	}
+	return layer.Create(ctx, dir, snapshot.Files(fs, p), e.scratchOptions())
 }
 
 // cacheMount shows a cache directory.

@@ -47,7 +47,7 @@ func (s *step) scratch(ctx context.Context) (string, error) {
 		return "", err
 	}
 	s.started = append(s.started, d.Close)
-	s.scratchDir = d.FS()
+	s.scratchDir = d.Dir()
 	return s.scratchDir, nil
 }
 
@@ -126,11 +126,8 @@ func (s *step) fileMount(ctx context.Context, target string, data []byte, o made
 		return oci.Mount{}, err
 	}
 	_, err = f.Write(data)
-	if err == nil && (o.uid != 0 || o.gid != 0) {
-		err = f.Chown(int(o.uid), int(o.gid))
-	}
 	if err == nil {
-		err = unix.Fchmod(int(f.Fd()), o.mode&0o777)
+		err = s.env.own(f, o)
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return oci.Mount{}, fmt.Errorf("file for %s: %w", target, err)
@@ -140,6 +137,23 @@ func (s *step) fileMount(ctx context.Context, target string, data []byte, o made
 		options = append(options, "noexec")
 	}
 	return oci.Mount{Type: "bind", Source: name, Target: target, Options: options}, nil
+}
+
+// own gives a file to somebody, or records that it is theirs.
+func (e *Env) own(f *os.File, o madeOwner) error {
+	if e.Recorded {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return os.NewSyscallError("fstat", err)
+		}
+		return sys.RecordOn(int(f.Fd()), &st, sys.Inode{Mode: unix.S_IFREG | o.mode&0o777, UID: o.uid, GID: o.gid}, sys.Self())
+	}
+	if o.uid != 0 || o.gid != 0 {
+		if err := f.Chown(int(o.uid), int(o.gid)); err != nil {
+			return err
+		}
+	}
+	return unix.Fchmod(int(f.Fd()), o.mode&0o777)
 }
 
 // secretMount is a file with a secret's value; false when it is optional and

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/snapshot"
 	"den/internal/store"
@@ -153,6 +154,9 @@ func isOpaque(dir string) bool {
 // mountSelected mounts a part of r: read-only, or with a draft on top that is
 // thrown away.
 func (s *step) mountSelected(ctx context.Context, r *Ref, selector string, readonly bool) (oci.Mount, error) {
+	if s.env.Store.ImageForm() {
+		return s.mountPart(ctx, r, selector, readonly)
+	}
 	sel, err := selectPath(ctx, r, selector)
 	if err != nil {
 		return oci.Mount{}, err
@@ -178,6 +182,70 @@ func (s *step) mountSelected(ctx context.Context, r *Ref, selector string, reado
 	}
 	s.onClose(a.Close)
 	return a.Root, nil
+}
+
+// mountPart is mountSelected where no layer is a directory: the part is made as
+// a tree of its own, or as a file.
+func (s *step) mountPart(ctx context.Context, r *Ref, selector string, readonly bool) (oci.Mount, error) {
+	if r == nil {
+		return oci.Mount{}, fmt.Errorf("%q: %w: %w", selector, os.ErrNotExist, errdefs.ErrNotFound)
+	}
+	view, done, err := r.FS(ctx)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	defer done()
+	p, err := resolveIn(view, selector)
+	if err != nil {
+		return oci.Mount{}, fmt.Errorf("%q: %w", selector, err)
+	}
+	found, err := view.Lstat(p)
+	if err != nil {
+		return oci.Mount{}, fmt.Errorf("%q: %w", selector, err)
+	}
+	d, err := s.env.Store.NewDraft(ctx)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	s.onClose(d.Close)
+	if found.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fileOf(ctx, view, p, d.Dir(), s.env.scratchOptions(), readonly)
+	}
+	if err := layer.Create(ctx, d.FS(), snapshot.Files(view, p), s.env.buildOptions()); err != nil {
+		return oci.Mount{}, err
+	}
+	part := &selection{dirs: []string{d.FS()}, id: digest.FromString(string(r.ID()) + "\x00" + p)}
+	if readonly {
+		return s.view(ctx, []snapshot.Tree{part})
+	}
+	written, err := s.env.Store.NewDraft(ctx)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	s.onClose(written.Close)
+	a, err := s.env.Driver.Prepare(ctx, []snapshot.Tree{part}, written)
+	if err != nil {
+		return oci.Mount{}, err
+	}
+	s.onClose(a.Close)
+	return a.Root, nil
+}
+
+// fileOf makes the one file p of a view in dir, and describes its mount.
+func fileOf(ctx context.Context, view tree.FS, p, dir string, o layer.UnpackOptions, readonly bool) (oci.Mount, error) {
+	const name = "file"
+	mnt := oci.Mount{Type: "bind", Source: filepath.Join(dir, name), Options: []string{"bind"}}
+	if readonly {
+		mnt.Options = append(mnt.Options, "ro")
+	}
+	return mnt, layer.Create(ctx, dir, func(yield func(layer.File, error) bool) {
+		for f, err := range snapshot.Files(view, p) {
+			f.Path = name
+			if !yield(f, err) {
+				return
+			}
+		}
+	}, o)
 }
 
 // copyFile copies a layer's file with its owner and permissions.

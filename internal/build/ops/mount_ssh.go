@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,8 +11,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
+	"den/internal/sys"
 )
 
 // sshMount is a socket that leads to one of the build's agents; false when it
@@ -46,10 +47,31 @@ func (s *step) sshMount(ctx context.Context, m *pb.Mount, target string) (oci.Mo
 	}
 	end := s.env.serveAgent(ctx, l, o.ID)
 	s.onClose(end)
-	if err := errors.Join(os.Chmod(sock, os.FileMode(o.Mode&0o777)), os.Lchown(sock, int(o.Uid), int(o.Gid))); err != nil {
+	if err := s.env.ownSocket(sock, madeOwner{uid: o.Uid, gid: o.Gid, mode: o.Mode}); err != nil {
 		return oci.Mount{}, false, err
 	}
 	return oci.Mount{Type: "bind", Source: sock, Target: target, Options: []string{"bind", "nosuid", "nodev"}}, true, nil
+}
+
+// ownSocket gives a socket to somebody, or records that it is theirs.
+func (e *Env) ownSocket(path string, o madeOwner) error {
+	if err := os.Chmod(path, os.FileMode(o.mode&0o777)); err != nil {
+		return err
+	}
+	if !e.Recorded {
+		return os.Lchown(path, int(o.uid), int(o.gid))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	want := sys.Inode{Mode: unix.S_IFSOCK | o.mode&0o777, UID: o.uid, GID: o.gid}
+	return sys.RecordName(int(dir.Fd()), filepath.Base(path), &st, want, sys.Self())
 }
 
 // agent connects to an agent of the build; the empty id is "default".

@@ -23,7 +23,7 @@ func (e *Env) build(ctx context.Context, files iter.Seq2[layer.File, error], ver
 	if err != nil {
 		return nil, err
 	}
-	applied, err := layer.Build(watch.Context(), d.FS(), files, layer.UnpackOptions{InUserns: e.InUserns})
+	applied, err := layer.Build(watch.Context(), d.FS(), files, e.buildOptions())
 	if err := errors.Join(err, watch.Stop()); err != nil {
 		return nil, err
 	}

@@ -254,7 +254,7 @@ func (o *gitOp) Exec(ctx context.Context, _ []solver.Result, sink progress.Sink)
 	}
 	defer func() { err = errors.Join(err, scratch.Close()) }()
 	c := &gitCheckout{
-		env: o.env, attrs: o.attrs, pin: o.pin, dir: scratch.FS(),
+		env: o.env, attrs: o.attrs, pin: o.pin, dir: scratch.Dir(),
 		log: &gitLog{to: newStepLog(sink, o.v.Digest, 2)},
 	}
 	files, err := c.files(ctx)

@@ -58,7 +58,7 @@ func (o *gitOp) meta(ctx context.Context, sink progress.Sink) (_ *sourceresolver
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, scratch.Close()) }()
-	c := &gitCheckout{env: o.env, attrs: o.attrs, pin: o.pin, dir: scratch.FS(), log: newStepLog(sink, o.v.Digest, 2)}
+	c := &gitCheckout{env: o.env, attrs: o.attrs, pin: o.pin, dir: scratch.Dir(), log: newStepLog(sink, o.v.Digest, 2)}
 	repo, commit, err := c.fetch(ctx, gitRemote{url: o.attrs.remote, attrs: o.attrs}, o.pin.sha)
 	if err != nil {
 		return nil, err
