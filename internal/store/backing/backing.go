@@ -154,7 +154,8 @@ func deviceName(dev uint64) string {
 }
 
 // TrimLater starts a process, for which nobody waits, that gives the image's unused
-// blocks back to the file system that it lies on. It does nothing while another is at it.
+// blocks back to the file system that it lies on. It waits for another that is at it, which
+// may have passed by what is unused since.
 func (b *Backing) TrimLater() error { return b.trim(b.Store()) }
 
 func (b *Backing) trim(dir string) error {
@@ -169,7 +170,7 @@ func (b *Backing) trim(dir string) error {
 	}
 	defer image.Close()
 	d := sys.NewDetached(store, image)
-	d.Flock(image, unix.LOCK_EX|unix.LOCK_NB)
+	d.Flock(image, unix.LOCK_EX)
 	d.Syncfs(store) // blocks are unused once the journal says so
 	d.Trim(store)
 	if err := d.Start(); err != nil {
