@@ -77,7 +77,7 @@ type box struct {
 	cgroup  kernel.Cgroup2
 
 	mu     sync.Mutex
-	killed bool // for its use of memory
+	killed killReason
 }
 
 // sentryMain is the life of a den-sentry.
@@ -255,8 +255,8 @@ func (b *box) start() error {
 	if err := b.k.Start(); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	if b.r.MaxMemoryBytes > 0 {
-		go b.watchMemory()
+	if b.r.MaxMemoryBytes > 0 || b.r.MaxProcesses > 0 {
+		go b.watch()
 	}
 	return nil
 }

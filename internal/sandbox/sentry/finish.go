@@ -30,7 +30,7 @@ func (b *box) finish() {
 	b.mu.Lock()
 	killed := b.killed
 	b.mu.Unlock()
-	if err := b.control.tell(&event{Exit: &exit{Status: status, MemoryKilled: killed}}); err != nil {
+	if err := b.control.tell(&event{Exit: &exit{Status: status, Killed: killed}}); err != nil {
 		return
 	}
 	if b.r.ExportFD < 0 {

@@ -38,24 +38,34 @@ func (b *box) limitPids() error {
 	return nil
 }
 
-// memoryInterval is how often the use of memory is looked at.
-const memoryInterval = 20 * time.Millisecond
+// watchInterval is how often the payload is looked at.
+const watchInterval = 5 * time.Millisecond
 
-// watchMemory kills the payload when it uses more than it may. The files that it writes
+// watch kills the payload when it uses more than it may. The files that it writes
 // into its root do not count where they lie in a file on disk.
-func (b *box) watchMemory() {
-	tick := time.NewTicker(memoryInterval)
+func (b *box) watch() {
+	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	limit := uint64(b.r.MaxMemoryBytes)
 	for range tick.C {
-		used, err := b.k.MemoryFile().TotalUsage()
-		if err != nil || used <= limit {
-			continue
+		if reason := b.over(); reason != "" {
+			b.mu.Lock()
+			b.killed = reason
+			b.mu.Unlock()
+			b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
+			return
 		}
-		b.mu.Lock()
-		b.killed = true
-		b.mu.Unlock()
-		b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
-		return
 	}
+}
+
+// over says what the payload has too much of.
+func (b *box) over() killReason {
+	if limit := b.r.MaxMemoryBytes; limit > 0 {
+		if used, err := b.k.MemoryFile().TotalUsage(); err == nil && used > uint64(limit) {
+			return killMemory
+		}
+	}
+	if limit := b.r.MaxProcesses; limit > 0 && int64(len(b.k.RootPIDNamespace().ThreadGroups())) > limit {
+		return killProcesses
+	}
+	return ""
 }

@@ -26,6 +26,8 @@ type running struct {
 	sentry  *child
 	gofer   *child
 	layer   *os.File // what the payload changed
+	bounds  bounds
+	warn    func(string)
 	stop    func() bool
 
 	cancelled atomic.Bool
@@ -51,6 +53,8 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if err := s.prepare(b); err != nil {
 		return err
 	}
+	s.bounds, s.warn = outerBounds(e.o.Platform), r.Warn
+	s.bounds.apply(&b.out)
 	if err := e.engage(ctx, b, s); err != nil {
 		return err
 	}
@@ -229,12 +233,15 @@ func (s *running) follow() (sandbox.Exit, error) {
 		if werr == nil {
 			werr = s.sentry.died(ws)
 		}
-		return killed, fmt.Errorf("sandbox %s: the sentry ended: %w", s.id, werr)
+		return killed, fmt.Errorf("sandbox %s: the sentry ended: %w%s", s.id, werr, s.bounds.advise(ws, s.sentry.lastWords()))
 	}
 	ws := unix.WaitStatus(ev.Exit.Status)
-	exit := sandbox.Exit{Code: ws.ExitStatus(), OOMKilled: ev.Exit.MemoryKilled}
+	exit := sandbox.Exit{Code: ws.ExitStatus(), OOMKilled: ev.Exit.Killed == killMemory}
 	if ws.Signaled() {
 		exit.Code, exit.Signal = 128+int(ws.Signal()), ws.Signal()
+	}
+	if why := s.bounds.explain(ev.Exit.Killed); why != "" && s.warn != nil {
+		s.warn(why)
 	}
 	if s.layer == nil {
 		return exit, nil

@@ -2,6 +2,7 @@ package sentry_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
@@ -12,6 +13,10 @@ import (
 func TestMain(m *testing.M) {
 	if sentry.Main() {
 		return
+	}
+	if dir := os.Getenv(killedEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, "victim:", victim(dir))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

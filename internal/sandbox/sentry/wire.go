@@ -62,8 +62,8 @@ type failure struct {
 // exit is how a payload ended.
 type exit struct {
 	Status uint32 // as wait(2) has it
-	// MemoryKilled says that the payload was killed for its use of memory.
-	MemoryKilled bool `json:",omitempty"`
+	// Killed says for what the sentry itself has killed the payload.
+	Killed killReason `json:",omitempty"`
 }
 
 // export ends the layer stream; Err is empty if it is complete.
@@ -99,9 +99,20 @@ type request struct {
 	ReadOnly       []string
 	Network        string
 	ExportFD       int
+	// MaxPids bounds processes and threads. More processes than MaxProcesses, or
+	// more memory than MaxMemoryBytes, kill the payload. 0 is no bound.
 	MaxPids        int64
+	MaxProcesses   int64
 	MaxMemoryBytes int64
 }
+
+// killReason is why a sentry kills its payload.
+type killReason string
+
+const (
+	killMemory    killReason = "memory"
+	killProcesses killReason = "processes"
+)
 
 type rlimit struct {
 	Resource   int
