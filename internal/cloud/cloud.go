@@ -12,8 +12,8 @@
 //   - Documents are bounded; what a server says reaches an error shortened and
 //     without control characters.
 //
-// Requests are signed by hand, from the documents named beside the code: the
-// clouds' libraries together would double the size of den.
+// Requests are signed by hand, from the documents named beside the code: it is one
+// GET and one token for each cloud, and their libraries are dozens of modules.
 package cloud
 
 import (
