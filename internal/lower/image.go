@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,62 @@ import (
 type image struct {
 	r    *erofs.Reader
 	refs atomic.Int64
+
+	mu     sync.Mutex
+	recent []parent // directories that others were opened in, the last one last
+}
+
+// parent is a directory by its path from the root.
+type parent struct {
+	path string
+	dir  *erofs.Dir
+}
+
+// maxRecent bounds what an image remembers: who walks a tree comes back to the
+// directories above, and to read a large one for each directory in it is slow.
+const maxRecent = 16
+
+// within is the directory of a clean relative path, "" for the root.
+func (i *image) within(root *erofs.Dir, path string) (*erofs.Dir, error) {
+	if path == "" || path == "." {
+		return root, nil
+	}
+	up, name := "", path
+	if at := strings.LastIndexByte(path, '/'); at >= 0 {
+		up, name = path[:at], path[at+1:]
+	}
+	dir := root
+	if up != "" {
+		if dir = i.remembered(up); dir == nil {
+			var err error
+			if dir, err = i.within(root, up); err != nil {
+				return nil, err
+			}
+			i.remember(up, dir)
+		}
+	}
+	return subDir(dir, name)
+}
+
+func (i *image) remembered(path string) *erofs.Dir {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for at, p := range i.recent {
+		if p.path == path {
+			i.recent = append(append(i.recent[:at:at], i.recent[at+1:]...), p)
+			return p.dir
+		}
+	}
+	return nil
+}
+
+func (i *image) remember(path string, dir *erofs.Dir) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.recent) == maxRecent {
+		i.recent = i.recent[1:]
+	}
+	i.recent = append(i.recent, parent{path, dir})
 }
 
 func (i *image) release() {
@@ -29,6 +86,7 @@ func (i *image) release() {
 type folder struct {
 	image *image
 	dir   *erofs.Dir
+	root  bool
 }
 
 func openImage(path string) (Dir, error) {
@@ -43,7 +101,7 @@ func openImage(path string) (Dir, error) {
 		i.release()
 		return nil, err
 	}
-	return &folder{i, root}, nil
+	return &folder{image: i, dir: root, root: true}, nil
 }
 
 func (f *folder) Names() ([]string, error) { return f.dir.Names(), nil }
@@ -94,15 +152,19 @@ func (f *folder) Readlink(name string) (string, error) {
 }
 
 func (f *folder) OpenDir(name string) (Dir, error) {
-	d, err := f.open(f.dir, name)
+	return f.opened(subDir(f.dir, name))
+}
+
+func (f *folder) opened(d *erofs.Dir, err error) (Dir, error) {
 	if err != nil {
 		return nil, err
 	}
 	f.image.refs.Add(1)
-	return &folder{f.image, d}, nil
+	return &folder{image: f.image, dir: d}, nil
 }
 
-func (f *folder) open(d *erofs.Dir, name string) (*erofs.Dir, error) {
+// subDir opens a directory, and says what a system call would say.
+func subDir(d *erofs.Dir, name string) (*erofs.Dir, error) {
 	sub, err := d.Dir(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, unix.ENOENT
@@ -114,19 +176,18 @@ func (f *folder) open(d *erofs.Dir, name string) (*erofs.Dir, error) {
 }
 
 func (f *folder) OpenBeneath(path string) (Dir, error) {
+	if f.root {
+		return f.opened(f.image.within(f.dir, path))
+	}
 	d := f.dir
 	for part := range strings.SplitSeq(path, "/") {
-		if part == "" || part == "." {
-			continue
-		}
-		sub, err := f.open(d, part)
+		sub, err := subDir(d, part)
 		if err != nil {
 			return nil, err
 		}
 		d = sub
 	}
-	f.image.refs.Add(1)
-	return &folder{f.image, d}, nil
+	return f.opened(d, nil)
 }
 
 func (f *folder) Open(name string) (File, error) {

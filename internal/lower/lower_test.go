@@ -2,6 +2,7 @@ package lower
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -165,5 +166,36 @@ func TestWhatIsNeitherIsRefused(t *testing.T) {
 	}
 	if _, err := Open(path + "2"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A directory with many directories is read once, and not for each of them.
+func TestManyDirectoriesAreOpenedByPath(t *testing.T) {
+	w, err := erofs.Create(filepath.Join(t.TempDir(), "image.erofs"), erofs.Options{})
+	must(t, err)
+	const many = 20_000
+	for i := range many {
+		_, err := w.Add(&oci.Entry{Path: fmt.Sprintf("a/b/%05d/in", i), Mode: unix.S_IFDIR | 0o755})
+		must(t, err)
+	}
+	must(t, w.Close())
+	root, err := Open(w.Path())
+	must(t, err)
+	defer root.Close()
+	for i := range many {
+		d, err := root.OpenBeneath(fmt.Sprintf("a/b/%05d", i))
+		must(t, err)
+		if names, err := d.Names(); err != nil || len(names) != 1 {
+			t.Fatalf("%v, %v", names, err)
+		}
+		d.Close()
+	}
+	if _, err := root.OpenBeneath("a/c/x"); err != unix.ENOENT {
+		t.Errorf("missing: %v", err)
+	}
+	for _, path := range []string{"", ".", "a"} {
+		d, err := root.OpenBeneath(path)
+		must(t, err)
+		d.Close()
 	}
 }
