@@ -17,7 +17,7 @@ func (c *connection) Mount(conn *lisafs.Connection, node *lisafs.Node) (*lisafs.
 	if err != nil {
 		return nil, lisafs.Statx{}, -1, err
 	}
-	f, err := t.look(fd, nowhere())
+	f, err := t.look(fd, t.at)
 	if err == nil && !served(f.host.Mode) {
 		err = unix.EPERM
 	}

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -64,6 +65,8 @@ type Options struct {
 // one call of Serve uses it up.
 type Tree struct {
 	root *os.File
+	// at is where root is, if only its directory may know whose it is.
+	at place
 	// proc is /proc/self/fd, where a descriptor becomes another kind of it.
 	proc *os.File
 
@@ -79,7 +82,7 @@ type Tree struct {
 // Open prepares to serve what root is open on; O_PATH is enough. It takes root over.
 func Open(root *os.File, o Options) (*Tree, error) {
 	t := &Tree{
-		root: root, readOnly: o.ReadOnly, limit: int64(o.MaxFiles), memory: newMemory(),
+		root: root, at: nowhere(), readOnly: o.ReadOnly, limit: int64(o.MaxFiles), memory: newMemory(),
 		self: sys.Self(),
 	}
 	if t.limit <= 0 {
@@ -92,6 +95,9 @@ func Open(root *os.File, o Options) (*Tree, error) {
 		return nil, fmt.Errorf("serve %s: %w", root.Name(), err)
 	}
 	t.proc = proc
+	if t.recorded {
+		t.at = above(root)
+	}
 	if t.recorded && !t.readOnly {
 		t.warning = t.tryAttributes()
 	}
@@ -114,7 +120,36 @@ func (t *Tree) Warning() string { return t.warning }
 func (t *Tree) Recorded() bool { return t.recorded }
 
 // Close gives a tree back that was not served.
-func (t *Tree) Close() error { return errors.Join(t.root.Close(), t.proc.Close()) }
+func (t *Tree) Close() error {
+	if t.at.dirfd >= 0 {
+		_ = unix.Close(t.at.dirfd)
+		t.at = nowhere()
+	}
+	return errors.Join(t.root.Close(), t.proc.Close())
+}
+
+// above is the place of a link, pipe or socket that is served alone. Nothing is
+// changed there: it is not part of the tree.
+func above(root *os.File) place {
+	var st, here unix.Stat_t
+	if unix.Fstat(int(root.Fd()), &st) != nil || attributed(st.Mode) {
+		return nowhere()
+	}
+	path, err := os.Readlink(procPath(int(root.Fd())))
+	if err != nil || !filepath.IsAbs(path) {
+		return nowhere()
+	}
+	fd, err := openat(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nowhere()
+	}
+	p := place{fd, filepath.Base(path)}
+	if sys.LstatAt(fd, p.name, &here) != nil || here.Ino != st.Ino || here.Dev != st.Dev {
+		_ = unix.Close(fd)
+		return nowhere()
+	}
+	return p
+}
 
 // Serve answers a client on conn, a connected unix stream socket, until the
 // client goes or ctx ends. It takes conn over and closes the tree. The

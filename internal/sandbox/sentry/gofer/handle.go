@@ -79,12 +79,16 @@ func (h *handle) place() (p place, done func()) {
 	return place{fd, name}, func() { _ = unix.Close(fd) }
 }
 
+func (h *handle) isRoot() bool { return h.Node().FilePath() == "/" }
+
 // look describes the handle's file. Its directory is only looked for when
 // that may know more.
 func (h *handle) look() (file, error) {
 	p, done := nowhere(), func() {}
 	if !attributed(h.kind) {
-		p, done = h.place()
+		if p, done = h.place(); p.dirfd < 0 && h.isRoot() {
+			p = h.t.at
+		}
 	}
 	defer done()
 	f, err := h.t.look(h.fd, p)

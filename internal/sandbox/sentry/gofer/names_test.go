@@ -1,7 +1,9 @@
 package gofer
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -419,4 +421,36 @@ func TestOneFileIsServed(t *testing.T) {
 	}
 	var fs lisafs.StatFS
 	c.ok("statfs", c.root.StatFSTo(c.ctx, &fs))
+}
+
+func TestOneSocketIsServedAsItsDirectoryRecordsIt(t *testing.T) {
+	dir := xattrDir(t)
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	path := filepath.Join(dir, "s")
+	var st unix.Stat_t
+	if err := errors.Join(os.Chmod(path, 0o600), os.Chmod(dir, 0o700), unix.Lstat(path, &st)); err != nil {
+		t.Fatal(err)
+	}
+	d := openDir(t, dir)
+	if err := sys.RecordName(int(d.Fd()), "s", &st, sys.Inode{Mode: unix.S_IFSOCK | 0o600, UID: 70, GID: 71}, sys.Self()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := sys.RecordedNames(int(d.Fd()), sys.Self())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mount(t, path, Options{Owners: Recorded})
+	c.is(c.stat(c.root), unix.S_IFSOCK|0o600, 70, 71)
+	c.ok("chown", c.chown(c.root, 5, 5))
+	c.is(c.stat(c.root), unix.S_IFSOCK|0o600, 5, 5)
+	if now, err := sys.RecordedNames(int(d.Fd()), sys.Self()); err != nil || now.Of["s"] != before.Of["s"] {
+		t.Errorf("the directory, which is not shown, says %+v now, %v", now, err)
+	}
+	fd, err := c.root.Connect(c.ctx, unix.SOCK_STREAM, lisafs.NoUID, lisafs.NoGID)
+	c.ok("connect", err)
+	_ = unix.Close(fd)
 }
