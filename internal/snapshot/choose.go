@@ -95,7 +95,7 @@ func noOverlay(f Facts) string {
 		return "the kernel's overlay works here, too"
 	case f.OnOverlay:
 		return "the store lies on the container's own overlay file system, on which no other overlay can be: " +
-			"give the store a volume (-v den:/var/lib/den), a tmpfs, or, where loop devices are allowed, an image (den store create --backing loop), and steps start at once"
+			"give the store a volume (-v den:/var/lib/den), a tmpfs, or, where loop devices are allowed, an image (den store create --backing loop), and steps start at once; or have the sentry run them (--isolation sentry), which merges layers by itself"
 	case f.OverlayErr != "":
 		return "an overlay could not be mounted: " + f.OverlayErr
 	}
