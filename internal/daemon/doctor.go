@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,15 +36,10 @@ func Examine(ctx context.Context, o Options, registries []string) (doctor.Report
 	if err != nil {
 		return doctor.Report{}, err
 	}
-	places := client.Places()
-	for _, name := range registries {
-		p, err := registry.NamedPlace(name)
-		if err != nil {
-			return doctor.Report{}, err
-		}
-		places = append(places, p)
+	places, err := placesToAsk(client, registries)
+	if err != nil {
+		return doctor.Report{}, err
 	}
-	places = places[:min(len(places), maxPlaces)]
 	root, b, backed := place(o)
 	if b != nil && backed == nil && !b.Mounted() {
 		backed = b.Enter(os.Args, os.Environ()) // starts den again, with the image mounted
@@ -74,6 +70,27 @@ func Examine(ctx context.Context, o Options, registries []string) (doctor.Report
 	in.Now = time.Now()
 	in.Storage, in.Network = storage(in, o), network(in)
 	return doctor.Examine(in), nil
+}
+
+// placesToAsk are the registries that were named, and then those of the configuration.
+func placesToAsk(client *registry.Client, named []string) ([]registry.Place, error) {
+	var places []registry.Place
+	add := func(p registry.Place) {
+		if !slices.ContainsFunc(places, func(q registry.Place) bool { return q.Host == p.Host }) {
+			places = append(places, p)
+		}
+	}
+	for _, name := range named {
+		p, err := registry.NamedPlace(name)
+		if err != nil {
+			return nil, err
+		}
+		add(p)
+	}
+	for _, p := range client.Places() {
+		add(p)
+	}
+	return places[:min(len(places), maxPlaces)], nil
 }
 
 // examineStore opens a store that is there, as every command does, and makes none.

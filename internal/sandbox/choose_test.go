@@ -183,8 +183,8 @@ func TestChooseNamesTheProfileThatRefuses(t *testing.T) {
 		{probe.Facts{CapEff: admin, Trial: denied, Userns: denied, Security: probe.Security{AppArmor: "docker-default"}},
 			[]string{"privileged: make mounts private: mount: permission denied; it is forbidden by the AppArmor profile docker-default: docker run --security-opt apparmor=unconfined",
 				"userns: inside a user namespace: make mounts private: mount: permission denied; it is forbidden by the AppArmor profile docker-default"}},
-		{probe.Facts{Trial: denied, Userns: noUserns, Security: probe.Security{SELinux: "container_t"}},
-			[]string{"it needs CAP_SYS_ADMIN", "unshare(CLONE_NEWUSER): permission denied; it is forbidden by the SELinux policy for container_t: docker run --security-opt label=disable"}},
+		{probe.Facts{Trial: denied, Userns: noUserns, Security: probe.Security{SELinux: "container_t"}, Sentry: &probe.SentryTrial{Err: errors.New("systrap: no ptrace; ptrace: none")}},
+			[]string{"sentry: systrap: no ptrace; ptrace: none; if it is ptrace that was refused, it is forbidden by the SELinux policy for container_t", "it needs CAP_SYS_ADMIN", "unshare(CLONE_NEWUSER): permission denied; it is forbidden by the SELinux policy for container_t: docker run --security-opt label=disable"}},
 	} {
 		_, err := Choose(c.f, "")
 		for _, w := range c.want {

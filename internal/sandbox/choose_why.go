@@ -31,7 +31,7 @@ func WhyNot(f probe.Facts, r Rung) string {
 		case f.Sentry == nil:
 			return "this build of den has no such rung yet"
 		case f.Sentry.Err != nil:
-			return Explain(f.Security, f.Sentry.Err).Error()
+			return explainSentry(f.Security, f.Sentry.Err)
 		}
 	case RungChroot:
 		if _, ok := inChroot(f); !ok {
@@ -62,6 +62,16 @@ func privilegedWhy(f probe.Facts) string {
 		return why + "; " + advice
 	}
 	return why + "; " + policy(f, f.Refused.Errno, "though CAP_SYS_ADMIN is there") + ", or --privileged"
+}
+
+// explainSentry is Explain for the error of a process that has ended, which carries no
+// errno: what a module can refuse a sentry is ptrace.
+func explainSentry(s probe.Security, err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) || s.AppArmor == "" && s.SELinux == "" {
+		return Explain(s, err).Error()
+	}
+	return fmt.Sprintf("%v; if it is ptrace that was refused, %s", err, s.Explain(unix.EACCES))
 }
 
 // Explain adds to an error that a security module may be behind its name and the
