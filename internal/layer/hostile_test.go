@@ -306,7 +306,7 @@ func TestLimitsHold(t *testing.T) {
 			t.Errorf("MaxEntries: %v", err)
 		}
 		deep := rawTar(t, file("a/b/c/d", 1))
-		_, err = Unpack(context.Background(), bytes.NewReader(deep), f.new(t), f.with(UnpackOptions{MaxEntries: 2}))
+		_, err = Unpack(context.Background(), bytes.NewReader(deep), f.new(t), f.with(UnpackOptions{MaxEntries: 2, Owner: &mine}))
 		if !errdefs.IsInvalidArgument(err) {
 			t.Errorf("MaxEntries and directories that no entry names: %v", err)
 		}
@@ -510,7 +510,7 @@ func FuzzUnpackEntries(f *testing.F) {
 func checkAgain(t *testing.T, f form, want []byte, trees ...string) {
 	t.Helper()
 	again := f.new(t)
-	if _, err := Unpack(context.Background(), bytes.NewReader(want), again, f.with(UnpackOptions{})); err != nil {
+	if _, err := Unpack(context.Background(), bytes.NewReader(want), again, f.with(UnpackOptions{Owner: &mine})); err != nil {
 		t.Fatal(err)
 	}
 	for _, tree := range append(trees, again) {
@@ -518,7 +518,7 @@ func checkAgain(t *testing.T, f form, want []byte, trees ...string) {
 		if !bytes.Equal(got, want) {
 			t.Fatalf("tars differ:\n%q\n%q", names(t, got), names(t, want))
 		}
-		built, err := Build(context.Background(), f.new(t), WalkUpper(tree), f.with(UnpackOptions{}))
+		built, err := Build(context.Background(), f.new(t), WalkUpper(tree), f.with(UnpackOptions{Owner: &mine}))
 		if err != nil {
 			t.Fatal(err)
 		}

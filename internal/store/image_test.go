@@ -134,7 +134,7 @@ func TestVerifyFindsABrokenImage(t *testing.T) {
 		damage func(path string) error
 		deep   bool
 	}{
-		"torn":                {func(path string) error { return os.Truncate(path, 5000) }, false},
+		"torn":                {func(path string) error { return errors.Join(os.Chmod(path, 0o600), os.Truncate(path, 5000)) }, false},
 		"gone":                {os.Remove, false},
 		"no inodes":           {func(path string) error { return overwrite(path, 2*blockBytes) }, true},
 		"attributes are torn": {func(path string) error { return overwrite(path+erofs.AttrsSuffix, 0) }, true},
