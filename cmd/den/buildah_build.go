@@ -23,8 +23,7 @@ func runBud(ctx context.Context, g *globals, o *budOptions, io streams, args []s
 	if len(args) == 1 {
 		at = args[0]
 	}
-	req, clean, err := o.request(at, io, g)
-	defer clean()
+	req, err := o.request(at, io, g)
 	if err != nil {
 		return err
 	}
@@ -33,6 +32,12 @@ func runBud(ctx context.Context, g *globals, o *budOptions, io streams, args []s
 		return err
 	}
 	return g.entered(ctx, do, func(d *daemon.Den) error {
+		// Not before: a plain user's process starts again when it enters.
+		clean, err := o.setFile(&req, at)
+		defer clean()
+		if err != nil {
+			return err
+		}
 		out := io.err
 		if o.logFile != "" {
 			if out, err = os.Create(o.logFile); err != nil {
@@ -90,30 +95,28 @@ func (o *budOptions) answer(io streams, res *build.Response) error {
 	return err
 }
 
-// request is the build as it was typed. The function removes what was put aside.
-func (o *budOptions) request(at string, io streams, g *globals) (build.Request, func(), error) {
+// request is the build as it was typed, but for its file.
+func (o *budOptions) request(at string, io streams, g *globals) (build.Request, error) {
 	r := build.Request{
 		Context: at, Stdin: io.in, Stdout: io.out, BuildContexts: o.buildContexts, Labels: o.labels, Annotations: o.annotations, Target: o.target,
 		NoCache: o.noCache, AddHosts: o.addHosts, ShmSize: o.shmSize, Ulimits: o.ulimits, Secrets: o.secrets, SSH: o.ssh, Outputs: o.outputs,
 		IIDFile: o.iidFile, MetadataFile: o.metadataFile, LookupEnv: o.lookup(g), BuildArgs: o.buildArgs,
 		Rewriting: image.Rewriting{Squash: o.squash, All: o.squash}, Platforms: o.platformList(),
 	}
-	clean := func() {}
 	for _, t := range o.tags {
 		r.Tags = append(r.Tags, buildah.Name(t))
 	}
 	steps := []func(*build.Request) error{o.setFormat, o.setNetwork, o.setPull, o.setTimes, o.setArgs, o.setSecurity}
 	for _, step := range steps {
 		if err := step(&r); err != nil {
-			return r, clean, err
+			return r, err
 		}
 	}
 	if o.edits.Any() {
 		lookup := r.LookupEnv
 		r.EditConfig = func(raw []byte) ([]byte, error) { return o.edits.Apply(raw, lookup) }
 	}
-	clean, err := o.setFile(&r, at)
-	return r, clean, err
+	return r, nil
 }
 
 func (o *budOptions) setFormat(r *build.Request) error {
@@ -210,7 +213,7 @@ func (o *budOptions) platformList() []string {
 }
 
 // setFile finds the Dockerfile, another list of what to ignore, and the image in the
-// first FROM's place.
+// first FROM's place. The function removes what was put aside.
 func (o *budOptions) setFile(r *build.Request, at string) (clean func(), err error) {
 	clean = func() {}
 	if len(o.files) > 1 {
