@@ -75,7 +75,11 @@ func (h *handle) setTimes(req lisafs.SetStatReq) error {
 	if req.Mask&unix.STATX_MTIME != 0 {
 		times[1] = unix.Timespec{Sec: req.Mtime.Sec, Nsec: req.Mtime.Nsec}
 	}
-	return sys.UtimensFd(h.fd, &times)
+	err := sys.UtimensFd(h.fd, &times)
+	if err == unix.EINVAL && h.kind != unix.S_IFLNK { // before Linux 5.8
+		return unix.UtimesNanoAt(unix.AT_FDCWD, procPath(h.fd), times[:], 0)
+	}
+	return err
 }
 
 // Unlink implements lisafs.ControlFDImpl.
