@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -166,6 +168,30 @@ func TestRecordsThatDoNotFitAreRefused(t *testing.T) {
 	})
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("%v, want ENOSPC", err)
+	}
+}
+
+func TestRecordersDoNotUndoEachOther(t *testing.T) {
+	dir := xattrDir(t)
+	d := open(t, dir)
+	var wg sync.WaitGroup
+	for id := range uint32(6) {
+		wg.Go(func() {
+			for i := range 25 {
+				err := ChangeNames(int(d.Fd()), Self(), func(n *Names) bool {
+					runtime.Gosched() // between reading and writing
+					return n.Set(fmt.Sprintf("%d-%d", id, i), Inode{Mode: unix.S_IFIFO | 0o600, UID: id})
+				})
+				if err != nil {
+					t.Errorf("%d, %d: %v", id, i, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	n, err := RecordedNames(int(d.Fd()), Self())
+	if err != nil || len(n.Of) != 6*25 {
+		t.Errorf("%d records, %v", len(n.Of), err)
 	}
 }
 

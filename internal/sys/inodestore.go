@@ -139,7 +139,7 @@ func ChangeNames(dirfd int, self Owner, change func(*Names) bool) error {
 // lockShortly locks a directory against other processes that change its
 // records. Whoever holds it longer does not do that, and is not waited for.
 func lockShortly(fd int) {
-	for range 200 {
+	for range 2000 {
 		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
 			return
 		}

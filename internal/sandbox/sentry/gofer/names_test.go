@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -454,30 +453,4 @@ func TestOneSocketIsServedAsItsDirectoryRecordsIt(t *testing.T) {
 	fd, err := c.root.Connect(c.ctx, unix.SOCK_STREAM, lisafs.NoUID, lisafs.NoGID)
 	c.ok("connect", err)
 	_ = unix.Close(fd)
-}
-
-func TestTwoSandboxesRecordInOneDirectory(t *testing.T) {
-	dir := xattrDir(t)
-	const each = 60
-	var wg sync.WaitGroup
-	for id := range uint32(2) {
-		c := mount(t, dir, Options{Owners: Recorded})
-		wg.Go(func() {
-			for i := range each {
-				_, err := c.root.SymlinkAt(c.ctx, fmt.Sprintf("%d-%d", id, i), "x", lisafs.UID(100+id), lisafs.GID(i))
-				if err != nil {
-					t.Errorf("symlink: %v", err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	c := mount(t, dir, Options{Owners: Recorded})
-	for id := range uint32(2) {
-		for i := range uint32(each) {
-			_, st := c.walk(fmt.Sprintf("%d-%d", id, i))
-			c.is(st, unix.S_IFLNK|0o777, 100+id, i)
-		}
-	}
 }
