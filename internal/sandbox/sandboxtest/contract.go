@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,12 +26,23 @@ const limit = 30 * time.Second
 // Skips says, by names of tests, what an executor cannot do and why.
 type Skips map[string]string
 
-// Contract runs every test of the contract against e.
-func Contract(t *testing.T, e sandbox.Executor, skips ...Skips) {
-	for _, c := range []struct {
-		name string
-		test func(*Bench)
-	}{
+// ContractOf runs the tests of the contract with these names against e.
+func ContractOf(t *testing.T, e sandbox.Executor, names ...string) {
+	for _, c := range contract() {
+		if slices.Contains(names, c.name) {
+			t.Run(c.name, func(t *testing.T) { c.test(New(t, e)) })
+		}
+	}
+}
+
+// A promise is one test of the contract.
+type promise struct {
+	name string
+	test func(*Bench)
+}
+
+func contract() []promise {
+	return []promise{
 		{"OutputAndExitCode", outputAndExitCode},
 		{"ChangesLandInTheUpperDirectory", changes},
 		{"StandardInput", stdin},
@@ -65,7 +77,12 @@ func Contract(t *testing.T, e sandbox.Executor, skips ...Skips) {
 		{"BindRoot", bindRoot},
 		{"LimitsOrAWarning", limits},
 		{"ManyAtOnceLeaveNothingOpen", many},
-	} {
+	}
+}
+
+// Contract runs every test of the contract against e.
+func Contract(t *testing.T, e sandbox.Executor, skips ...Skips) {
+	for _, c := range contract() {
 		t.Run(c.name, func(t *testing.T) {
 			for _, s := range skips {
 				if why := s[c.name]; why != "" {

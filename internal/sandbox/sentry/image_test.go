@@ -91,7 +91,7 @@ func (s *imageSandbox) Wait(ctx context.Context) (sandbox.Exit, error) {
 	return exit, errors.Join(err, os.Chtimes(s.dir, before.ModTime(), before.ModTime()))
 }
 
-func TestContractWithLayersInImageForm(t *testing.T) {
+func TestContract(t *testing.T) {
 	sandboxtest.Contract(t, &imageExecutor{Executor: newExecutor(t, sentry.Options{}), dir: t.TempDir()})
 }
 

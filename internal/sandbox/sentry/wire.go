@@ -91,14 +91,14 @@ type request struct {
 	TerminalFD  int
 	StdioFD     [3]int
 	// InitFD is the plan of a process that does nothing; Init makes it process 1.
-	InitFD         int
-	Init           bool
-	Root           root
-	Mounts         []mount
-	Masked         []string
-	ReadOnly       []string
-	Network        string
-	ExportFD       int
+	InitFD   int
+	Init     bool
+	Root     root
+	Mounts   []mount
+	Masked   []string
+	ReadOnly []string
+	Network  string
+	ExportFD int
 	// MaxPids bounds processes and threads. More processes than MaxProcesses, or
 	// more memory than MaxMemoryBytes, kill the payload. 0 is no bound.
 	MaxPids        int64
