@@ -66,6 +66,26 @@ func replaceExecutor(t *testing.T, docker dockerd, flags []string) {
 	}
 }
 
+// Where kaniko cannot work at all: a random user without capabilities, on a read-only root.
+func TestKanikosExecutorWorksInARestrictedContainer(t *testing.T) {
+	t.Parallel()
+	docker, d := needDockerd(t), newDen(t)
+	d.fill(d.home, files{"ctx/Dockerfile": expand(t, doorDockerfile), "ctx/f": "f"})
+	if err := os.Chmod(d.home, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := newName(t)
+	flags := []string{"-v", env.den + ":/kaniko/executor:ro", "--user=12345:0", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+		"--read-only", "--tmpfs", "/tmp:exec", "--pids-limit=512", "-e", "HOME=/tmp", "-e", "DEN_STORE=/tmp/store"}
+	if _, err := (outer{docker, d, flags}).sh(`/kaniko/executor --context dir:///work/ctx --destination ` + name + `:1`); err != nil {
+		t.Fatal(err)
+	}
+	img := fetchImage(t, name+":1")
+	img.tree.is(t, "made", "file 2755 33:44")
+	img.tree.holds(t, "f", "f")
+	img.tree.lacks(t, "bin/vi", "etc/passwd")
+}
+
 // asBuildah is den under buildah's name.
 func (d *den) asBuildah(args ...string) string {
 	d.t.Helper()
