@@ -261,13 +261,20 @@ func (b *box) start() error {
 	return nil
 }
 
-// serve obeys den until it says that all is done, or is gone.
+// serve obeys den until it is gone, or has no more use for this sentry.
 func (b *box) serve() error {
+	frozen := false
 	for {
 		c, _, err := b.control.next()
 		switch {
-		case err != nil || c.End:
+		case err != nil:
 			return nil //nolint:nilerr // den is gone; the holder ends what is left
+		case c.Freeze && !frozen:
+			b.k.Pause()
+			frozen = true
+		case c.Thaw && frozen:
+			b.k.Unpause()
+			frozen = false
 		case c.Signal != 0:
 			b.signal(unix.Signal(c.Signal))
 		case c.Resize != nil && b.term != nil:

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -37,6 +38,9 @@ func build(r *sandbox.Request, streams *sandbox.Streams) (_ *builder, err error)
 			b.close()
 		}
 	}()
+	if err := b.check(); err != nil {
+		return nil, err
+	}
 	if err := b.process(); err != nil {
 		return nil, err
 	}
@@ -77,6 +81,26 @@ func (b *builder) close() {
 		f.Close()
 	}
 	b.own, b.socks = nil, nil
+}
+
+// check refuses what a sentry cannot do, and says what it leaves out.
+func (b *builder) check() error {
+	l := b.r.Spec.Linux
+	for _, n := range l.Namespaces {
+		if n.Path != "" {
+			return fmt.Errorf("%s namespace %s: a sentry cannot join namespaces: %w", n.Type, n.Path, errdefs.ErrNotImplemented)
+		}
+	}
+	switch {
+	case len(l.UIDMappings)+len(l.GIDMappings) > 0:
+		return fmt.Errorf("a user namespace of its own: %w", errdefs.ErrNotImplemented)
+	case len(l.Sysctl) > 0:
+		b.warn("sysctls are not set: the sentry's kernel has its own")
+	}
+	if len(l.Devices) > 0 {
+		b.warn("devices of the outer container are not there: the sentry's kernel has none of them")
+	}
+	return nil
 }
 
 // process fills what concerns the payload itself.

@@ -336,6 +336,12 @@ func (s *running) Resize(rows, cols uint16) error {
 	return s.tell("resize", &command{Resize: &size{rows, cols}})
 }
 
+// Freeze holds the payload's processes. One that has ended needs no holding.
+func (s *running) Freeze() { _ = s.tell("freeze", &command{Freeze: true}) }
+
+// Thaw lets them go on.
+func (s *running) Thaw() { _ = s.tell("thaw", &command{Thaw: true}) }
+
 // Wait returns how the payload ended, after its changes are written.
 func (s *running) Wait(ctx context.Context) (sandbox.Exit, error) {
 	select {

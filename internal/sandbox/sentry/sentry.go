@@ -79,6 +79,11 @@ func (e *Executor) Start(ctx context.Context, r *sandbox.Request) (sandbox.Sandb
 	if err := sandbox.CheckText(r); err != nil {
 		return nil, err
 	}
+	if r.Network == "" {
+		c := *r
+		c.Network = sandbox.NetworkHost
+		r = &c
+	}
 	s := &running{id: r.ID, root: r.Root, done: make(chan struct{})}
 	if err := e.start(ctx, r, s); err != nil {
 		s.abandon()

@@ -28,8 +28,9 @@ type command struct {
 	Resize *size    `json:",omitempty"`
 	// Share is for a gofer.
 	Share *goferCommand `json:",omitempty"`
-	// End lets the sentry exit.
-	End bool `json:",omitempty"`
+	// Freeze holds the payload's processes, Thaw lets them go on.
+	Freeze bool `json:",omitempty"`
+	Thaw   bool `json:",omitempty"`
 	// Files is how many descriptors come with the frame.
 	Files int `json:",omitempty"`
 }
