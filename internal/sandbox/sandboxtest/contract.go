@@ -186,12 +186,20 @@ func files(b *Bench) {
 	f, err := os.Create(path)
 	b.must(err)
 	defer f.Close()
-	r := b.Request("echo direct")
-	r.Stdout = f
+	_, err = f.WriteString("before\n") // as a shell does that goes on afterwards
+	b.must(err)
+	r := b.Request("echo out; echo err >&2; echo more")
+	r.Stdout, r.Stderr = f, f
 	b.Run(r)
+	_, err = f.WriteString("after\n")
+	b.must(err)
 	got, err := os.ReadFile(path)
 	b.must(err)
-	b.want(string(got), "direct\n")
+	// The order of the two streams is nobody's promise.
+	b.want(strings.Replace(string(got), "err\n", "", 1), "before\nout\nmore\nafter\n")
+	if !strings.Contains(string(got), "err\n") {
+		b.Errorf("stderr is missing: %q", got)
+	}
 }
 
 // limits is not part of the contract where no cgroup can be made.

@@ -40,9 +40,25 @@ type running struct {
 	done chan struct{}
 }
 
+// piped makes a regular file something that den writes to. A sentry writes to
+// one at offsets of its own: over what was there, and over what the other
+// stream says.
+func piped(w io.Writer) io.Writer {
+	f, ok := w.(*os.File)
+	if !ok || f == nil {
+		return w
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return w
+	}
+	return struct{ io.Writer }{f}
+}
+
 // start brings the payload to life.
 func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (err error) {
-	if s.streams, err = sandbox.NewStreams(r); err != nil {
+	copied := *r
+	copied.Stdout, copied.Stderr = piped(r.Stdout), piped(r.Stderr)
+	if s.streams, err = sandbox.NewStreams(&copied); err != nil {
 		return err
 	}
 	b, err := build(r, s.streams)
