@@ -135,7 +135,7 @@ func TestOutputsThatDoNotFitLeaveNoFile(t *testing.T) {
 
 func TestSecretsAreInNoCommandLineOrAnswer(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		d = d.with("TOKEN=s3cr3t-of-the-environment")
 		mark := fmt.Sprintf("%d.%d", 2000+pushed.Add(1), os.Getpid())
 		ctx := d.dir(files{"file": "s3cr3t-of-the-file", ".dockerignore": "file\n", "Dockerfile": "FROM @small\n" +
@@ -148,7 +148,7 @@ func TestSecretsAreInNoCommandLineOrAnswer(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		d.eventually("the step runs", func() bool { return len(processes(t, mark)) > 0 })
+		d.inCacheMount("here")
 		for _, secret := range []string{"s3cr3t-of-the-environment", "s3cr3t-of-the-file"} {
 			if at := processes(t, secret); len(at) > 0 {
 				t.Errorf("command lines hold %s: %q", secret, at)
@@ -170,7 +170,7 @@ func TestSecretsAreInNoCommandLineOrAnswer(t *testing.T) {
 func TestAgentIsGoneAfterItsStep(t *testing.T) {
 	t.Parallel()
 	need(t, "ssh-keygen")
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		key := filepath.Join(d.home, "key")
 		if b, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v\n%s", err, b)
@@ -188,11 +188,11 @@ RUN echo "${SSH_AUTH_SOCK-unset}" > /env; toolbox agent /sock > /agent 2>&1 || e
 
 func TestForkBombEndsWithItsContainer(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		container(t, d)
 		mark := strconv.Itoa(3000+int(pushed.Add(1))) + "." + strconv.Itoa(os.Getpid())
 		r := d.try(nil, "run", "--rm", "--pids-limit=64", "small", "sh", "-c", "i=0; while [ $i -lt 200 ]; do (trap '' TERM INT HUP; setsid sleep "+mark+") & i=$((i+1)); done; echo survived")
-		if n := len(processes(t, "sleep\x00"+mark)); n > 0 {
+		if n := len(d.sandboxed("sleep\x00" + mark)); n > 0 {
 			t.Errorf("%d processes outlive the container", n)
 		}
 		// Where den may make no cgroup it says so, and the limit is none.

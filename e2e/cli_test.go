@@ -66,7 +66,7 @@ CMD ["sh", "-c", "echo hi"]
 
 func TestPruneFreesWhatNobodyUses(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		d.run("build", "-t", "kept", d.dir(files{"Dockerfile": "FROM @small\nRUN echo kept > /kept\n"}))
 		d.run("build", "-t", "old", d.dir(files{"Dockerfile": "FROM @small\nRUN head -c 5000000 /dev/urandom > /noise\n"}))
 		d.run("rmi", "old")
@@ -88,7 +88,7 @@ func TestPruneFreesWhatNobodyUses(t *testing.T) {
 
 func TestImportMakesAnImageOfATree(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		small, err := smallTar()
 		if err != nil {
 			t.Skip(err)

@@ -11,7 +11,7 @@ import (
 
 func TestContextsArriveOnStandardInput(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		out := filepath.Join(d.home, "out")
 		archive := tarBytes(t, files{"Dockerfile": "FROM scratch\nCOPY in /in\n", "in": "tar\n"})
 		d.feed(bytes.NewReader(archive), "build", "-o", out, "-")

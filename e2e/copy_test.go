@@ -30,7 +30,7 @@ func copyContext(d *den, dockerfile string) string {
 
 func TestCopyKeepsModesLinksAndTimesAndZeroesOwners(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := copyContext(d, `FROM @small
 COPY a.txt b.txt /many/
 COPY tree /tree

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -65,8 +66,69 @@ func newPlainDen(t *testing.T) *den {
 	return d
 }
 
-// bothRungs runs a test as who runs the tests and as the plain user.
-func bothRungs(t *testing.T, test func(t *testing.T, d *den)) {
+// randomUser is the first of the users that no file names: so OpenShift runs containers,
+// in root's group. Each den has one for itself, so that its processes are known by it.
+const randomUser = 1000670000
+
+var randomUsers atomic.Uint32
+
+// newSentryDen is den as a user who has nothing but a user id, on the rung sentry.
+func newSentryDen(t *testing.T) *den {
+	t.Helper()
+	needRoot(t)
+	d := newDen(t)
+	d.cred = &syscall.Credential{Uid: randomUser + randomUsers.Add(1), Gid: 0}
+	if err := os.Chown(d.home, int(d.cred.Uid), 0); err != nil {
+		t.Fatal(err)
+	}
+	return d.with("DEN_ISOLATION=sentry")
+}
+
+// onSentry reports whether steps run on kernels of their own.
+func (d *den) onSentry() bool { return d.cred != nil && d.cred.Uid > randomUser }
+
+// sandboxed are the processes of steps and containers whose command line has the marker. Those of
+// a sentry are not to be seen from outside: its own processes stand for them.
+func (d *den) sandboxed(marker string) (pids []string) {
+	d.t.Helper()
+	if !d.onSentry() {
+		return processes(d.t, marker)
+	}
+	list, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, p := range list {
+		fi, err := os.Stat(p)
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile(p + "/cmdline")
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && err == nil && st.Uid == d.cred.Uid && !bytes.HasPrefix(b, []byte(env.den)) {
+			pids = append(pids, p)
+		}
+	}
+	return pids
+}
+
+// inCacheMount waits until a step has made a file in a cache mount.
+func (d *den) inCacheMount(name string) {
+	d.t.Helper()
+	d.eventually("the step makes "+name, func() bool {
+		list, _ := filepath.Glob(filepath.Join(d.store(), "cachemount/*/*/*/fs", name))
+		return len(list) > 0
+	})
+}
+
+// everyRung runs a test as who runs the tests, as the plain user, and as one on the
+// rung sentry.
+func everyRung(t *testing.T, test func(t *testing.T, d *den)) {
+	strongRungs(t, test)
+	t.Run("sentry", func(t *testing.T) { t.Parallel(); test(t, newSentryDen(t)) })
+}
+
+// strongRungs runs a test on the rungs of kernel namespaces.
+func strongRungs(t *testing.T, test func(t *testing.T, d *den)) {
 	t.Run("caller", func(t *testing.T) { t.Parallel(); test(t, newDen(t)) })
 	t.Run("plain user", func(t *testing.T) { t.Parallel(); test(t, newPlainDen(t)) })
 }

@@ -137,7 +137,7 @@ func TestImagesOfDenRunInPodman(t *testing.T) {
 func TestImagesOfDockerdRunInDen(t *testing.T) {
 	t.Parallel()
 	docker := needDockerd(t)
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := travelContext(d)
 		name := newName(t)
 		docker.run(t, "build", "--network=host", "-q", "-t", name, ctx)
@@ -189,7 +189,7 @@ func TestImagesOfBuildahAndSkopeoRunInDen(t *testing.T) {
 
 func TestSavedImagesLoadAgain(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		file := filepath.Join(d.home, "saved.tar")
 		d.run("build", "-t", "travel:1", "-t", "travel:2", travelContext(d))
 		id := d.run("inspect", "-f", "{{.Id}}", "travel:1")

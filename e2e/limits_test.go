@@ -83,7 +83,7 @@ func (l *limited) Unwrap() http.ResponseWriter { return l.ResponseWriter }
 
 func TestKilledPullResumesWhereItStopped(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		const half = 8 << 20
 		ref := noiseImage(t, 16)
 		reached, gone := make(chan struct{}), make(chan struct{})
@@ -257,7 +257,7 @@ func smallDisk(t *testing.T, d *den, mib int) *den {
 
 func TestFullDiskIsAClearErrorAndLeavesNothing(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ref := noiseImage(t, 40)
 		d = smallDisk(t, d, 32)
 		store := filepath.Join(d.home, "disk/store")
@@ -298,7 +298,7 @@ func TestFullDiskIsAClearErrorAndLeavesNothing(t *testing.T) {
 func TestTenProcessesExecuteEachSharedStepOnce(t *testing.T) {
 	t.Parallel()
 	const builds = 10
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := d.dir(files{"f": "f"})
 		for i := range builds {
 			d.fill(ctx, files{fmt.Sprintf("Dockerfile.%d", i): fmt.Sprintf(`FROM @small

@@ -13,7 +13,7 @@ import (
 
 func TestBindMountsShowContextStagesAndImages(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := d.dir(files{"dir/file": "context\n", "Dockerfile": `FROM @small AS stage
 RUN mkdir /s && echo stage > /s/file
 FROM @small
@@ -35,7 +35,7 @@ RUN --mount=type=bind,from=@small,source=/etc,target=/other cat /other/passwd | 
 
 func TestCacheMountsOutliveBuildsAndStayOutOfImages(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		const dockerfile = `FROM @small AS seed
 RUN mkdir /seed && echo seeded > /seed/from
 FROM @small
@@ -87,7 +87,7 @@ func TestCacheMountSharingHoldsAcrossProcesses(t *testing.T) {
 
 func TestSecretsReachTheStepAndNothingElse(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		d = d.with("TOKEN=s3cr3t-env")
 		ctx := d.dir(files{"secret.txt": "s3cr3t-file", ".dockerignore": "secret.txt\n", "Dockerfile": `FROM @small
 RUN --mount=type=secret,id=file cat /run/secrets/file | sha256sum > /sum; stat -c '%a %u:%g' /run/secrets/file > /mode
@@ -129,7 +129,7 @@ func grepTree(t *testing.T, dir, text string) (found string) {
 func TestAgentForwardsKeysOfItsOwnerOnly(t *testing.T) {
 	t.Parallel()
 	need(t, "ssh-agent", "ssh-add", "ssh-keygen")
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		sock, key := filepath.Join(d.home, "agent"), filepath.Join(d.home, "key")
 		if b, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "key-of-the-test", "-f", key).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v\n%s", err, b)
@@ -165,7 +165,7 @@ RUN --mount=type=ssh,uid=33 toolbox agent $SSH_AUTH_SOCK > /tmp/user
 
 func TestTmpfsMountsAreBoundedAndVanish(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := d.dir(files{"Dockerfile": `FROM @small
 RUN --mount=type=tmpfs,target=/scratch,size=4m grep ' /scratch ' /proc/mounts | cut -d' ' -f3 > /type; dd if=/dev/zero of=/scratch/big bs=1M count=8 2>/dev/null || echo full > /full
 RUN ls /scratch | wc -l > /after

@@ -250,7 +250,7 @@ func TestContainersOfSeveralRungsShareAStoreAtOnce(t *testing.T) {
 // A sandbox is an outer container, too; a plain user's is in a user namespace already.
 func TestDenWorksInsideDen(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	strongRungs(t, func(t *testing.T, d *den) {
 		container(t, d)
 		ctx := d.dir(files{"Dockerfile": nestedDockerfile, "f": "f"})
 		out := d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "-v", "inner:/var/lib/den", "-v", env.den+":/bin/den:ro", "-v", ctx+":/ctx:ro", "small",

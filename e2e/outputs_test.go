@@ -54,7 +54,7 @@ COPY f /f
 
 func TestLocalAndTarOutputsAreTheFlattenedTree(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := d.dir(files{"Dockerfile": outputDockerfile, "f": "f"})
 		out := filepath.Join(d.home, "out")
 		d.run("build", "-o", out, ctx)

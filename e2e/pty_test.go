@@ -135,7 +135,7 @@ func (s *terminal) code() int {
 
 func TestTerminalIsTheContainers(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		container(t, d)
 		s := openTerminal(t, d, "run", "--rm", "-it", "small", "sh")
 		s.until(`[#$] `)

@@ -12,7 +12,7 @@ import (
 func TestDebianInstallsPackages(t *testing.T) {
 	t.Parallel()
 	needDebian(t)
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := d.dir(files{"Dockerfile": `FROM @debian
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     rm -f /etc/apt/apt.conf.d/docker-clean; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends cron file
@@ -121,7 +121,7 @@ RUN cat /late/* > /all
 
 func TestBigContextUnchangedExecutesAndUnpacksNothing(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		ctx := fillBig(d)
 		d.tree(ctx).holds(t, "seen", fmt.Sprintf("%d\n", bigContext))
 		before := d.layers()

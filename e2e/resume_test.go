@@ -140,7 +140,7 @@ func (k *keeper) again(w http.ResponseWriter, r *http.Request) bool {
 
 func TestKilledPushSendsOnlyTheRest(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		const layer, half = 4_000_000, 1_900_000
 		k := newKeeper(t, half)
 		name := k.through(newName(t))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,7 +18,7 @@ import (
 
 func TestStepsSeeNothingOfDen(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		cfg := d.dir(files{"config.json": `{"auths":{"registry.invalid":{"auth":"dXNlcjpzM2NyM3QtYXV0aA=="}}}`})
 		ctx := d.dir(files{"Dockerfile": `FROM @small
 RUN ps -o args= > /processes; true
@@ -51,26 +52,45 @@ RUN cat /proc/keys 2>/dev/null | wc -l > /keys; dmesg 2>/dev/null | wc -l > /dme
 			}
 		}
 		lines := strings.Split(strings.TrimSpace(fileOf(t, text, "fds")), "\n")
+		if d.onSentry() { // which calls a stream of its own world by a number
+			lines[0] = strings.Replace(lines[0], "0 host:[1]", "0 /dev/null", 1)
+		}
 		if len(lines) != 3 || !strings.HasPrefix(lines[0], "0 /dev/null") || !strings.HasPrefix(lines[1], "1 /fds") {
 			t.Errorf("open files are %q", lines)
 		}
 	})
 }
 
+// worked is what of toolbox hostile's attempts reached anything. A sentry's kernel says
+// itself that it has no such device, the machine's is not asked; and below its root
+// file system lies an empty one.
+func (d *den) worked(said string) string {
+	if !d.onSentry() {
+		return said
+	}
+	return strings.Join(slices.DeleteFunc(strings.SplitAfter(said, "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "device ") || line == "another root directory can be reached: \n"
+	}), "")
+}
+
 // What toolbox hostile tries is listed there.
 func TestHostileStepsGetNowhere(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
-		got := d.tree(d.dir(files{"Dockerfile": `FROM @small
+	everyRung(t, func(t *testing.T, d *den) {
+		ctx := d.dir(files{"Dockerfile": `FROM @small
 RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=bind,target=/b,rw toolbox hostile /c /t /b > /steps
 RUN --network=none toolbox hostile >> /steps
 USER app
 RUN toolbox hostile > /tmp/user
-`}))
-		got.holds(t, "steps", "")
-		got.holds(t, "tmp/user", "")
+`})
+		text := d.feed(nil, "build", "-o", "-", ctx)
+		equal(t, "worked in steps", "", d.worked(fileOf(t, text, "steps")))
+		equal(t, "worked for a user", "", d.worked(fileOf(t, text, "tmp/user")))
 		container(t, d)
-		equal(t, "worked", "", d.run("run", "--rm", "-v", "v:/v", "-v", d.dir(nil)+":/b", "--cap-add", "DAC_OVERRIDE", "small", "toolbox", "hostile", "/v", "/b"))
+		equal(t, "worked", "", d.worked(d.run("run", "--rm", "-v", "v:/v", "-v", d.dir(nil)+":/b", "--cap-add", "DAC_OVERRIDE", "small", "toolbox", "hostile", "/v", "/b")))
+		if d.onSentry() {
+			return // whose kernel has namespaces to give away: they are its own
+		}
 		if weak := d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "small", "toolbox", "hostile"); !strings.Contains(weak, "unshare user is allowed") {
 			t.Errorf("toolbox hostile has become harmless: %q", weak)
 		}
@@ -79,7 +99,7 @@ RUN toolbox hostile > /tmp/user
 
 func TestKeysOfDensSessionAreNotTheContainers(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		container(t, d)
 		runtime.LockOSThread() // and never unlocked: the session ends with the thread
 		const joinSession, session = 1, ^uintptr(2)
@@ -89,6 +109,10 @@ func TestKeysOfDensSessionAreNotTheContainers(t *testing.T) {
 		}
 		if _, _, errno := syscall.Syscall6(syscall.SYS_ADD_KEY, uintptr(unsafe.Pointer(&text[0])), uintptr(unsafe.Pointer(&text[5])), uintptr(unsafe.Pointer(&text[0])), 4, session, 0); errno != 0 {
 			t.Skipf("needs keys: %v", errno)
+		}
+		if d.onSentry() { // its kernel has no keys at all
+			d.fails([]string{"run", "--rm", "--security-opt", "seccomp=unconfined", "small", "toolbox", "key", "den-e2e"}, "function not implemented")
+			return
 		}
 		equal(t, "toolbox key", "no key\n", d.run("run", "--rm", "--security-opt", "seccomp=unconfined", "small", "toolbox", "key", "den-e2e"))
 	})
@@ -145,19 +169,20 @@ func processes(t *testing.T, marker string) (pids []string) {
 
 func TestKilledBuildLeavesNoProcessAndTheNextFinishes(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		marker := fmt.Sprintf("%d.%d", 1000+pushed.Add(1), os.Getpid())
 		ctx := d.dir(files{"Dockerfile": "FROM @small\nRUN echo early > /early\nRUN --mount=type=cache,target=/c if [ -e /c/second ]; then echo finished > /done; else touch /c/second; (sleep " + marker + " &); sleep " + marker + "; fi\n"})
 		cmd := d.command(context.Background(), "build", ctx)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		d.eventually("the step runs", func() bool { return len(processes(t, "sleep\x00"+marker)) == 2 })
+		d.inCacheMount("second")
+		d.eventually("the step runs", func() bool { return len(d.sandboxed("sleep\x00"+marker)) >= 2 })
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		d.eventually("the step's processes end", func() bool { return len(processes(t, "sleep\x00"+marker)) == 0 })
+		d.eventually("the step's processes end", func() bool { return len(d.sandboxed("sleep\x00"+marker)) == 0 })
 		if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(b, []byte(d.home)) {
 			t.Errorf("mounts are left: %v", err)
 		}
@@ -176,19 +201,19 @@ func TestKilledBuildLeavesNoProcessAndTheNextFinishes(t *testing.T) {
 
 func TestKilledContainerLeavesNoProcess(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		container(t, d)
 		marker := fmt.Sprintf("%d.%d", 1000+pushed.Add(1), os.Getpid())
 		cmd := d.command(context.Background(), "run", "--name", "victim", "small", "sh", "-c", "sleep "+marker+" & exec sleep "+marker)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		d.eventually("the container runs", func() bool { return len(processes(t, "sleep\x00"+marker)) == 2 })
+		d.eventually("the container runs", func() bool { return len(d.sandboxed("sleep\x00"+marker)) >= 2 && d.run("ps", "-q") != "" })
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		d.eventually("the container's processes end", func() bool { return len(processes(t, "sleep\x00"+marker)) == 0 })
+		d.eventually("the container's processes end", func() bool { return len(d.sandboxed("sleep\x00"+marker)) == 0 })
 		d.eventually("ps forgets it", func() bool { return d.run("ps", "-q") == "" })
 		d.run("rm", "-f", "victim")
 	})
@@ -232,7 +257,7 @@ func TestHostileLayersStayInside(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bothRungs(t, func(t *testing.T, d *den) {
+			everyRung(t, func(t *testing.T, d *den) {
 				outside := d.dir(files{"victim": "untouched"})
 				ref := pushEntries(t, d, outside, entries)
 				r := d.try(nil, "build", "-o", "type=tar,dest="+filepath.Join(d.home, "out.tar"), d.dir(files{"Dockerfile": "FROM " + ref + "\nCOPY f /dir/b\nCOPY f /c\n", "f": "f"}))

@@ -222,7 +222,7 @@ func TestGitContextsNameReferencesAndDirectories(t *testing.T) {
 
 func TestPrivateRepositoriesWithSubmodulesAreContexts(t *testing.T) {
 	t.Parallel()
-	bothRungs(t, func(t *testing.T, d *den) {
+	everyRung(t, func(t *testing.T, d *den) {
 		library, r := newGitRoot(t), newGitRoot(t) // a token is given to one repository
 		library.commit("library.git", files{"file": "of the library\n"})
 		r.commit("project.git", files{"Dockerfile": "FROM scratch\nCOPY . /\n"})
