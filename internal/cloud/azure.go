@@ -121,7 +121,7 @@ func (c *Client) azureToken(ctx context.Context, resource string) (string, error
 	} else {
 		token, err := file(tokenFile)
 		if err != nil {
-			return "", fmt.Errorf("Azure workload identity: %w", err)
+			return "", fmt.Errorf("credentials of the Azure workload identity: %w", err)
 		}
 		v.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 		v.Set("client_assertion", strings.TrimSpace(string(token)))
@@ -135,7 +135,7 @@ func (c *Client) azureToken(ctx context.Context, resource string) (string, error
 	}
 	err := c.form(ctx, strings.TrimSuffix(host, "/")+"/"+url.PathEscape(tenant)+"/oauth2/v2.0/token", v, &out)
 	if err != nil {
-		return "", fmt.Errorf("Azure: %w", err)
+		return "", fmt.Errorf("credentials of Azure: %w", err)
 	}
 	return out.Token, nil
 }
@@ -158,7 +158,7 @@ func (c *Client) azureMachine(ctx context.Context, resource, client string) (str
 		Token string `json:"access_token"`
 	}
 	if err := c.answer(req, &out); err != nil || out.Token == "" {
-		return "", fmt.Errorf("Azure: %w", errNobody)
+		return "", fmt.Errorf("credentials of Azure: %w", errNobody)
 	}
 	return out.Token, nil
 }

@@ -74,11 +74,11 @@ func (c *Client) googleToken(ctx context.Context) (string, error) {
 		return c.googleMachine(ctx)
 	}
 	if err != nil {
-		return "", fmt.Errorf("Google credentials: %w", err)
+		return "", fmt.Errorf("credentials of Google: %w", err)
 	}
 	token, err := c.googleFromFile(ctx, data)
 	if err != nil {
-		return "", fmt.Errorf("Google credentials in %s: %w", name, err)
+		return "", fmt.Errorf("credentials of Google in %s: %w", name, err)
 	}
 	return token, nil
 }
@@ -251,7 +251,7 @@ func (c *Client) googleMachine(ctx context.Context) (string, error) {
 		Token string `json:"access_token"`
 	}
 	if err := c.answer(req, &out); err != nil || out.Token == "" {
-		return "", fmt.Errorf("Google: %w", errNobody)
+		return "", fmt.Errorf("credentials of Google: %w", errNobody)
 	}
 	return out.Token, nil
 }
