@@ -72,7 +72,7 @@ func TestLinkInATarContextDoesNotLeadOut(t *testing.T) {
 	secret := write(t, t.TempDir(), map[string]string{"Dockerfile": "FROM scratch\nCOPY secret /\n", "secret": "s"})
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, target := range map[string]string{"abs": secret, "up": "../../../../../../../../.." + secret, "hop": "abs"} {
+	for name, target := range map[string]string{"abs": secret, "up": strings.Repeat("../", 40) + secret, "hop": "abs"} {
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target}); err != nil {
 			t.Fatal(err)
 		}
