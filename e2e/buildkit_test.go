@@ -52,6 +52,10 @@ func TestImagesAreAsBuildKitMakesThem(t *testing.T) {
 				test(t, newDen(t))
 				return
 			}
+			if strings.HasSuffix(want, "runenv.want") { // lists /dev, in which gVisor has more
+				strongRungs(t, test)
+				return
+			}
 			everyRung(t, test)
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,7 +72,15 @@ func startDaemon(cmd *exec.Cmd, ready func() error) (stop func(), err error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
-	if err := cmd.Start(); err != nil {
+	started := make(chan error)
+	go func() {
+		// The signal comes when the thread ends that started it, and a test may end
+		// the thread that it was run on: this one stays.
+		runtime.LockOSThread()
+		started <- cmd.Start()
+		select {}
+	}()
+	if err := <-started; err != nil {
 		return nil, err
 	}
 	ended := make(chan error, 1)

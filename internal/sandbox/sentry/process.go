@@ -83,6 +83,7 @@ func credentials(r *request, ns *auth.UserNamespace) *auth.Credentials {
 	for i, g := range r.Groups {
 		groups[i] = auth.KGID(g)
 	}
+	slices.Sort(groups) // as Linux keeps them
 	return auth.NewUserCredentials(auth.KUID(r.UID), auth.KGID(r.GID), groups, caps, ns)
 }
 
