@@ -57,6 +57,14 @@ type Request struct {
 	// Network is NetworkHost or NetworkNone. A network namespace with a path in
 	// Spec wins over it.
 	Network string
+	// Interfaces are the network devices of a sandbox with a network stack of its own;
+	// with one or more of them Network is not used.
+	Interfaces []oci.Interface
+	// Detach, if set, is an empty directory, and the sandbox outlives this process:
+	// its holder is controlled by files in there, and Adopt takes it over. Only an
+	// Adopter can; Stdin, Stdout and Stderr are *os.File or nil then. Cancelling Start's
+	// context after it has returned does nothing.
+	Detach string
 	// Init makes a small reaper process 1, which forwards signals to the payload.
 	Init bool
 	// Warn is told what of the request is not in force, in a sentence; may be nil.
