@@ -1,0 +1,132 @@
+package dockerapi
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types"
+	"golang.org/x/sys/unix"
+)
+
+// A hijacked connection carries a container's streams in both directions.
+type hijacked struct {
+	conn    net.Conn
+	reader  *bufio.Reader // what HTTP's server read ahead comes first
+	timeout time.Duration
+	mu      sync.Mutex // one write at a time: frames of stdout and stderr do not mix
+}
+
+// hijack takes the connection over and begins the answer: 101 if the client asked
+// for an upgrade, else 200 without a length, which old clients read to its end. Call
+// it when nothing can fail any more that has a status of its own, and after the body
+// has been read.
+func (c *call) hijack(w http.ResponseWriter, multiplexed bool) (*hijacked, error) {
+	if c.Body != nil && c.ContentLength != 0 && c.Header.Get("Upgrade") == "" {
+		c.Body.Close() // a body of unknown length is not the stream: docker takes neither
+	}
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("hijack: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	c.hijacked = true
+	// The server's deadlines were for HTTP.
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, errors.Join(fmt.Errorf("hijack: %w", err), conn.Close())
+	}
+	h := &hijacked{conn: conn, reader: rw.Reader, timeout: c.server.WriteTimeout}
+	if _, err := io.WriteString(h, c.greeting(multiplexed)); err != nil {
+		return nil, errors.Join(fmt.Errorf("hijack: %w", err), conn.Close())
+	}
+	return h, nil
+}
+
+// greeting is the head of the answer.
+func (c *call) greeting(multiplexed bool) string {
+	media := types.MediaTypeRawStream
+	if _, upgrade := c.Header["Upgrade"]; !upgrade {
+		return "HTTP/1.1 200 OK\r\nContent-Type: " + media + "\r\n\r\n"
+	}
+	if multiplexed && c.version >= 42 {
+		media = types.MediaTypeMultiplexedStream
+	}
+	return "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + media + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+}
+
+// Read gives what the client sends; io.EOF when it has closed its side.
+func (h *hijacked) Read(p []byte) (int, error) { return h.reader.Read(p) }
+
+// Write sends p. A client that takes nothing of it for the server's WriteTimeout is given up.
+func (h *hijacked) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.conn.SetWriteDeadline(time.Now().Add(h.timeout)); err != nil {
+		return 0, err
+	}
+	return h.conn.Write(p)
+}
+
+// Close ends the answer.
+func (h *hijacked) Close() error { return h.conn.Close() }
+
+// input copies what the client sends to w, which may be nil, and closes w when the
+// client closes its side. Then it waits until the client is gone altogether, or ctx
+// ends, and returns.
+func (h *hijacked) input(ctx context.Context, w io.WriteCloser) {
+	var to io.Writer = io.Discard
+	if w != nil {
+		to = w
+	}
+	_, err := io.Copy(to, h)
+	if w != nil {
+		if err != nil || ctx.Err() == nil {
+			_ = w.Close() // a container that is gone has no stdin to close
+		}
+	}
+	if err != nil && to == io.Discard {
+		return // the connection failed
+	}
+	h.gone(ctx)
+}
+
+// gone returns when the client has closed both directions, or ctx has ended. A
+// connection that is half closed tells of its other half only when asked.
+func (h *hijacked) gone(ctx context.Context) {
+	for pause := 10 * time.Millisecond; !hungUp(h.conn); pause = min(2*pause, 5*time.Second) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// hungUp says that nobody can read what is written to conn.
+func hungUp(conn net.Conn) bool {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = t.NetConn()
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	hup := false
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(p, 0)
+		hup = err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+	})
+	return hup || err != nil
+}

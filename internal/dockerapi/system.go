@@ -1,0 +1,131 @@
+package dockerapi
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+
+	"github.com/moby/moby/api/types/system"
+	"golang.org/x/sys/unix"
+)
+
+func (s *Server) systemRoutes() []route {
+	routes := []route{
+		{"GET", "/_ping", s.ping, 0},
+		{"HEAD", "/_ping", s.ping, 0},
+		{"GET", "/version", s.version, 0},
+		{"GET", "/info", s.info, 0},
+		{"GET", "/plugins", s.noPlugins, 0},
+	}
+	return append(routes, s.swarmRoutes()...)
+}
+
+// ping is what every client calls first, to learn the version. No part of it may wait.
+func (s *Server) ping(w http.ResponseWriter, c *call) error {
+	h := w.Header()
+	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	h.Set("Pragma", "no-cache")
+	// 1 is the classic builder, by POST /build.
+	h.Set("Builder-Version", "1")
+	h.Set("Swarm", "inactive")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	if c.Method == http.MethodHead {
+		h.Set("Content-Length", "0")
+		return nil
+	}
+	_, err := io.WriteString(w, "OK")
+	return err
+}
+
+func (s *Server) version(w http.ResponseWriter, _ *call) error {
+	kernel := kernelRelease()
+	v := system.VersionResponse{
+		Platform:      system.PlatformInfo{Name: "den"},
+		Version:       s.Version,
+		APIVersion:    newest.String(),
+		MinAPIVersion: oldest.String(),
+		Os:            runtime.GOOS,
+		Arch:          runtime.GOARCH,
+		GitCommit:     s.Commit,
+		GoVersion:     runtime.Version(),
+		KernelVersion: kernel,
+		BuildTime:     s.BuildTime,
+	}
+	v.Components = []system.ComponentVersion{{
+		// Clients look for a component of this name.
+		Name: "Engine", Version: v.Version,
+		Details: map[string]string{
+			"ApiVersion": v.APIVersion, "MinAPIVersion": v.MinAPIVersion, "Os": v.Os, "Arch": v.Arch,
+			"GitCommit": v.GitCommit, "GoVersion": v.GoVersion, "KernelVersion": kernel,
+			"BuildTime": v.BuildTime, "Experimental": "false",
+		},
+	}}
+	return writeJSON(w, http.StatusOK, v)
+}
+
+// kernelRelease is uname's; empty if it does not say.
+func kernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+func (s *Server) info(w http.ResponseWriter, c *call) error {
+	if s.Info == nil {
+		return unavailable("this server does not know what it stands on")
+	}
+	info, err := s.Info(c.Context())
+	if err != nil {
+		return fmt.Errorf("info: %w", err)
+	}
+	return writeJSON(w, http.StatusOK, info)
+}
+
+func (s *Server) noPlugins(w http.ResponseWriter, _ *call) error {
+	return writeJSON(w, http.StatusOK, []struct{}{})
+}
+
+// swarmRoutes refuse what belongs to Swarm and to plugins with docker's sentences:
+// clients look for them.
+func (s *Server) swarmRoutes() []route {
+	const manager = `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`
+	notManager := func(http.ResponseWriter, *call) error { return unavailable("%s", manager) }
+	noSwarm := func(http.ResponseWriter, *call) error {
+		return unimplemented("den is not a node of a swarm and cannot become one: use it as a single engine, or Kubernetes for more than one machine")
+	}
+	noPlugin := func(_ http.ResponseWriter, c *call) error { return notFound("plugin %q not found", c.name) }
+	noInstall := func(http.ResponseWriter, *call) error {
+		return unimplemented("den has no plugins: volumes and networks are den's own")
+	}
+	routes := []route{
+		{"POST", "/swarm/init", noSwarm, 0},
+		{"POST", "/swarm/join", noSwarm, 0},
+		{"POST", "/swarm/leave", notManager, 0},
+		{"POST", "/swarm/update", notManager, 0},
+		{"POST", "/swarm/unlock", notManager, 0},
+		{"GET", "/swarm", notManager, 0},
+		{"GET", "/swarm/unlockkey", notManager, 0},
+		{"POST", "/plugins/pull", noInstall, 0},
+		{"POST", "/plugins/create", noInstall, 0},
+		{"GET", "/plugins/privileges", noInstall, 0},
+		{"GET", "/plugins/{name}/json", noPlugin, 0},
+		{"DELETE", "/plugins/{name}", noPlugin, 0},
+	}
+	for _, verb := range strings.Fields("enable disable upgrade push set") {
+		routes = append(routes, route{"POST", "/plugins/{name}/" + verb, noPlugin, 0})
+	}
+	for _, noun := range strings.Fields("nodes services tasks secrets configs") {
+		routes = append(routes,
+			route{"GET", "/" + noun, notManager, 0},
+			route{"POST", "/" + noun + "/create", notManager, 0},
+			route{"GET", "/" + noun + "/{name}/logs", notManager, 0},
+			route{"GET", "/" + noun + "/{name}", notManager, 0},
+			route{"POST", "/" + noun + "/{name}/update", notManager, 0},
+			route{"DELETE", "/" + noun + "/{name}", notManager, 0})
+	}
+	return routes
+}
