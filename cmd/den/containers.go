@@ -39,7 +39,11 @@ func newLogs(g *globals, io streams) *cobra.Command {
 				return err
 			}
 			return containers(cmd.Context(), g, io, func(e *engine.Engine) error {
-				return e.Logs(cmd.Context(), args[0], opts, io.out, io.err)
+				l, err := e.Logs(cmd.Context(), args[0], opts)
+				if err != nil {
+					return err
+				}
+				return errors.Join(l.Copy(cmd.Context(), io.out, io.err), l.Close())
 			})
 		},
 	}
@@ -91,7 +95,11 @@ func newStop(g *globals, io streams) *cobra.Command {
 	var signal string
 	cmd := eachContainer(g, io, "stop [OPTIONS] CONTAINER [CONTAINER...]", "Stop running containers",
 		func(ctx context.Context, e *engine.Engine, name string) error {
-			return e.Stop(ctx, name, signal, time.Duration(seconds)*time.Second)
+			o := engine.StopOptions{Signal: signal}
+			if seconds >= 0 {
+				o.Seconds = &seconds
+			}
+			return e.Stop(ctx, name, o)
 		})
 	cmd.Flags().IntVarP(&seconds, "timeout", "t", -1, "Seconds to wait before killing the container (default 10, or the container's --stop-timeout)")
 	cmd.Flags().IntVar(&seconds, "time", -1, "Seconds to wait before killing the container")
@@ -121,7 +129,7 @@ func newRm(g *globals, io streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			// Removing deletes trees, which a plain user can only in the namespace.
 			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
-				return each(io, args, func(name string) error { return d.Containers().Remove(cmd.Context(), name, force) })
+				return each(io, args, func(name string) error { return d.Containers().Remove(cmd.Context(), name, engine.RemoveOptions{Force: force, Volumes: true}) })
 			})
 		},
 	}
@@ -138,12 +146,17 @@ func newWait(g *globals, io streams) *cobra.Command {
 			return containers(cmd.Context(), g, io, func(e *engine.Engine) error {
 				var errs []error
 				for _, name := range args {
-					code, err := e.Wait(cmd.Context(), name)
+					ended, err := e.Wait(cmd.Context(), name, engine.WaitNotRunning)
 					if err != nil {
 						errs = append(errs, err)
 						continue
 					}
-					fmt.Fprintln(io.out, code)
+					r := <-ended
+					if r.Err != nil {
+						errs = append(errs, r.Err)
+						continue
+					}
+					fmt.Fprintln(io.out, r.Code)
 				}
 				return errors.Join(errs...)
 			})

@@ -197,9 +197,11 @@ func (o *pruneOptions) names(ctx context.Context, d *daemon.Den, p *pruned) (err
 		}
 	}
 	if o.volumes && len(o.filters["label"]) == 0 { // nor have volumes
-		if p.VolumesDeleted, err = d.Containers().PruneVolumes(); err != nil {
+		volumes, err := d.Containers().PruneVolumes(ctx, nil)
+		if err != nil {
 			return err
 		}
+		p.VolumesDeleted = volumes.Names
 	}
 	if o.images {
 		p.ImagesDeleted, _, err = d.Images.Prune(ctx, image.PruneOptions{All: o.all, Filters: o.filters})

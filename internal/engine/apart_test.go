@@ -187,10 +187,10 @@ func (j *apartJob) prune(ctx context.Context) error {
 
 // remove takes everything away again.
 func (j *apartJob) remove(ctx context.Context) error {
-	if err := j.engine.Remove(ctx, "c", false); err != nil {
+	if err := j.engine.Remove(ctx, "c", RemoveOptions{Volumes: true}); err != nil {
 		return err
 	}
-	if _, err := j.engine.PruneVolumes(); err != nil {
+	if _, err := j.engine.PruneVolumes(ctx, nil); err != nil {
 		return err
 	}
 	for _, name := range []string{"app:test", "app:other"} {

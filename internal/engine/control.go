@@ -91,13 +91,12 @@ func (e *Engine) open(nameOrID string) (*store.ContainerDir, error) {
 // defaultStop is docker's patience with a container that is to stop.
 const defaultStop = 10 * time.Second
 
-// Stop sends the container's stop signal and, after grace, kills it. signal, if
-// not empty, is sent instead; a negative grace is the container's own. A container
-// that is not running is no error.
-func (e *Engine) Stop(ctx context.Context, nameOrID, signal string, grace time.Duration) error {
+// Stop sends the container's stop signal and, if it does not end in time, kills it. A
+// container that does not run is no error.
+func (e *Engine) Stop(ctx context.Context, nameOrID string, o StopOptions) error {
 	request := controlStop
-	if signal != "" {
-		sig, err := ParseSignal(signal)
+	if o.Signal != "" {
+		sig, err := ParseSignal(o.Signal)
 		if err != nil {
 			return err
 		}
@@ -108,19 +107,16 @@ func (e *Engine) Stop(ctx context.Context, nameOrID, signal string, grace time.D
 		return err
 	}
 	defer dir.Close()
-	if grace < 0 {
-		r, err := readRecord(dir)
-		if err != nil {
-			return err
-		}
-		grace = r.patience()
+	r, err := readRecord(dir)
+	if err != nil {
+		return err
 	}
 	if err := ask(dir, request); errdefs.IsFailedPrecondition(err) {
 		return nil
 	} else if err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, grace)
+	bounded, cancel := o.within(ctx, r)
 	defer cancel()
 	if err := awaitFree(bounded, dir); err == nil || ctx.Err() != nil {
 		return err
@@ -129,4 +125,15 @@ func (e *Engine) Stop(ctx context.Context, nameOrID, signal string, grace time.D
 		return err
 	}
 	return awaitFree(ctx, dir)
+}
+
+// within ends ctx when the program has had its time to stop.
+func (o StopOptions) within(ctx context.Context, r *record) (context.Context, context.CancelFunc) {
+	switch {
+	case o.Seconds == nil:
+		return context.WithTimeout(ctx, r.patience())
+	case *o.Seconds < 0:
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Duration(*o.Seconds)*time.Second)
 }

@@ -18,9 +18,9 @@ func TestSignalsFromOtherProcessesReachTheProgram(t *testing.T) {
 	}{
 		"kill":                          {func(n string) error { return r.Signal(n, unix.SIGUSR1) }, unix.SIGUSR1},
 		"TERM is not the stop signal":   {func(n string) error { return r.Signal(n, unix.SIGTERM) }, unix.SIGTERM},
-		"stop":                          {func(n string) error { return r.Stop(t.Context(), n, "", -1) }, unix.SIGQUIT},
-		"stop with a signal of its own": {func(n string) error { return r.Stop(t.Context(), n, "HUP", -1) }, unix.SIGHUP},
-		"forced removal":                {func(n string) error { return r.Remove(t.Context(), n, true) }, unix.SIGKILL},
+		"stop":                          {func(n string) error { return r.Stop(t.Context(), n, StopOptions{}) }, unix.SIGQUIT},
+		"stop with a signal of its own": {func(n string) error { return r.Stop(t.Context(), n, StopOptions{Signal: "HUP"}) }, unix.SIGHUP},
+		"forced removal":                {func(n string) error { return r.Remove(t.Context(), n, RemoveOptions{Force: true, Volumes: true}) }, unix.SIGKILL},
 	} {
 		started, ended := r.background(RunRequest{Name: "c", Remove: name != "forced removal"})
 		<-started
@@ -64,16 +64,16 @@ func TestStopKillsWhoDoesNotListen(t *testing.T) {
 	zero := 0
 	started, ended := r.background(RunRequest{Name: "deaf", StopSeconds: &zero})
 	<-started
-	if err := r.Stop(t.Context(), "deaf", "", -1); err != nil {
+	if err := r.Stop(t.Context(), "deaf", StopOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if exit := <-ended; exit.Code != 137 {
 		t.Errorf("exit is %+v", exit)
 	}
-	if code, err := r.Wait(t.Context(), "deaf"); code != 137 || err != nil {
+	if code, err := r.waitCode(t.Context(), "deaf"); code != 137 || err != nil {
 		t.Errorf("wait gives %d, %v", code, err)
 	}
-	if err := r.Stop(t.Context(), "deaf", "", 0); err != nil {
+	if err := r.Stop(t.Context(), "deaf", StopOptions{}); err != nil {
 		t.Errorf("stopping what has stopped: %v", err)
 	}
 	if err := r.Signal("deaf", unix.SIGTERM); !errdefs.IsFailedPrecondition(err) {
@@ -90,7 +90,7 @@ func TestWaiterLearnsTheCodeOfAContainerThatRemovedItself(t *testing.T) {
 	asked := make(chan struct{})
 	go func() {
 		close(asked)
-		got, err := r.Wait(t.Context(), "brief")
+		got, err := r.waitCode(t.Context(), "brief")
 		if err != nil {
 			t.Error(err)
 		}

@@ -55,7 +55,7 @@ func TestKilledContainersAreDeadOrGone(t *testing.T) {
 	if err != nil || c.Status != "dead" || c.ExitCode != 137 || c.Running() {
 		t.Errorf("container is %+v, %v", c, err)
 	}
-	if code, err := r.Wait(t.Context(), "dead"); err == nil && code != 137 {
+	if code, err := r.waitCode(t.Context(), "dead"); err == nil && code != 137 {
 		t.Errorf("wait gives %d", code)
 	}
 	removed, err := r.Prune(func(*Summary) bool { return false })
@@ -75,7 +75,7 @@ func TestRemovingDoesNotFreeANameThatAnotherHas(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.abandon(record{ID: other, Name: "c", State: stateExited})
-	if err := r.Remove(t.Context(), old, false); err != nil {
+	if err := r.Remove(t.Context(), old, RemoveOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
 	}
 	if cid, err := r.Store.ContainerByName("c"); cid != other || err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -129,9 +130,14 @@ func (e *Engine) removeFree(id string) (bool, error) {
 	return err == nil, err
 }
 
-// PruneVolumes removes the named volumes that no container has, and returns
-// their names.
-func (e *Engine) PruneVolumes() ([]string, error) {
+// PruneVolumes removes the volumes that no container has and that keep, if not nil,
+// says nothing against.
+func (e *Engine) PruneVolumes(_ context.Context, _ func(*Volume) bool) (Pruned, error) {
+	names, err := e.pruneVolumes()
+	return Pruned{Names: names}, err
+}
+
+func (e *Engine) pruneVolumes() ([]string, error) {
 	list, err := e.List()
 	if err != nil {
 		return nil, err

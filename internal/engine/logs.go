@@ -28,19 +28,40 @@ type LogOptions struct {
 	Since, Until time.Time
 	// Timestamps puts the time before each line.
 	Timestamps bool
+	// Stdout and Stderr choose streams; neither is both.
+	Stdout, Stderr bool
 }
 
-// Logs copies what a detached container has written. Containers that were not
+// A LogReader reads a container's log. Close it.
+type LogReader struct {
+	tty    bool
+	dir    *store.ContainerDir
+	reader *logReader
+}
+
+// TTY says that the container has a terminal: all its output is stdout.
+func (l *LogReader) TTY() bool { return l.tty }
+
+// Copy copies the log; each Write is one line of one stream, or a part of a very long one.
+func (l *LogReader) Copy(ctx context.Context, stdout, stderr io.Writer) error {
+	l.reader.stdout, l.reader.stderr = stdout, stderr
+	return l.reader.read(ctx)
+}
+
+// Close frees the reader.
+func (l *LogReader) Close() error {
+	l.reader.close()
+	return l.dir.Close()
+}
+
+// Logs reads what a detached container has written. Containers that were not
 // detached have no log: their output went to whoever ran them.
-func (e *Engine) Logs(ctx context.Context, nameOrID string, o LogOptions, stdout, stderr io.Writer) error {
+func (e *Engine) Logs(_ context.Context, nameOrID string, o LogOptions) (*LogReader, error) {
 	dir, err := e.open(nameOrID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer dir.Close()
-	l := &logReader{store: e.Store, dir: dir, o: o, stdout: stdout, stderr: stderr}
-	defer l.close()
-	return l.read(ctx)
+	return &LogReader{dir: dir, reader: &logReader{store: e.Store, dir: dir, o: o}}, nil
 }
 
 // A logReader reads a log from its beginning and, if asked, along with its writer.

@@ -35,7 +35,7 @@ func talker(lines <-chan string) func(*fakeSandbox) int {
 func (r *rig) logs(o LogOptions) (stdout, stderr string) {
 	r.t.Helper()
 	var out, err bytes.Buffer
-	if e := r.Logs(r.t.Context(), "c", o, &out, &err); e != nil {
+	if e := r.copyLogs(r.t.Context(), "c", o, &out, &err); e != nil {
 		r.t.Fatal(e)
 	}
 	return out.String(), err.String()
@@ -87,7 +87,7 @@ func TestFollowerSeesEverythingAndEndsWithTheContainer(t *testing.T) {
 			seen, w := io.Pipe()
 			done := make(chan error, 1)
 			go func() {
-				err := r.Logs(t.Context(), "c", LogOptions{Follow: true, Tail: -1}, w, io.Discard)
+				err := r.copyLogs(t.Context(), "c", LogOptions{Follow: true, Tail: -1}, w, io.Discard)
 				done <- err
 				w.CloseWithError(err)
 			}()
@@ -117,7 +117,7 @@ func TestFollowerEndsWhenItsCallerDoes(t *testing.T) {
 	<-started
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := r.Logs(ctx, "c", LogOptions{Follow: true, Tail: -1}, io.Discard, io.Discard); err != context.Canceled {
+	if err := r.copyLogs(ctx, "c", LogOptions{Follow: true, Tail: -1}, io.Discard, io.Discard); err != context.Canceled {
 		t.Errorf("error is %v", err)
 	}
 	if err := r.Signal("c", 9); err != nil {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -171,4 +172,22 @@ func (r *rig) background(req RunRequest) (started <-chan struct{}, ended <-chan 
 		e <- exit
 	}()
 	return s, e
+}
+
+// waitCode waits for a container's end.
+func (r *rig) waitCode(ctx context.Context, name string) (int, error) {
+	ended, err := r.Wait(ctx, name, WaitNotRunning)
+	if err != nil {
+		return 0, err
+	}
+	w := <-ended
+	return w.Code, w.Err
+}
+
+func (r *rig) copyLogs(ctx context.Context, name string, o LogOptions, stdout, stderr io.Writer) error {
+	l, err := r.Logs(ctx, name, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Copy(ctx, stdout, stderr), l.Close())
 }

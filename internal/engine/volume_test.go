@@ -135,15 +135,15 @@ func TestAnonymousVolumesGoWithTheirContainer(t *testing.T) {
 		t.Error("it started")
 	}
 	count(2)
-	if removed, err := r.PruneVolumes(); len(removed) > 0 || err != nil {
-		t.Errorf("a container's volumes were pruned: %q, %v", removed, err)
+	if removed, err := r.PruneVolumes(t.Context(), nil); len(removed.Names) > 0 || err != nil {
+		t.Errorf("a container's volumes were pruned: %q, %v", removed.Names, err)
 	}
-	if err := r.Remove(t.Context(), "c", false); err != nil {
+	if err := r.Remove(t.Context(), "c", RemoveOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
 	}
 	count(1)
-	removed, err := r.PruneVolumes()
-	if d := cmp.Diff([]string{"named"}, removed); d != "" || err != nil {
+	removed, err := r.PruneVolumes(t.Context(), nil)
+	if d := cmp.Diff([]string{"named"}, removed.Names); d != "" || err != nil {
 		t.Error(d, err)
 	}
 }

@@ -50,26 +50,32 @@ func gone(dir *store.ContainerDir) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// Wait returns when the container is not running, with its exit code.
-func (e *Engine) Wait(ctx context.Context, nameOrID string) (int, error) {
+// Wait tells how the container ends, once what condition says is true. Whatever happens
+// after Wait has returned is not missed. The channel gets one result.
+func (e *Engine) Wait(ctx context.Context, nameOrID string, _ WaitCondition) (<-chan WaitResult, error) {
 	dir, err := e.open(nameOrID)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer dir.Close()
 	code, err := os.Open(filepath.Join(dir.Path(), exitFile))
 	if err != nil {
-		return 0, fmt.Errorf("container %s: exit code: %w", dir.ID(), err)
+		return nil, errors.Join(fmt.Errorf("container %s: exit code: %w", dir.ID(), err), dir.Close())
 	}
-	defer code.Close()
-	if err := awaitFree(ctx, dir); err != nil {
-		return 0, err
-	}
-	return readExit(code), nil
+	result := make(chan WaitResult, 1)
+	go func() {
+		defer dir.Close()
+		defer code.Close()
+		if err := awaitFree(ctx, dir); err != nil {
+			result <- WaitResult{Err: err}
+			return
+		}
+		result <- WaitResult{Code: readExit(code)}
+	}()
+	return result, nil
 }
 
-// Remove deletes a container that does not run; with force it is killed first.
-func (e *Engine) Remove(ctx context.Context, nameOrID string, force bool) error {
+// Remove deletes a container that does not run; with Force it is killed first.
+func (e *Engine) Remove(ctx context.Context, nameOrID string, o RemoveOptions) error {
 	dir, err := e.open(nameOrID)
 	if err != nil {
 		return err
@@ -78,7 +84,7 @@ func (e *Engine) Remove(ctx context.Context, nameOrID string, force bool) error 
 	bounded, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	if err := awaitFree(bounded, dir); err != nil && ctx.Err() == nil {
-		if err := e.end(ctx, dir, force); err != nil {
+		if err := e.end(ctx, dir, o.Force); err != nil {
 			return err
 		}
 	} else if err != nil {
