@@ -54,7 +54,9 @@ func (e *Engine) StartExec(_ context.Context, _ string, _ ExecStreams) error {
 }
 
 // ResizeExec tells the program's terminal its size.
-func (e *Engine) ResizeExec(_ context.Context, _ string, _ Size) error { return errdefs.ErrNotImplemented }
+func (e *Engine) ResizeExec(_ context.Context, _ string, _ Size) error {
+	return errdefs.ErrNotImplemented
+}
 
 // InspectExec describes a program.
 func (e *Engine) InspectExec(_ context.Context, _ string) (*Exec, error) {

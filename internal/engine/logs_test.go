@@ -117,7 +117,7 @@ func TestFollowerEndsWhenItsCallerDoes(t *testing.T) {
 	<-started
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := r.copyLogs(ctx, "c", LogOptions{Follow: true, Tail: -1}, io.Discard, io.Discard); err != context.Canceled {
+	if err := r.copyLogs(ctx, "c", LogOptions{Follow: true, Tail: -1}, io.Discard, io.Discard); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
 	if err := r.Signal("c", 9); err != nil {

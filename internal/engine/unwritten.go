@@ -79,7 +79,9 @@ func (e *Engine) Top(_ context.Context, _ string) ([]sandbox.Process, error) {
 }
 
 // Stats is what a container uses now; zero for one that does not run.
-func (e *Engine) Stats(_ context.Context, _ string) (Stats, error) { return Stats{}, errdefs.ErrNotImplemented }
+func (e *Engine) Stats(_ context.Context, _ string) (Stats, error) {
+	return Stats{}, errdefs.ErrNotImplemented
+}
 
 // Stats are a container's, and what they are to be compared with.
 type Stats struct {
@@ -111,7 +113,9 @@ func (e *Engine) Changes(_ context.Context, _ string) ([]Change, error) {
 }
 
 // Export writes a container's file system, without volumes, to w as a tar.
-func (e *Engine) Export(_ context.Context, _ string, _ io.Writer) error { return errdefs.ErrNotImplemented }
+func (e *Engine) Export(_ context.Context, _ string, _ io.Writer) error {
+	return errdefs.ErrNotImplemented
+}
 
 // StatPath describes a path in a container, running or not. It does not follow a symbolic link at the end.
 func (e *Engine) StatPath(_ context.Context, _, _ string) (sandbox.FileStat, error) {
@@ -152,7 +156,9 @@ func (e *Engine) CreateVolume(_ context.Context, _ VolumeRequest) (*Volume, erro
 }
 
 // Volume describes a volume.
-func (e *Engine) Volume(_ context.Context, _ string) (*Volume, error) { return nil, errdefs.ErrNotImplemented }
+func (e *Engine) Volume(_ context.Context, _ string) (*Volume, error) {
+	return nil, errdefs.ErrNotImplemented
+}
 
 // Volumes describes all volumes, by name.
 func (e *Engine) Volumes(_ context.Context) ([]*Volume, error) { return nil, errdefs.ErrNotImplemented }
