@@ -38,6 +38,8 @@ type Network struct {
 	Isolated bool `json:"isolated,omitempty"`
 	// Default is the network "bridge", which resolves no names of containers but links.
 	Default bool `json:"default,omitempty"`
+	// Configured says that a user chose the subnets, so that addresses can be asked for.
+	Configured bool `json:"configured,omitempty"`
 	// MTU in bytes; inherited from the outer route unless asked for.
 	MTU int `json:"mtu"`
 }
@@ -64,6 +66,10 @@ type EndpointRequest struct {
 	Ports      []Port
 	// Links are further names that resolve for this container only, as of --link.
 	Links map[string]string // name -> container's id
+	// DNS are servers that this container's other questions are forwarded to (--dns).
+	DNS []netip.Addr
+	// Priority ranks the endpoints of a container for the default route; the highest wins.
+	Priority int
 }
 
 // A Port is one published port of a container, or a range of the same length on both sides.
@@ -72,7 +78,8 @@ type Port struct {
 	Container uint16     `json:"container"`
 	HostIP    netip.Addr `json:"hostIP"` // invalid: every address of both families
 	// Host is 0 for a free one, or the first of HostEnd-Host+1 of which one free is taken.
-	Host, HostEnd uint16
+	Host    uint16 `json:"host"`
+	HostEnd uint16 `json:"hostEnd,omitempty"`
 }
 
 // An Endpoint is a container's place in a network; its record is written by Connect.
@@ -83,11 +90,15 @@ type Endpoint struct {
 	Name      string            `json:"name"`
 	Aliases   []string          `json:"aliases,omitempty"`
 	Links     map[string]string `json:"links,omitempty"`
-	Device    string            `json:"device"` // eth0, in the container
-	MAC       string            `json:"mac"`
-	IPv4      netip.Prefix      `json:"ipv4,omitzero"`
-	IPv6      netip.Prefix      `json:"ipv6,omitzero"`
-	Ports     []Port            `json:"ports,omitempty"` // as assigned: Host is never 0
+	DNS       []netip.Addr      `json:"dns,omitempty"`
+	Priority  int               `json:"priority,omitempty"`
+	// Gateway says that the container's default route, and its published ports, are here.
+	Gateway bool         `json:"gateway,omitempty"`
+	Device  string       `json:"device"` // eth0, in the container
+	MAC     string       `json:"mac"`
+	IPv4    netip.Prefix `json:"ipv4,omitzero"`
+	IPv6    netip.Prefix `json:"ipv6,omitzero"`
+	Ports   []Port       `json:"ports,omitempty"` // as assigned: Host is never 0
 }
 
 // A Driver is one way to move frames: kernel bridges (privileged), a kernel bridge
@@ -111,18 +122,28 @@ type Driver interface {
 	Publish(ctx context.Context, n *Network, e *Endpoint) ([]Port, error)
 	Withdraw(ctx context.Context, n *Network, e *Endpoint) error
 	// Names tells who answers for the network's names what they are now.
-	Names(ctx context.Context, n *Network, names []Name) error
+	Names(ctx context.Context, n *Network, z *Zone) error
 	// Resolver is the address that the containers' resolv.conf names; invalid if
 	// they get the outer one.
 	Resolver(n *Network) netip.Addr
 }
 
+// A Zone is all that a network's DNS server knows by itself.
+type Zone struct {
+	Names []Name `json:"names,omitempty"`
+	// Reverse are the names of addresses.
+	Reverse map[netip.Addr]string `json:"reverse,omitempty"`
+	// Forward are the servers that a client's other questions go to, by the client's
+	// address, where they are not the outer resolv.conf's.
+	Forward map[netip.Addr][]netip.Addr `json:"forward,omitempty"`
+}
+
 // A Name is one that the network's DNS answers.
 type Name struct {
-	Name string
-	// For, if not empty, is the only container (id) that sees it.
-	For       string
-	Addresses []netip.Addr
+	Name string `json:"name"`
+	// For, if not empty, are the only clients that see it.
+	For       []netip.Addr `json:"for,omitempty"`
+	Addresses []netip.Addr `json:"addresses"`
 }
 
 // A Space is where a container's network devices are.

@@ -1,0 +1,379 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// DefaultName is the network that containers are on who ask for none.
+const DefaultName = "bridge"
+
+// Networks are those of one engine. Its methods may be called by any number of
+// goroutines and processes on one directory.
+type Networks struct {
+	dir    string
+	driver Driver
+	o      Options
+}
+
+// Options are what dockerd has flags for; the zero value is dockerd's default.
+type Options struct {
+	// Bridge is the default network's gateway with the length of its subnet (--bip),
+	// BridgeRange the part that containers get (--fixed-cidr).
+	Bridge      netip.Prefix
+	BridgeRange netip.Prefix
+	// Bridge6 is the default network's subnet of version 6, if it is to have one
+	// (--ipv6, --fixed-cidr-v6).
+	Bridge6 netip.Prefix
+	// Pools are where subnets come from (--default-address-pool); none means DefaultPools.
+	Pools []Pool
+	// MTU in bytes (--mtu); 0 inherits the outer default route's.
+	MTU int
+	// Isolated forbids containers of the default network to reach each other (--icc=false).
+	Isolated bool
+	// HostIP is where ports are published that name no address (--ip).
+	HostIP netip.Addr
+	// DNS, Search and ResolvOptions go into resolv.conf instead of the outer one's (--dns, --dns-search, --dns-opt).
+	DNS           []netip.Addr
+	Search        []string
+	ResolvOptions []string
+	// HostGateway is what "host-gateway" stands for (--host-gateway-ip); invalid
+	// takes the gateway of the container's first network.
+	HostGateway netip.Addr
+	// OuterResolv is the outer resolv.conf; empty means /etc/resolv.conf.
+	OuterResolv string
+	// Outer tells what the outer network uses; nil asks the kernel.
+	Outer func() (Outer, error)
+}
+
+// Outer is what den has to fit its networks into.
+type Outer struct {
+	// Used are the subnets that its routes lead to, but for default routes.
+	Used []netip.Prefix
+	// MTU is the default route's, in bytes; 0 if there is none.
+	MTU int
+}
+
+// A CreateRequest asks for a network.
+type CreateRequest struct {
+	Name string
+	// Driver is "bridge" or empty.
+	Driver string
+	// Subnets that a user named; of each, all but Prefix may be left out.
+	Subnets []Subnet
+	// IPv6 wants a subnet of version 6, NoIPv4 none of version 4.
+	IPv6, NoIPv4    bool
+	Internal        bool
+	Attachable      bool
+	Labels, Options map[string]string
+}
+
+// Open opens the networks in dir, which is made if it is not there, and with it
+// the default network.
+func Open(dir string, d Driver, o Options) (*Networks, error) {
+	if len(o.Pools) == 0 {
+		o.Pools = DefaultPools()
+	}
+	if o.OuterResolv == "" {
+		o.OuterResolv = "/etc/resolv.conf"
+	}
+	if o.Outer == nil {
+		o.Outer = ReadOuter
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open networks: %w", err)
+	}
+	ns := &Networks{dir: dir, driver: d, o: o}
+	if err := ns.ensureDefault(); err != nil {
+		return nil, fmt.Errorf("open networks: %w", err)
+	}
+	return ns, nil
+}
+
+// Driver is what makes frames move.
+func (ns *Networks) Driver() Driver { return ns.driver }
+
+// Create makes a network; nothing moves in it until a container is attached.
+func (ns *Networks) Create(_ context.Context, r CreateRequest) (*Network, error) {
+	switch r.Driver {
+	case "", "bridge", "default":
+	case "host", "null":
+		return nil, errForbidden("only one instance of %q network is allowed", r.Driver)
+	default:
+		return nil, classed{fmt.Sprintf("network driver %q: den has the driver bridge only; create the network without --driver", r.Driver), errdefs.ErrNotFound}
+	}
+	switch r.Name {
+	case DefaultName, "host", "none", "default":
+		return nil, errForbidden("operation is not permitted on predefined %s network", r.Name)
+	}
+	if strings.TrimSpace(r.Name) == "" || strings.ContainsAny(r.Name, "/\x00\n") || len(r.Name) > 255 {
+		return nil, errInvalid("invalid network name %q: want 1 to 255 characters without '/'", r.Name)
+	}
+	return ns.create(r, false)
+}
+
+func (ns *Networks) create(r CreateRequest, isDefault bool) (*Network, error) {
+	n := &Network{
+		ID: randomID(), Name: r.Name, Created: time.Now().UTC(),
+		Labels: r.Labels, Options: r.Options,
+		Internal: r.Internal, Attachable: r.Attachable, IPv6: r.IPv6, Default: isDefault,
+		Configured: len(r.Subnets) > 0, Subnets: r.Subnets,
+	}
+	if err := n.readOptions(); err != nil {
+		return nil, err
+	}
+	outer, err := ns.o.Outer()
+	if err != nil {
+		return nil, fmt.Errorf("create network %s: %w", r.Name, err)
+	}
+	if n.MTU == 0 {
+		n.MTU = ns.o.MTU
+	}
+	if n.MTU == 0 {
+		n.MTU = outer.MTU
+	}
+	if n.MTU == 0 {
+		n.MTU = 1500
+	}
+	lock, err := ns.lockRecords()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = lock.Close() }()
+	others, err := ns.all()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		if o.Name == n.Name {
+			return nil, errNameTaken(n.Name)
+		}
+	}
+	if err := n.chooseSubnets(r, ns.o.Pools, others, outer.Used); err != nil {
+		return nil, err
+	}
+	return n, ns.keep(n)
+}
+
+// chooseSubnets completes what the user named and adds what is missing.
+func (n *Network) chooseSubnets(r CreateRequest, pools []Pool, others []*Network, outer []netip.Prefix) error {
+	var used []netip.Prefix
+	for _, o := range others {
+		for _, s := range o.Subnets {
+			used = append(used, s.Prefix)
+		}
+	}
+	for i := range n.Subnets {
+		s := &n.Subnets[i]
+		if !s.Prefix.IsValid() {
+			return errInvalid("invalid subnet of network %s: it has no prefix", n.Name)
+		}
+		for _, u := range used {
+			if u.Overlaps(s.Prefix) {
+				return errOverlap()
+			}
+		}
+		if s.Prefix.Addr().Is6() {
+			n.IPv6 = true
+		}
+		if n.family(s.Prefix.Addr().Is6()) != s {
+			return errInvalid("network %s: den gives a network one subnet of each IP version", n.Name)
+		}
+		if err := s.complete(); err != nil {
+			return err
+		}
+		used = append(used, s.Prefix)
+	}
+	used = append(used, outer...)
+	for _, v6 := range []bool{false, true} {
+		if n.family(v6) != nil || v6 && !n.IPv6 || !v6 && r.NoIPv4 {
+			continue
+		}
+		from := pools
+		if v6 {
+			from = append(pools[:len(pools):len(pools)], localPool())
+		}
+		p, err := choosePool(from, used, v6)
+		if err != nil {
+			return err
+		}
+		s := Subnet{Prefix: p}
+		if err := s.complete(); err != nil {
+			return err
+		}
+		n.Subnets, used = append(n.Subnets, s), append(used, p)
+	}
+	if len(n.Subnets) == 0 {
+		return errInvalid("network %s: IPv4 or IPv6 must be enabled", n.Name)
+	}
+	return nil
+}
+
+// keep writes a network's directory: it appears complete, by rename.
+func (ns *Networks) keep(n *Network) error {
+	tmp := filepath.Join(ns.dir, ".tmp-"+n.ID)
+	err := os.MkdirAll(filepath.Join(tmp, endpointsDir), 0o700)
+	if err == nil {
+		err = writeJSON(filepath.Join(tmp, networkFile), n)
+	}
+	if err == nil {
+		err = os.Rename(tmp, ns.network(n.ID))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("create network %s: %w", n.Name, err), os.RemoveAll(tmp))
+	}
+	return nil
+}
+
+// ensureDefault makes the default network, or makes it again where the options
+// have changed and nobody is on it.
+func (ns *Networks) ensureDefault() error {
+	all, err := ns.all()
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		if !n.Default {
+			continue
+		}
+		if ns.fits(n) {
+			return nil
+		}
+		err := ns.remove(context.Background(), n)
+		if errdefs.IsPermissionDenied(err) {
+			return nil // containers are on it: it stays as it was until they end
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	r := CreateRequest{Name: DefaultName, Options: map[string]string{}}
+	if ns.o.Bridge.IsValid() {
+		r.Subnets = append(r.Subnets, Subnet{Prefix: ns.o.Bridge.Masked(), Gateway: ns.o.Bridge.Addr(), Range: ns.o.BridgeRange})
+	}
+	if ns.o.Bridge6.IsValid() {
+		r.Subnets = append(r.Subnets, Subnet{Prefix: ns.o.Bridge6})
+	}
+	if ns.o.Isolated {
+		r.Options[optionICC] = "false"
+	}
+	_, err = ns.create(r, true)
+	if errdefs.IsAlreadyExists(err) {
+		return nil // another process was faster
+	}
+	return err
+}
+
+// fits says that the default network is as the options want it.
+func (ns *Networks) fits(n *Network) bool {
+	if ns.o.MTU != 0 && n.MTU != ns.o.MTU || n.Isolated != ns.o.Isolated {
+		return false
+	}
+	v4, v6 := n.family(false), n.family(true)
+	if b := ns.o.Bridge; b.IsValid() && (v4 == nil || v4.Prefix != b.Masked() || v4.Gateway != b.Addr() || v4.Range != ns.o.BridgeRange) {
+		return false
+	}
+	if b := ns.o.Bridge6; b.IsValid() {
+		return v6 != nil && v6.Prefix == b.Masked()
+	}
+	return v6 == nil
+}
+
+// List returns all networks, oldest first.
+func (ns *Networks) List(context.Context) ([]*Network, error) { return ns.all() }
+
+// Network finds a network by its id, its name or a unique beginning of its id.
+func (ns *Networks) Network(_ context.Context, nameOrID string) (*Network, error) {
+	all, err := ns.all()
+	if err != nil {
+		return nil, err
+	}
+	if nameOrID == "default" {
+		nameOrID = DefaultName
+	}
+	var found []*Network
+	for _, n := range all {
+		if n.ID == nameOrID || n.Name == nameOrID {
+			return n, nil
+		}
+		if nameOrID != "" && strings.HasPrefix(n.ID, nameOrID) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, errNotFound(nameOrID)
+	case 1:
+		return found[0], nil
+	}
+	return nil, errInvalid("network %s is ambiguous (%d matches found on name)", nameOrID, len(found))
+}
+
+// Remove removes a network that has no endpoints.
+func (ns *Networks) Remove(ctx context.Context, nameOrID string) error {
+	n, err := ns.Network(ctx, nameOrID)
+	if err != nil {
+		return err
+	}
+	if n.Default {
+		return errForbidden("%s is a pre-defined network and cannot be removed", n.Name)
+	}
+	return ns.remove(ctx, n)
+}
+
+func (ns *Networks) remove(ctx context.Context, n *Network) error {
+	lock, err := ns.lockNetwork(n.ID)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	es, err := ReadEndpoints(ns.network(n.ID))
+	if err != nil {
+		return err
+	}
+	if len(es) > 0 {
+		return errActive(n, es)
+	}
+	if err := ns.driver.Down(ctx, n); err != nil {
+		return fmt.Errorf("error while removing network: network %s: %w", n.Name, err)
+	}
+	gone := filepath.Join(ns.dir, gonePrefix+n.ID)
+	if err := os.Rename(ns.network(n.ID), gone); err != nil {
+		return fmt.Errorf("error while removing network: %w", err)
+	}
+	return os.RemoveAll(gone)
+}
+
+// Endpoints returns who is on a network.
+func (ns *Networks) Endpoints(_ context.Context, networkID string) ([]Endpoint, error) {
+	es, err := ReadEndpoints(ns.network(networkID))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errNotFound(networkID)
+	}
+	return es, err
+}
+
+// Of returns a container's endpoints, the one with the default route first.
+func (ns *Networks) Of(_ context.Context, container string) ([]Endpoint, error) {
+	return ns.endpointsOf(container)
+}
+
+func randomID() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
