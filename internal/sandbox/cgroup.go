@@ -36,6 +36,7 @@ type cgroupManager interface {
 	Set(*cgroups.Resources) error
 	Destroy() error
 	OOMKillCount() (uint64, error)
+	GetPaths() map[string]string
 }
 
 // cgroupVersion is 2, 1 or, without cgroups, 0.
@@ -156,6 +157,16 @@ func (c *cgroup) enter(pid int) {
 	}
 	if err != nil {
 		c.warn(err)
+	}
+}
+
+// join puts one more process in.
+func (c *cgroup) join(pid int) {
+	for _, dir := range c.m.GetPaths() {
+		if err := cgroups.WriteCgroupProc(dir, pid); err != nil {
+			c.warn(err)
+			return
+		}
 	}
 }
 

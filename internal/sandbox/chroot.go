@@ -45,7 +45,7 @@ func (*Chroot) SharesPids() bool { return true }
 
 // Start runs r. Errors are of class errdefs.ErrNotImplemented where r wants what this
 // rung cannot do.
-func (c *Chroot) Start(ctx context.Context, r *Request) (Sandbox, error) {
+func (c *Chroot) Start(ctx context.Context, r *Request) (_ Sandbox, err error) {
 	if r.Spec == nil || r.Spec.Process == nil || r.Spec.Linux == nil {
 		return nil, fmt.Errorf("sandbox %s: the specification has no process or no linux part", r.ID)
 	}
@@ -56,12 +56,13 @@ func (c *Chroot) Start(ctx context.Context, r *Request) (Sandbox, error) {
 	spec := *r.Spec
 	linux := *r.Spec.Linux
 	own.Spec, spec.Linux = &spec, &linux
-	if !c.n.status.Effective.Has(unix.CAP_SYS_ADMIN) && !spec.Process.NoNewPrivileges {
-		// The kernel lets nobody else load a filter that setuid programs would
-		// inherit. The outer container's stays in force.
-		linux.Seccomp = nil
+	s := &running{id: r.ID, stubs: &stubs{root: r.Root}, n: c.n, seccomp: linux.Seccomp}
+	if s.filter, err = c.n.filter(linux.Seccomp); err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
 	}
-	s := &running{id: r.ID, stubs: &stubs{root: r.Root}}
+	if !c.n.canFilter(spec.Process) {
+		linux.Seccomp = nil // the outer container's stays in force
+	}
 	placed, err := place(ctx, &own, s.stubs, c.devices)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
@@ -105,7 +106,7 @@ func (p *program) changeRoot() {
 	p.Do(unix.SYS_FCHDIR, root.Value()).Note(note)
 	p.Do(unix.SYS_CHROOT, p.Str(".")).Note(note)
 	p.Do(unix.SYS_CHDIR, p.Str("/")).Note(note)
-	p.send(root, "show den the root")
+	p.send(root, showRoot)
 	p.Close(root)
 	if p.spec.Process.Terminal {
 		p.Do(unix.SYS_IOCTL, sys.Int(0), sys.Int(unix.TIOCSCTTY), sys.Int(0)).Note("terminal")

@@ -49,8 +49,10 @@ func (s *running) signalTree(sig unix.Signal) {
 		default:
 		}
 		// Without a pid namespace orphans become the holder's children.
-		for _, pid := range descendants(s.holder) {
-			visit(pid)
+		for _, holder := range s.holders() {
+			for _, pid := range descendants(holder) {
+				visit(pid)
+			}
 		}
 		if len(seen) == before {
 			return

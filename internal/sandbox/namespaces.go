@@ -80,7 +80,17 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 	if r.Spec == nil || r.Spec.Process == nil || r.Spec.Linux == nil {
 		return nil, fmt.Errorf("sandbox %s: the specification has no process or no linux part", r.ID)
 	}
-	return n.launch(ctx, r, &running{id: r.ID, stubs: &stubs{root: r.Root}})
+	filter, err := n.filter(r.Spec.Linux.Seccomp)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
+	}
+	return n.launch(ctx, r, &running{id: r.ID, n: n, stubs: &stubs{root: r.Root}, seccomp: r.Spec.Linux.Seccomp, filter: filter})
+}
+
+// canFilter reports whether the kernel lets den load a filter for p. On the rung chroot
+// den may lack CAP_SYS_ADMIN, and nobody else loads one that setuid programs would inherit.
+func (n *Namespaces) canFilter(p *specs.Process) bool {
+	return !n.chroot || n.status.Effective.Has(unix.CAP_SYS_ADMIN) || p.NoNewPrivileges
 }
 
 // launch starts what s is prepared for; whatever comes of it, s.undo is called in the end.
@@ -97,7 +107,11 @@ func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sand
 		return nil, errors.Join(fmt.Errorf("sandbox %s: %w", r.ID, err), s.takeBack())
 	}
 	s.streams, s.done = streams, make(chan struct{})
-	s.cgroup = newCgroup(r, n.cgroupVersion())
+	if s.parent == nil {
+		if s.cgroup = newCgroup(r, n.cgroupVersion()); s.cgroup != nil {
+			s.enter = s.cgroup.enter
+		}
+	}
 	if err := n.start(ctx, r, s); err != nil {
 		streams.CloseChild()
 		streams.CloseOwn()
@@ -122,17 +136,21 @@ func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sand
 // start plans and starts the holder.
 func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 	leases := Leases(r)
-	filter, err := n.filter(r.Spec.Linux.Seccomp)
-	if err != nil {
-		return err
-	}
-	p, err := newProgram(r, programOptions{
-		leases: len(leases), cgroup: s.cgroup != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids, chroot: n.chroot,
-		caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding, filter: filter,
+	o := programOptions{
+		leases: len(leases), cgroup: s.enter != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids, chroot: n.chroot,
+		join: s.join, caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding,
 		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.Own, rlimit: rlimit,
 		uidMapped: func(id uint32) bool { return sys.MapsID(n.uids, id) },
 		gidMapped: func(id uint32) bool { return sys.MapsID(n.gids, id) },
-	})
+	}
+	if r.Spec.Linux.Seccomp != nil {
+		o.filter = s.filter
+	}
+	plan, name := newProgram, "den-holder"
+	if s.join != nil {
+		plan, name = newExecProgram, "den-exec"
+	}
+	p, err := plan(r, o)
 	if err != nil {
 		return err
 	}
@@ -160,10 +178,12 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		defer exe.Close()
 		files = append(files, exe)
 	}
-	if s.holder, err = p.Start("den-holder", files); err != nil {
+	holder, err := p.Start(name, files)
+	if err != nil {
 		pipes.closeOwn()
 		return err
 	}
+	s.started(holder)
 	s.pipes = pipes
 	s.stop = context.AfterFunc(ctx, func() { _ = s.Signal(unix.SIGKILL) })
 	return nil

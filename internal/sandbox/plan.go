@@ -52,6 +52,7 @@ const (
 	stageFind execStage = iota + 1
 	stageIsDir
 	stageExec
+	stageCwd
 )
 
 // A program is a plan together with what den has to know to follow it.
@@ -74,6 +75,7 @@ type programOptions struct {
 	cgroupVersion int
 	sharePids     bool
 	chroot        bool       // nothing is mounted and no namespace made
+	join          *joining   // the sandbox to start in, for Exec
 	caps          sys.CapSet // what den itself may give
 	bounding      sys.CapSet // what den could get
 	filter        []byte     // seccomp program, or nil
@@ -161,20 +163,7 @@ func (p *program) cloneFlags() int {
 func (p *program) holder(payload sys.Label) {
 	failed, loop, ended, orphan := p.Label(), p.Label(), p.Label(), p.Label()
 	p.OnFatal(failed)
-	fdReaper := fdLeases + p.o.leases
-	rest := fdReaper
-	if p.o.sharePids {
-		rest++
-	}
-	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(rest), sys.Int(^uint32(0)), sys.Int(0))
-	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str("den-holder")).MayFail()
-	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()
-	p.Do(unix.SYS_SETSID).MayFail()
-	p.signalMask(^uint64(0))
-	p.Do(unix.SYS_FCNTL, sys.Int(fdControl), sys.Int(unix.F_SETFL), sys.Int(unix.O_NONBLOCK))
-	if p.o.sharePids {
-		p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_CHILD_SUBREAPER), sys.Int(1)).MayFail()
-	}
+	p.holderBegin("den-holder")
 	started := p.Words(sys.Int(uint64(recordPid)), sys.Int(0))
 	exit := p.Words(sys.Int(uint64(recordExit)), sys.Int(0))
 	pid, status := started.Part(8), exit.Part(8)
@@ -195,10 +184,33 @@ func (p *program) holder(payload sys.Label) {
 	p.Mark(orphan)
 	p.Do(unix.SYS_KILL, pid.Value(), sys.Int(int(unix.SIGKILL))).MayFail()
 	p.Do(unix.SYS_WAIT4, pid.Value(), status.Addr(), sys.Int(0), sys.Int(0)).MayFail()
+	p.holderEnd(ended, failed, exit)
+}
+
+// holderBegin makes the process one that nobody sees into or signals by accident, with
+// the descriptors that it was given.
+func (p *program) holderBegin(name string) {
+	rest := fdLeases + p.o.leases
+	if p.o.sharePids {
+		rest++ // den, for reapOrphans
+	}
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(rest), sys.Int(^uint32(0)), sys.Int(0))
+	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str(name)).MayFail()
+	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()
+	p.Do(unix.SYS_SETSID).MayFail()
+	p.signalMask(^uint64(0))
+	p.Do(unix.SYS_FCNTL, sys.Int(fdControl), sys.Int(unix.F_SETFL), sys.Int(unix.O_NONBLOCK))
+	if p.o.sharePids {
+		p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_CHILD_SUBREAPER), sys.Int(1)).MayFail()
+	}
+}
+
+// holderEnd tells den how the payload ended, or what the holder failed in.
+func (p *program) holderEnd(ended, failed sys.Label, exit sys.Arg) {
 	p.Mark(ended)
 	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), exit, sys.Int(recordLength)).MayFail()
 	if p.o.sharePids {
-		p.reapOrphans(fdReaper)
+		p.reapOrphans(fdLeases + p.o.leases)
 	}
 	p.Exit(0)
 	p.Mark(failed)
@@ -224,12 +236,19 @@ func (p *program) payload() error {
 		p.Do(unix.SYS_UNSHARE, sys.Int(unix.CLONE_NEWCGROUP)).MayFail()
 	}
 	p.joinNamespaces()
-	p.oomScore()
+	if p.o.join == nil {
+		p.oomScore()
+	}
 	p.Do(unix.SYS_UMASK, sys.Int(0))
-	if p.o.chroot {
+	switch {
+	case p.o.chroot:
 		p.changeRoot()
-	} else if err := p.fileSystem(); err != nil {
-		return err
+	case p.o.join != nil:
+		p.joinedRoot()
+	default:
+		if err := p.fileSystem(); err != nil {
+			return err
+		}
 	}
 	if err := p.process(); err != nil {
 		return err

@@ -105,8 +105,8 @@ func (p *program) devices(dev *mount, sources []deviceSource) {
 	}
 }
 
-// terminal makes a pseudo terminal in the sandbox's own devpts, shows it as
-// /dev/console, makes it the standard streams and sends its other end to den.
+// terminal makes a pseudo terminal in the sandbox's own devpts, shows that of the first
+// process as /dev/console, makes it the standard streams and sends its other end to den.
 func (p *program) terminal() {
 	const note = "terminal"
 	master, slave, at, fd := p.Cell(0), p.Cell(0), p.Cell(0), p.Cell(0)
@@ -118,13 +118,15 @@ func (p *program) terminal() {
 		size := uint64(c.Height&0xffff) | uint64(c.Width&0xffff)<<16 // struct winsize
 		p.Do(unix.SYS_IOCTL, slave.Value(), sys.Int(unix.TIOCSWINSZ), p.Cell(size).Addr()).MayFail()
 	}
-	skip := p.Label()
-	p.OpenInRoot(sys.Int(unix.AT_FDCWD), "/dev/console", unix.O_PATH, at).Err(skip)
-	p.CloneTree(slave.Value(), "", fd, false).Err(skip)
-	p.MoveMount(fd.Value(), at.Value()).MayFail()
-	p.Close(fd)
-	p.Mark(skip)
-	p.Close(at)
+	if p.o.join == nil {
+		skip := p.Label()
+		p.OpenInRoot(sys.Int(unix.AT_FDCWD), "/dev/console", unix.O_PATH, at).Err(skip)
+		p.CloneTree(slave.Value(), "", fd, false).Err(skip)
+		p.MoveMount(fd.Value(), at.Value()).MayFail()
+		p.Close(fd)
+		p.Mark(skip)
+		p.Close(at)
+	}
 
 	p.send(master, note)
 	p.Close(master)
@@ -138,6 +140,9 @@ func (p *program) terminal() {
 	}
 	p.Close(slave)
 }
+
+// showRoot is what an error says of sending the root directory.
+const showRoot = "show den the root"
 
 // send gives den the descriptor that c holds.
 func (p *program) send(c *sys.Cell, note string) {

@@ -288,7 +288,7 @@ func (p *program) switchRoot(root *sys.Cell) {
 	// The old root is now on top of the new one, where "." leads (pivot_root(2)).
 	p.Do(unix.SYS_UMOUNT2, p.Str("."), sys.Int(unix.MNT_DETACH)).Note("leave the old root")
 	p.Do(unix.SYS_CHDIR, p.Str("/"))
-	p.send(root, "show den the root")
+	p.send(root, showRoot)
 }
 
 // root makes the detached mount of the root file system.

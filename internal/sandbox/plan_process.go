@@ -115,7 +115,7 @@ func (p *program) warn(s string) {
 	}
 }
 
-// cwd enters the working directory, which den makes if it is missing. It is opened
+// cwd enters the working directory, which den makes for a new sandbox if it is missing. It is opened
 // inside the root and without magic links (CVE-2024-21626).
 func (p *program) cwd() {
 	dir := p.spec.Process.Cwd
@@ -125,9 +125,14 @@ func (p *program) cwd() {
 	have := p.Label()
 	fd := p.Cell(0)
 	note := "working directory " + dir
-	p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(dir), unix.O_PATH|unix.O_DIRECTORY, fd).MayFail().Pos(have)
-	p.ask(askCwd)
-	p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(dir), unix.O_PATH|unix.O_DIRECTORY, fd).Note(note)
+	if p.o.join == nil {
+		p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(dir), unix.O_PATH|unix.O_DIRECTORY, fd).MayFail().Pos(have)
+		p.ask(askCwd)
+	}
+	open := p.OpenInRoot(sys.Int(unix.AT_FDCWD), inside(dir), unix.O_PATH|unix.O_DIRECTORY, fd).Note(note)
+	if p.o.join != nil {
+		p.exec[open] = stageCwd
+	}
 	p.Mark(have)
 	p.Do(unix.SYS_FCHDIR, fd.Value()).Note(note)
 	p.Close(fd)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"den/internal/failpoint"
@@ -16,6 +17,13 @@ import (
 // running is a started sandbox: the holder, and den's ends of its pipes.
 type running struct {
 	id      string
+	n       *Namespaces
+	parent  *running // the sandbox, for a program of Exec
+	join    *joining
+	execs   execs
+	seccomp *specs.LinuxSeccomp
+	filter  []byte    // seccomp, compiled
+	enter   func(int) // puts the payload into a cgroup; may be nil
 	program *program
 	streams *Streams
 	stubs   *stubs
@@ -48,8 +56,8 @@ func (s *running) follow(r *Request) error {
 		return fmt.Errorf("sandbox %s: %w", s.id, s.program.Failure(value, unix.Errno(kind)))
 	}
 	s.pid = int(value)
-	if s.cgroup != nil {
-		s.cgroup.enter(s.pid)
+	if s.enter != nil {
+		s.enter(s.pid)
 		if err := s.answer([]byte{0}); err != nil {
 			return err
 		}
@@ -120,6 +128,8 @@ func (s *running) failure(address uint64, errno unix.Errno) error {
 		return e
 	case stageIsDir:
 		return &ExecError{Program: name, Code: 126, Err: unix.EISDIR}
+	case stageCwd: // runc's words
+		return &ExecError{Program: name, Code: 126, Err: fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", s.program.spec.Process.Cwd, errno)}
 	case stageExec:
 		code := 126
 		if errno == unix.ENOENT { // its interpreter is missing
@@ -182,6 +192,7 @@ func (s *running) run() {
 	go func() {
 		defer close(s.done)
 		s.exit, s.err = s.reap()
+		s.gone()
 		s.err = errors.Join(s.err, s.streams.Wait())
 		s.err = errors.Join(s.err, s.finish())
 	}()
@@ -193,10 +204,19 @@ func (s *running) run() {
 func (s *running) abandon() error {
 	_ = s.Signal(unix.SIGKILL)
 	_, _ = s.reap()
+	s.gone()
 	s.streams.CloseOwn()
 	err := s.finish()
 	close(s.done)
 	return err
+}
+
+// gone is when the holder has ended.
+func (s *running) gone() {
+	s.execs.end()
+	if s.parent != nil {
+		s.parent.execs.remove(s)
+	}
 }
 
 // reap reads how the payload ended and waits for the holder.

@@ -76,6 +76,12 @@ func contract() []promise {
 		{"Insecure", insecure},
 		{"BindRoot", bindRoot},
 		{"LimitsOrAWarning", limits},
+		{"ExecSeesTheSandbox", execSees},
+		{"ExecHasItsOwnRights", execRights},
+		{"ExecErrorsAreDockers", execErrors},
+		{"ExecEndsBySignalCancelAndWithTheSandbox", execEnds},
+		{"ExecWithTerminal", execTerminal},
+		{"ExecIsFrozenWithTheSandbox", execFrozen},
 		{"ManyAtOnceLeaveNothingOpen", many},
 	}
 }

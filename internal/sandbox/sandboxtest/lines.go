@@ -16,6 +16,8 @@ type lines struct {
 	f *os.File
 }
 
+func newLines(b *Bench, f *os.File) *lines { return &lines{b, bufio.NewReader(f), f} }
+
 // next waits for the next line.
 func (l *lines) next() string {
 	l.b.Helper()
@@ -41,7 +43,7 @@ func (b *Bench) start(ctx context.Context, r *sandbox.Request) (sandbox.Sandbox,
 		w.Close()
 		out.Close()
 	})
-	return s, &lines{b, bufio.NewReader(out), out}
+	return s, newLines(b, out)
 }
 
 type writer struct{ f *os.File }
