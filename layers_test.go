@@ -18,13 +18,13 @@ var rows = [][]string{
 	{"failpoint", "oci", "progress", "sys"},
 	{"erofs"},
 	{"lower"},
-	{"cloud", "durable", "layer", "probe", "registry", "tree"},
+	{"cloud", "durable", "layer", "probe", "registry", "socket", "tree"},
 	{"network", "sandbox", "snapshot", "store"},
 	{"image"},
 	{"build/llb", "build/solver"},
 	{"build/dockerfile", "build/ops"},
 	{"build", "engine"},
-	{"broker", "buildah", "buildkitapi", "doctor", "dockerapi", "kaniko"},
+	{"broker", "buildah", "buildkitapi", "doctor", "dockerapi", "dockerd", "kaniko"},
 	{"daemon", "testkit"}, // testkit on top, so that only tests can import it
 }
 

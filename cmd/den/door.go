@@ -31,6 +31,8 @@ func door(argv0 string, io streams) *cobra.Command {
 		return cmd
 	case base == "buildah":
 		return asRoot(newBuildah(g, io), g, io)
+	case contains(entryNames(), base):
+		return newEntry(base, io)
 	}
 	return newRoot(io)
 }

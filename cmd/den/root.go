@@ -68,6 +68,9 @@ func newRoot(io streams) *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(commands(g, io)...)
 	root.AddCommand(groups(g, io)...)
+	for _, name := range entryNames() {
+		root.AddCommand(newEntry(name, io))
+	}
 	return root
 }
 
@@ -120,6 +123,7 @@ func commands(g *globals, io streams) []*cobra.Command {
 		newVersion(io),
 		newKaniko(g, io, "kaniko"),
 		newBud(g, io),
+		newServe(g, io),
 	}
 }
 

@@ -1,0 +1,123 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/dockerapi"
+	"den/internal/engine"
+	"den/internal/sandbox"
+	"den/internal/socket"
+)
+
+// An api is what answers requests, once it is open.
+type api struct {
+	den        *Den
+	engine     *engine.Engine
+	handler    http.Handler
+	supervised chan error
+	// live says that containers can outlive this process.
+	live bool
+}
+
+// openAPI opens the store, chooses the rung and takes over the containers that are there. base ends
+// when den does.
+func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err error) {
+	d, err := Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	r, err := d.Runner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := d.Engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, live := r.Exec.(sandbox.Adopter)
+	a := &api{den: d, engine: e, live: live, supervised: make(chan error, 1)}
+	facts := facts{den: d, runner: r, serve: s}
+	a.handler = dockerapi.New(dockerapi.Options{
+		Engine: e, Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
+		SocketPath: socketPath(s.Listeners), Log: logger(o),
+	})
+	go func() { a.supervised <- e.Supervise(base) }()
+	return a, nil
+}
+
+// socketPath is the first unix socket that is served.
+func socketPath(listeners []*socket.Listener) string {
+	for _, l := range listeners {
+		if l.Address.Network == socket.Unix {
+			return l.Address.Name
+		}
+	}
+	return ""
+}
+
+// running says whether a container runs, also one that waits to be started again.
+func (a *api) running(context.Context) bool {
+	list, err := a.engine.List()
+	if err != nil {
+		return true // nobody ends den for a record that cannot be read
+	}
+	for i := range list {
+		if list[i].Running() {
+			return true
+		}
+	}
+	return false
+}
+
+// shutdown ends containers: all but those that are to go on living.
+func (a *api) shutdown(ctx context.Context, s ServeOptions) error {
+	if s.ShutdownTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.ShutdownTimeout)
+		defer cancel()
+	}
+	mode := engine.EndAll
+	if s.LiveRestore && a.live {
+		mode = engine.EndDependent
+	}
+	return ignoreUnwritten(a.engine.Shutdown(ctx, mode))
+}
+
+// close waits for who supervises, whose context has ended, and closes the store.
+func (a *api) close() error {
+	err := <-a.supervised
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return errors.Join(ignoreUnwritten(err), a.den.Close())
+}
+
+func ignoreUnwritten(err error) error {
+	if errdefs.IsNotImplemented(err) {
+		return nil
+	}
+	return err
+}
+
+// unavailable answers every request with the reason why den could not open.
+func unavailable(err error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		sentence(w, http.StatusServiceUnavailable, err.Error())
+	})
+}
+
+// refuse answers who speaks plain HTTP to a port that is there for health checks only.
+func refuse(w http.ResponseWriter, _ *http.Request) {
+	sentence(w, http.StatusBadRequest, fmt.Sprintf("this den serves TLS: set DOCKER_HOST=tcp://docker:%s, DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH to the client directory below DOCKER_TLS_CERTDIR; "+
+		"or start it with an empty DOCKER_TLS_CERTDIR to serve plain HTTP here", socket.TLSPort))
+}
