@@ -82,6 +82,9 @@ func contract() []promise {
 		{"ExecEndsBySignalCancelAndWithTheSandbox", execEnds},
 		{"ExecWithTerminal", execTerminal},
 		{"ExecIsFrozenWithTheSandbox", execFrozen},
+		{"FilesAreReadWhileItRuns", filesRead},
+		{"FilesAreWrittenWhileItRuns", filesWrite},
+		{"HostileFilesLeadNowhere", filesHostile},
 		{"ManyAtOnceLeaveNothingOpen", many},
 	}
 }

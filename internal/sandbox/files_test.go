@@ -1,0 +1,113 @@
+package sandbox_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"den/internal/sandbox"
+)
+
+// openRoot is dir as a root directory.
+func openRoot(t testing.TB, dir string) *os.File {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// FuzzWriteTar unpacks hostile archives: nothing appears outside of the root, and what was
+// written can be read again.
+func FuzzWriteTar(f *testing.F) {
+	for _, hs := range [][]tar.Header{
+		{{Name: "a/b", Typeflag: tar.TypeReg, Size: 1, Mode: 0o644}},
+		{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "../../out"}, {Name: "l/x", Typeflag: tar.TypeReg, Size: 1}},
+		{{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o700}, {Name: "d", Typeflag: tar.TypeFifo}},
+		{{Name: "f", Typeflag: tar.TypeReg, Size: 1}, {Name: "h", Typeflag: tar.TypeLink, Linkname: "f"}, {Name: "h", Typeflag: tar.TypeReg, Size: 1}},
+		{{Name: "../x", Typeflag: tar.TypeReg, Size: 1}},
+		{{Name: "x", Typeflag: tar.TypeReg, Size: 1, Format: tar.FormatPAX, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}},
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range hs {
+			if err := w.WriteHeader(&h); err != nil {
+				f.Fatal(err)
+			}
+			_, _ = w.Write([]byte("x")[:h.Size])
+		}
+		f.Add(b.Bytes(), false)
+		f.Add(b.Bytes(), true)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, keep bool) {
+		top := t.TempDir()
+		dir := filepath.Join(top, "root")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		files := sandbox.NewFiles(openRoot(t, dir))
+		_ = files.WriteTar(t.Context(), "/", bytes.NewReader(data), sandbox.WriteTarOptions{KeepKinds: keep, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
+		if e, err := os.ReadDir(top); err != nil || len(e) != 1 {
+			t.Errorf("beside the root are %v, %v", e, err)
+		}
+		if os.Geteuid() == 0 { // others may not read what the tar says
+			if err := files.ReadTar(t.Context(), "/", ".", io.Discard); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestFilesThatChangeKeepTheTarWhole cuts and grows a file between its header and its end.
+func TestFilesThatChangeKeepTheTarWhole(t *testing.T) {
+	for _, size := range []int64{0, 10, 1 << 20} {
+		dir := t.TempDir()
+		name := filepath.Join(dir, "f")
+		if err := os.WriteFile(name, make([]byte, 100<<10), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		w := &firstWrite{w: &out, do: func() { _ = os.Truncate(name, size) }}
+		if err := sandbox.NewFiles(openRoot(t, dir)).ReadTar(t.Context(), "f", "f", w); err != nil {
+			t.Fatal(err)
+		}
+		r := tar.NewReader(&out)
+		h, err := r.Next()
+		if err != nil || h.Size != 100<<10 {
+			t.Fatalf("%+v, %v", h, err)
+		}
+		if _, err := r.Next(); err != io.EOF {
+			t.Errorf("after the file: %v", err)
+		}
+	}
+}
+
+type firstWrite struct {
+	w  io.Writer
+	do func()
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	if w.do != nil {
+		w.do()
+		w.do = nil
+	}
+	return w.w.Write(p)
+}
+
+func TestReadingFilesEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := sandbox.NewFiles(openRoot(t, t.TempDir())).ReadTar(ctx, "/", ".", io.Discard); err == nil {
+		t.Error("a tar was written after the end")
+	}
+}
