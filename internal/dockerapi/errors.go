@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/common"
@@ -106,4 +108,18 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
+}
+
+// fileError says in docker's words that a path is not in a container, or is not what
+// it should be.
+func fileError(err error, path, name string) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return notFound("Could not find the file %s in container %s", path, name)
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), errors.Is(err, fs.ErrInvalid):
+		return invalid("%v", err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return forbidden("%v", err)
+	}
+	return err
 }

@@ -23,6 +23,8 @@ type hijacked struct {
 	reader  *bufio.Reader // what HTTP's server read ahead comes first
 	timeout time.Duration
 	mu      sync.Mutex // one write at a time: frames of stdout and stderr do not mix
+	close   sync.Once
+	closed  error
 }
 
 // hijack takes the connection over and begins the answer: 101 if the client asked
@@ -74,27 +76,35 @@ func (h *hijacked) Write(p []byte) (int, error) {
 	return h.conn.Write(p)
 }
 
-// Close ends the answer.
-func (h *hijacked) Close() error { return h.conn.Close() }
+// Close ends both directions.
+func (h *hijacked) Close() error {
+	h.close.Do(func() { h.closed = h.conn.Close() })
+	return h.closed
+}
+
+// finish says to the client that nothing more comes, and gives it a moment to say the
+// same: a connection that is closed while words of the client are unread loses what
+// the client has not read.
+func (h *hijacked) finish() {
+	if c, ok := h.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		_ = h.conn.SetReadDeadline(time.Now().Add(time.Second)) // a connection that is gone needs none
+		return
+	}
+	_ = h.Close()
+}
 
 // input copies what the client sends to w, which may be nil, and closes w when the
 // client closes its side. Then it waits until the client is gone altogether, or ctx
 // ends, and returns.
 func (h *hijacked) input(ctx context.Context, w io.WriteCloser) {
-	var to io.Writer = io.Discard
 	if w != nil {
-		to = w
+		_, _ = io.Copy(w, h) // either end may be gone, which the next lines find out
+		_ = w.Close()
 	}
-	_, err := io.Copy(to, h)
-	if w != nil {
-		if err != nil || ctx.Err() == nil {
-			_ = w.Close() // a container that is gone has no stdin to close
-		}
+	// What a program does not take is not kept for it.
+	if _, err := io.Copy(io.Discard, h); err == nil {
+		h.gone(ctx)
 	}
-	if err != nil && to == io.Discard {
-		return // the connection failed
-	}
-	h.gone(ctx)
 }
 
 // gone returns when the client has closed both directions, or ctx has ended. A

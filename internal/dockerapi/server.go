@@ -26,6 +26,9 @@ type Options struct {
 	// Info is what GET /info says, but for what Server fills in: the counts of
 	// containers and the time.
 	Info func(ctx context.Context) (system.Info, error)
+	// ImageDigest gives the digest of the configuration of an image that is there, by name
+	// or id; nil knows none. The filter "ancestor" asks it.
+	ImageDigest func(ctx context.Context, name string) (string, error)
 	// Version is den's, Commit and BuildTime where it comes from.
 	Version, Commit, BuildTime string
 	// SocketPath is the unix socket that this server listens on; empty without one.
@@ -62,6 +65,10 @@ func (s *Server) routes() []route {
 	var all []route
 	for _, area := range [][]route{
 		s.systemRoutes(),
+		s.containerRoutes(),
+		s.volumeRoutes(),
+		s.networkRoutes(),
+		s.eventRoutes(),
 	} {
 		all = append(all, area...)
 	}

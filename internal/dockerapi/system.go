@@ -89,11 +89,12 @@ func (s *Server) noPlugins(w http.ResponseWriter, _ *call) error {
 	return writeJSON(w, http.StatusOK, []struct{}{})
 }
 
-// swarmRoutes refuse what belongs to Swarm and to plugins with docker's sentences:
-// clients look for them.
+// notManager is docker's sentence, which clients look for.
+const notManager = `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`
+
+// swarmRoutes refuse what belongs to Swarm and to plugins with docker's sentences.
 func (s *Server) swarmRoutes() []route {
-	const manager = `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`
-	notManager := func(http.ResponseWriter, *call) error { return unavailable("%s", manager) }
+	needsManager := func(http.ResponseWriter, *call) error { return unavailable("%s", notManager) }
 	noSwarm := func(http.ResponseWriter, *call) error {
 		return unimplemented("den is not a node of a swarm and cannot become one: use it as a single engine, or Kubernetes for more than one machine")
 	}
@@ -104,11 +105,11 @@ func (s *Server) swarmRoutes() []route {
 	routes := []route{
 		{"POST", "/swarm/init", noSwarm, 0},
 		{"POST", "/swarm/join", noSwarm, 0},
-		{"POST", "/swarm/leave", notManager, 0},
-		{"POST", "/swarm/update", notManager, 0},
-		{"POST", "/swarm/unlock", notManager, 0},
-		{"GET", "/swarm", notManager, 0},
-		{"GET", "/swarm/unlockkey", notManager, 0},
+		{"POST", "/swarm/leave", needsManager, 0},
+		{"POST", "/swarm/update", needsManager, 0},
+		{"POST", "/swarm/unlock", needsManager, 0},
+		{"GET", "/swarm", needsManager, 0},
+		{"GET", "/swarm/unlockkey", needsManager, 0},
 		{"POST", "/plugins/pull", noInstall, 0},
 		{"POST", "/plugins/create", noInstall, 0},
 		{"GET", "/plugins/privileges", noInstall, 0},
@@ -120,12 +121,12 @@ func (s *Server) swarmRoutes() []route {
 	}
 	for _, noun := range strings.Fields("nodes services tasks secrets configs") {
 		routes = append(routes,
-			route{"GET", "/" + noun, notManager, 0},
-			route{"POST", "/" + noun + "/create", notManager, 0},
-			route{"GET", "/" + noun + "/{name}/logs", notManager, 0},
-			route{"GET", "/" + noun + "/{name}", notManager, 0},
-			route{"POST", "/" + noun + "/{name}/update", notManager, 0},
-			route{"DELETE", "/" + noun + "/{name}", notManager, 0})
+			route{"GET", "/" + noun, needsManager, 0},
+			route{"POST", "/" + noun + "/create", needsManager, 0},
+			route{"GET", "/" + noun + "/{name}/logs", needsManager, 0},
+			route{"GET", "/" + noun + "/{name}", needsManager, 0},
+			route{"POST", "/" + noun + "/{name}/update", needsManager, 0},
+			route{"DELETE", "/" + noun + "/{name}", needsManager, 0})
 	}
 	return routes
 }
