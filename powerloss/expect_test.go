@@ -22,7 +22,7 @@ type event struct {
 	Needs   []string // the paths that it names
 	Version int      // of a reference
 	Root    bool     // a record or reference
-	Worker  string
+	Worker  string   // whose publication or close it is
 }
 
 // An object is what is known of a path in the store at one moment.
@@ -32,6 +32,7 @@ type object struct {
 	published int  // where in the log; 0 is not
 	durable   bool // a power cut must leave it
 	void      bool // it may have been removed
+	worker    string
 	version   int  // of a reference: the last that is visible
 	begun     int  // the last that was begun
 	lasting   int  // the last that is durable
@@ -93,7 +94,7 @@ func (x *expectations) say(e event) {
 		if o.published == 0 {
 			o.published = x.now
 		}
-		o.needs, o.root = e.Needs, e.Root
+		o.needs, o.root, o.worker = e.Needs, e.Root, e.Worker
 		if x.collecting > 0 && !o.root {
 			o.void = true
 		}
@@ -103,7 +104,7 @@ func (x *expectations) say(e event) {
 	case "named":
 		o.version, o.needs, o.published = e.Version, e.Needs, x.now
 		if x.strict {
-			x.lasts(x.closing["naming "+e.Rel])
+			x.lasts(x.closing["naming "+e.Rel], "")
 			o.durable, o.lasting = true, e.Version
 		}
 	case "removing":
@@ -118,18 +119,19 @@ func (x *expectations) say(e event) {
 	case "closing":
 		x.closing[e.Worker] = x.now
 	case "closed":
-		if x.strict {
-			x.lasts(x.closing[e.Worker])
+		if x.strict { // who has nothing of its own to sync does not sync what is others'
+			x.lasts(x.closing[e.Worker], e.Worker)
 		}
 	case "durable":
 		o.durable, o.lasting = true, max(o.lasting, e.Version)
 	}
 }
 
-// lasts says that a sync that began at the log's entry at is over.
-func (x *expectations) lasts(at int) {
+// lasts says that a sync that began at the log's entry at is over, of all that is there or
+// of what worker published.
+func (x *expectations) lasts(at int, worker string) {
 	for _, o := range x.objects {
-		if o.published > 0 && o.published <= at {
+		if o.published > 0 && o.published <= at && (worker == "" || o.worker == worker) {
 			o.durable, o.lasting = true, max(o.lasting, o.version)
 		}
 	}

@@ -59,6 +59,9 @@ type worker struct {
 	refs int // how many were set
 }
 
+// id is the process's, in events.
+func (w *worker) id() string { return fmt.Sprint(w.Name, "-", w.Run) }
+
 func openStore(ctx context.Context, t task) (*store.Store, error) {
 	return store.Open(ctx, t.Root, store.Options{EngineDir: t.Engine, Durability: t.Mode, Notice: func(string) {}})
 }
@@ -76,13 +79,13 @@ func work(ctx context.Context, t task, tell teller) error {
 			return fmt.Errorf("%s: %w", seed, err)
 		}
 	}
-	if err := w.tell(event{Op: "closing", Worker: t.Name}); err != nil {
+	if err := w.tell(event{Op: "closing", Worker: w.id()}); err != nil {
 		return err
 	}
 	if err := s.Close(); err != nil {
 		return err
 	}
-	return w.tell(event{Op: "closed", Worker: t.Name})
+	return w.tell(event{Op: "closed", Worker: w.id()})
 }
 
 func (w *worker) blob(ctx context.Context, seed string) error {
@@ -90,7 +93,7 @@ func (w *worker) blob(ctx context.Context, seed string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(w.tell(event{Op: "published", Rel: blobRel(b.Digest())}), b.Close())
+	return errors.Join(w.tell(event{Op: "published", Worker: w.id(), Rel: blobRel(b.Digest())}), b.Close())
 }
 
 // publishLayer makes the layer seed; one in three lies over another that is made with it.
@@ -115,7 +118,7 @@ func (w *worker) publishLayerOver(ctx context.Context, seed, below string) (*sto
 		return nil, errors.Join(err, d.Close())
 	}
 	meta := store.LayerMeta{DiffID: layerID(seed), SizeBytes: 1, Extra: mark{Seed: seed}.json()}
-	e := event{Op: "published", Rel: layerRel(w.s, seed)}
+	e := event{Op: "published", Worker: w.id(), Rel: layerRel(w.s, seed)}
 	if below != "" {
 		meta.Over, e.Needs = []oci.Digest{layerID(below)}, []string{layerRel(w.s, below)}
 	}
@@ -146,7 +149,7 @@ func (w *worker) build(ctx context.Context, seed string) error {
 	if _, err := w.s.PutRecord(ctx, recordKey(seed), r, false); err != nil {
 		return err
 	}
-	if err := w.tell(event{Op: "published", Rel: recordRel(seed), Needs: needs, Root: true}); err != nil {
+	if err := w.tell(event{Op: "published", Worker: w.id(), Rel: recordRel(seed), Needs: needs, Root: true}); err != nil {
 		return err
 	}
 	if w.r.IntN(4) == 0 {
@@ -179,7 +182,7 @@ func (w *worker) pull(ctx context.Context, seed string) error {
 	}
 	defer b.Close()
 	needs := []string{blobRel(b.Digest())}
-	if err := w.tell(event{Op: "published", Rel: needs[0]}); err != nil {
+	if err := w.tell(event{Op: "published", Worker: w.id(), Rel: needs[0]}); err != nil {
 		return err
 	}
 	return w.setRef(ctx, store.Record{Blobs: []oci.Digest{b.Digest()}}, needs, seed)
