@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/sandbox"
@@ -35,6 +36,7 @@ func FuzzWriteTar(f *testing.F) {
 		{{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o700}, {Name: "d", Typeflag: tar.TypeFifo}},
 		{{Name: "f", Typeflag: tar.TypeReg, Size: 1}, {Name: "h", Typeflag: tar.TypeLink, Linkname: "f"}, {Name: "h", Typeflag: tar.TypeReg, Size: 1}},
 		{{Name: "../x", Typeflag: tar.TypeReg, Size: 1}},
+		{{Name: ".", Typeflag: tar.TypeFifo}},
 		{{Name: "x", Typeflag: tar.TypeReg, Size: 1, Format: tar.FormatPAX, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}},
 	} {
 		var b bytes.Buffer
@@ -65,6 +67,33 @@ func FuzzWriteTar(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The directory's own name is no place for anything but a directory: as an absolute path its base is "/",
+// which means another root to the kernel.
+func TestWriteTarLeavesTheDirectoryItself(t *testing.T) {
+	for _, h := range []tar.Header{
+		{Name: ".", Typeflag: tar.TypeReg, Size: 1}, {Name: "b/..", Typeflag: tar.TypeFifo},
+		{Name: "a/..", Typeflag: tar.TypeSymlink, Linkname: "x"}, {Name: ".", Typeflag: tar.TypeLink, Linkname: "f"},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "f"), []byte("kept"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write([]byte("x")[:h.Size])
+		err := sandbox.NewFiles(openRoot(t, dir)).WriteTar(t.Context(), "/", &b, sandbox.WriteTarOptions{})
+		if !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q of type %c: %v", h.Name, h.Typeflag, err)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "kept" {
+			t.Errorf("%q of type %c: the file beside is %q, %v", h.Name, h.Typeflag, got, err)
+		}
+	}
 }
 
 // TestFilesThatChangeKeepTheTarWhole cuts and grows a file between its header and its end.

@@ -89,7 +89,10 @@ func (u *fileWriter) entry(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if h.Typeflag == tar.TypeDir && path.Clean("/"+h.Name) == "/" {
+	if path.Clean("/"+h.Name) == "/" {
+		if h.Typeflag != tar.TypeDir {
+			return fmt.Errorf("the name is the directory's own%w", hidden{errdefs.ErrInvalidArgument})
+		}
 		return nil // the directory itself stays as it is
 	}
 	parent, err := u.parent(path.Dir(name))

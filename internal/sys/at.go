@@ -115,8 +115,12 @@ func UtimensFd(fd int, times *[2]unix.Timespec) error {
 }
 
 // RemoveAllAt removes name in dirfd with everything below it, directories
-// without permissions included. What is gone already is no error.
+// without permissions included. What is gone already is no error. A name that is
+// not one element of a path is EINVAL: the kernel takes "/" for its own root, whatever dirfd is.
 func RemoveAllAt(dirfd int, name string) error {
+	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
+		return &os.PathError{Op: "unlinkat", Path: name, Err: unix.EINVAL}
+	}
 	err := unix.Unlinkat(dirfd, name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil

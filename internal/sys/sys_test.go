@@ -111,6 +111,20 @@ func TestRemoveTreeOpensClosedDirectories(t *testing.T) {
 	}
 }
 
+// Whatever is made of "/" must not be the kernel's own root.
+func TestRemoveAllAtTakesNamesOnly(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, name := range []string{"", ".", "..", "none/none", "/none/none"} {
+		if err := RemoveAllAt(int(dir.Fd()), name); !errors.Is(err, unix.EINVAL) {
+			t.Errorf("remove %q: %v, want EINVAL", name, err)
+		}
+	}
+}
+
 func TestRemoveTreeGoesDeeperThanPathsReach(t *testing.T) {
 	top := filepath.Join(t.TempDir(), "top")
 	if err := os.Mkdir(top, 0o755); err != nil {
