@@ -82,6 +82,8 @@ func contract() []promise {
 		{"ExecEndsBySignalCancelAndWithTheSandbox", execEnds},
 		{"ExecWithTerminal", execTerminal},
 		{"ExecIsFrozenWithTheSandbox", execFrozen},
+		{"ExecIsInterruptedAtTheTerminal", execInterrupted},
+		{"ExecsManyAtOnceLeaveNothingOpen", execMany},
 		{"FilesAreReadWhileItRuns", filesRead},
 		{"FilesAreWrittenWhileItRuns", filesWrite},
 		{"HostileFilesLeadNowhere", filesHostile},

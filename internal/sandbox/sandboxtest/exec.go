@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -234,5 +235,64 @@ func execFrozen(b *Bench) {
 	b.awaitState(e.Pid(), "T")
 	f.Thaw()
 	b.awaitState(e.Pid(), "RSD")
+	end()
+}
+
+// execInterrupted: what is typed is the terminal's to understand.
+func execInterrupted(b *Bench) {
+	s, end := b.live(b.Request(idle))
+	out, w, err := os.Pipe()
+	b.must(err)
+	defer out.Close()
+	defer w.Close()
+	in, typed, err := os.Pipe()
+	b.must(err)
+	defer in.Close()
+	defer typed.Close()
+	e, err := b.execer(s).Exec(b.Context(), &sandbox.ExecRequest{
+		ID: "exec", Process: b.process(sandbox.SpecOptions{Terminal: true}, "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"),
+		Stdin: struct{ io.Reader }{in}, Stdout: struct{ *writer }{&writer{w}},
+	})
+	b.must(err)
+	l := newLines(b, out)
+	b.want(strings.TrimSpace(l.next()), "ready")
+	_, err = typed.WriteString("\x03")
+	b.must(err)
+	if got := strings.TrimSpace(l.next()); !strings.HasSuffix(got, "caught") { // after the echo of the key
+		b.Errorf("got %q", got)
+	}
+	if exit, err := e.Wait(b.Context()); err != nil || exit.Code != 5 {
+		b.Errorf("exit is %+v, %v", exit, err)
+	}
+	end()
+}
+
+func execMany(b *Bench) {
+	s, end := b.live(b.Request(idle))
+	b.exec(s, &sandbox.ExecRequest{Process: b.process(sandbox.SpecOptions{}, "true")})
+	before := b.descriptors()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 4 {
+				var out Buffer
+				e, err := b.execer(s).Exec(b.Context(), &sandbox.ExecRequest{
+					ID: itoa(i), Process: b.process(sandbox.SpecOptions{Args: []string{"sh", "-c", "cat; exit $0", itoa(i)}}, ""),
+					Stdin: strings.NewReader(itoa(i)), Stdout: &out, Stderr: &out,
+				})
+				if err != nil {
+					b.Errorf("%d: %v", i, err)
+					return
+				}
+				if exit, err := e.Wait(b.Context()); err != nil || out.String() != itoa(i) || exit.Code != i {
+					b.Errorf("%d: %q, %+v, %v", i, out.String(), exit, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if after := b.descriptors(); after != before {
+		b.Errorf("%d descriptors are open, %d were", after, before)
+	}
 	end()
 }

@@ -65,12 +65,12 @@ type box struct {
 
 	// Of the request:
 	r       *request
-	files   []int // its descriptors
+	files   descriptors
 	lowers  []vfs.VirtualDentry
 	upper   vfs.VirtualDentry
 	mounts  *vfs.MountNamespace
 	made    []string // mount points made where they stay visible
-	creds   *auth.Credentials
+	pts     vfs.VirtualDentry // where terminals are
 	payload *kernel.ThreadGroup
 	term    *terminal
 	initFD  int // the plan of process 1, or -1
@@ -78,6 +78,11 @@ type box struct {
 
 	mu     sync.Mutex
 	killed killReason
+
+	// life is read-locked while a program is added, so that none comes after the end.
+	life  sync.RWMutex
+	ended bool
+	execs sync.WaitGroup // programs that were added and have not told how they ended
 }
 
 // sentryMain is the life of a den-sentry.
@@ -238,13 +243,9 @@ func (b *box) start() error {
 	uts := b.k.RootUTSNamespace()
 	uts.SetHostName(b.ctx, b.r.Hostname)
 	uts.SetDomainName(b.ctx, b.r.Domainname)
-	b.initFD = -1
-	if b.r.InitFD >= 0 {
-		fd, err := b.fd(b.r.InitFD)
-		if err != nil {
-			return err
-		}
-		b.initFD = fd
+	var err error
+	if b.initFD, err = b.files.take(b.r.InitFD); err != nil {
+		return err
 	}
 	if err := b.fileSystem(); err != nil {
 		return err
@@ -265,10 +266,13 @@ func (b *box) start() error {
 func (b *box) serve() error {
 	frozen := false
 	for {
-		c, _, err := b.control.next()
+		c, files, err := b.control.next()
 		switch {
 		case err != nil:
 			return nil //nolint:nilerr // den is gone; the holder ends what is left
+		case c.Call && len(files) == 1:
+			go b.answer(newControl(files[0]))
+			continue
 		case c.Freeze && !frozen:
 			b.k.Pause()
 			frozen = true
@@ -280,15 +284,32 @@ func (b *box) serve() error {
 		case c.Resize != nil && b.term != nil:
 			b.term.resize(b, *c.Resize)
 		}
+		files.close()
+	}
+}
+
+// descriptors are those that came with a command.
+type descriptors []int
+
+// take gives one of them away.
+func (d descriptors) take(index int) (int, error) {
+	if index < 0 || index >= len(d) || d[index] < 0 {
+		return -1, fmt.Errorf("descriptor %d is not one of the %d that came", index, len(d))
+	}
+	fd := d[index]
+	d[index] = -1
+	return fd, nil
+}
+
+// close closes those that nobody took.
+func (d descriptors) close() {
+	for i, fd := range d {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+			d[i] = -1
+		}
 	}
 }
 
 // fd takes a descriptor of the request.
-func (b *box) fd(index int) (int, error) {
-	if index < 0 || index >= len(b.files) || b.files[index] < 0 {
-		return -1, fmt.Errorf("descriptor %d is not one of the request's %d", index, len(b.files))
-	}
-	fd := b.files[index]
-	b.files[index] = -1
-	return fd, nil
-}
+func (b *box) fd(index int) (int, error) { return b.files.take(index) }

@@ -49,7 +49,7 @@ func (c *control) Read(p []byte) (int, error) {
 }
 
 // next waits for a command.
-func (c *control) next() (*command, []int, error) {
+func (c *control) next() (*command, descriptors, error) {
 	var cmd command
 	if err := decode(c, &cmd); err != nil {
 		return nil, nil, err
@@ -80,6 +80,12 @@ func (c *control) tell(e *event) error {
 	return nil
 }
 
+func (c *control) close() {
+	if c.socket != nil {
+		_ = c.socket.Close()
+	}
+}
+
 // describe is err as den can rebuild it.
 func describe(err error) *failure {
 	f := &failure{Text: err.Error()}
@@ -98,6 +104,9 @@ func describe(err error) *failure {
 	return f
 }
 
+// opChdir is the operation of an error for a working directory that a program cannot begin in.
+const opChdir = "chdir"
+
 // rebuild is the error that a sentry has described.
 func (f *failure) rebuild(program string) error {
 	var cause error = unix.Errno(f.Errno)
@@ -105,6 +114,9 @@ func (f *failure) rebuild(program string) error {
 		cause = &os.PathError{Op: f.Op, Path: f.Path, Err: cause}
 	}
 	switch {
+	case f.Op == opChdir: // runc's words
+		cause = fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", f.Path, unix.Errno(f.Errno))
+		return &sandbox.ExecError{Program: program, Code: f.Code, Err: cause}
 	case f.NotInPath:
 		return &sandbox.ExecError{Program: program, Code: f.Code, Err: sandbox.ErrNotInPath}
 	case f.Code != 0:

@@ -17,6 +17,9 @@ import (
 func (b *box) finish() {
 	b.payload.WaitExited()
 	status := uint32(b.payload.ExitStatus())
+	b.life.Lock()
+	b.ended = true
+	b.life.Unlock()
 	b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
 	for _, tg := range b.k.RootPIDNamespace().ThreadGroups() {
 		tg.WaitExited()
@@ -24,6 +27,7 @@ func (b *box) finish() {
 	if b.term != nil {
 		b.term.finish()
 	}
+	b.awaitExecs()
 	if len(b.made) > 0 {
 		b.removeStubs()
 	}
@@ -98,16 +102,17 @@ func (b *box) initFile() (*vfs.FileDescription, error) {
 
 // startInit makes process 1.
 func (b *box) startInit() error {
-	_, err := b.idle("den-init")
+	_, err := b.idle("den-init", b.cgroup)
 	return err
 }
 
 // idle makes a process from the plan that came with the request, and does not start it.
-func (b *box) idle(name string) (*kernel.ThreadGroup, error) {
-	args, err := b.processArgs([]string{name}, nil, auth.NewRootCredentials(b.userns))
+func (b *box) idle(name string, cgroup kernel.Cgroup2) (*kernel.ThreadGroup, error) {
+	args, err := b.processArgs(&program{Args: []string{name}, Cwd: "/", Umask: 0o022, NoNewPrivs: true}, nil, auth.NewRootCredentials(b.userns))
 	if err != nil {
 		return nil, err
 	}
+	args.InitialCgroupV2 = cgroup
 	ctx := args.NewContext(b.k)
 	defer args.FDTable.DecRef(ctx)
 	if args.File, err = b.initFile(); err != nil {
@@ -115,7 +120,6 @@ func (b *box) idle(name string) (*kernel.ThreadGroup, error) {
 		return nil, err
 	}
 	defer args.File.DecRef(ctx)
-	args.WorkingDirectory, args.NoNewPrivs = "/", true
 	tg, _, err := b.k.CreateProcess(*args)
 	return tg, err
 }

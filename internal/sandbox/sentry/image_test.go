@@ -47,7 +47,7 @@ func (e *imageExecutor) Start(ctx context.Context, r *sandbox.Request) (sandbox.
 	if err != nil {
 		return nil, err
 	}
-	return &imageSandbox{s, c.Root.Upper, r.Root.Upper}, nil
+	return &imageSandbox{s.(able), c.Root.Upper, r.Root.Upper}, nil
 }
 
 func (e *imageExecutor) next() string {
@@ -69,13 +69,19 @@ func (e *imageExecutor) images(ctx context.Context, m *oci.Mount) error {
 	return nil
 }
 
-type imageSandbox struct {
+// able is what a sentry's sandbox can do.
+type able interface {
 	sandbox.Sandbox
+	sandbox.Execer
+}
+
+type imageSandbox struct {
+	able
 	image, dir string
 }
 
 func (s *imageSandbox) Wait(ctx context.Context) (sandbox.Exit, error) {
-	exit, err := s.Sandbox.Wait(ctx)
+	exit, err := s.able.Wait(ctx)
 	if err != nil || s.image == "" || s.dir == "" {
 		return exit, err
 	}

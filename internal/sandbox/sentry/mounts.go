@@ -124,7 +124,12 @@ func (b *box) source(m *mount) (vfs.VirtualDentry, error) {
 	case "devpts":
 		// mode and gid are the terminals' for Linux and the directory's for the sentry.
 		o.GetFilesystemOptions.Data = knownOptions(m.Options, "newinstance", "ptmxmode")
-		return b.disconnected(devpts.Name, o)
+		tree, err := b.disconnected(devpts.Name, o)
+		if err == nil && m.Target == "/dev/pts" {
+			tree.IncRef()
+			b.pts = tree
+		}
+		return tree, err
 	case "mqueue":
 		return b.disconnected(mqfs.Name, o)
 	case "tmpfs":

@@ -27,50 +27,79 @@ import (
 
 // process makes the payload's first process, and process 1 if that is another.
 func (b *box) process() error {
-	r := b.r
-	b.creds = credentials(r, b.userns)
 	if err := b.limitPids(); err != nil {
 		return fmt.Errorf("pids limit: %w", err)
 	}
 	if err := b.workingDirectory(); err != nil {
-		return fmt.Errorf("working directory %s: %w", r.Cwd, err)
+		return fmt.Errorf("working directory %s: %w", b.r.Cwd, err)
 	}
-	env := b.environment()
-	if r.Init {
+	if b.r.Init {
 		if err := b.startInit(); err != nil {
 			return fmt.Errorf("init: %w", err)
 		}
 	}
-	args, err := b.processArgs(r.Args, env, b.creds)
-	if err != nil {
+	var err error
+	if b.payload, b.term, err = b.launch(&b.r.program, b.files, b.r.Filter); err != nil {
 		return err
+	}
+	if b.term != nil {
+		return b.console(b.term)
+	}
+	return nil
+}
+
+// launch makes a process, and its terminal if it has one. It does not run yet.
+func (b *box) launch(p *program, files descriptors, filter []uint64) (_ *kernel.ThreadGroup, _ *terminal, err error) {
+	creds := credentials(p, b.userns)
+	args, err := b.processArgs(p, b.environment(p), creds)
+	if err != nil {
+		return nil, nil, err
 	}
 	ctx := args.NewContext(b.k)
 	defer args.FDTable.DecRef(ctx)
-	if r.Terminal == nil {
-		if err := b.stdio(ctx, args.FDTable); err != nil {
-			return err
+	taken := false
+	defer func() {
+		if !taken { // else CreateProcess did it
+			b.mounts.DecRef(ctx)
+		}
+	}()
+	if p.Terminal == nil {
+		if err := b.stdio(ctx, args.FDTable, p, files); err != nil {
+			return nil, nil, err
 		}
 	}
-	if args.Filename, err = b.find(ctx); err != nil {
-		return err
+	if args.Filename, err = b.find(ctx, p, creds); err != nil {
+		return nil, nil, err
 	}
-	if b.payload, err = b.createProcess(args); err != nil {
-		return err
+	taken = true
+	tg, err := b.createProcess(args)
+	if err != nil {
+		return nil, nil, err
 	}
-	leader := b.payload.Leader()
-	if r.Terminal != nil {
-		if b.term, err = b.newTerminal(leader, args.FDTable); err != nil {
-			return fmt.Errorf("terminal: %w", err)
+	var t *terminal
+	if p.Terminal != nil {
+		if t, err = b.newTerminal(tg.Leader(), args.FDTable, p, files); err != nil {
+			b.discard(tg)
+			return nil, nil, fmt.Errorf("terminal: %w", err)
 		}
 	}
-	return b.filter(leader)
+	if err := addFilter(tg.Leader(), filter); err != nil {
+		b.discard(tg)
+		return nil, nil, err
+	}
+	return tg, t, nil
+}
+
+// discard ends a process that has not run an instruction: it starts with a SIGKILL pending.
+func (b *box) discard(tg *kernel.ThreadGroup) {
+	_ = b.k.SendExternalSignalThreadGroup(tg, &linux.SignalInfo{Signo: int32(linux.SIGKILL)})
+	b.k.StartProcess(tg)
 }
 
 // credentials are the payload's. Capabilities are virtual: the sentry has them all, whoever
 // den is. What a program that is not root's keeps over exec is settled here, since
 // nothing else executes the first one.
-func credentials(r *request, ns *auth.UserNamespace) *auth.Credentials {
+func credentials(r *program, ns *auth.UserNamespace) *auth.Credentials {
 	caps := &auth.TaskCapabilities{
 		BoundingCaps: auth.CapabilitySet(r.Bounding), PermittedCaps: auth.CapabilitySet(r.Permitted & r.Bounding),
 		EffectiveCaps: auth.CapabilitySet(r.Effective & r.Permitted & r.Bounding), InheritableCaps: auth.CapabilitySet(r.Inheritable & r.Bounding),
@@ -109,12 +138,12 @@ func (b *box) workingDirectory() error {
 // maxPasswdBytes bounds what is read of a sandbox's /etc/passwd.
 const maxPasswdBytes = 4 << 20
 
-// environment is the request's, with HOME from the sandbox's own /etc/passwd where it has none.
-func (b *box) environment() []string {
-	if slices.ContainsFunc(b.r.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") && e != "HOME=" }) {
-		return b.r.Env
+// environment is the program's, with HOME from the sandbox's own /etc/passwd where it has none.
+func (b *box) environment(p *program) []string {
+	if slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") && e != "HOME=" }) {
+		return p.Env
 	}
-	env := slices.DeleteFunc(slices.Clone(b.r.Env), func(e string) bool { return e == "HOME=" })
+	env := slices.DeleteFunc(slices.Clone(p.Env), func(e string) bool { return e == "HOME=" })
 	ctx := b.ctx
 	root := b.mounts.Root(ctx)
 	defer root.DecRef(ctx)
@@ -123,7 +152,7 @@ func (b *box) environment() []string {
 	st, err := v.StatAt(ctx, b.root, follow(root, "/etc/passwd"), &vfs.StatOptions{Mask: linux.STATX_TYPE})
 	if err == nil && st.Mode&linux.S_IFMT == linux.S_IFREG { // to open a pipe could wait
 		if f, err := v.OpenAt(ctx, b.root, follow(root, "/etc/passwd"), &vfs.OpenOptions{Flags: linux.O_RDONLY}); err == nil {
-			home = sandbox.HomeOf(io.LimitReader(file{ctx, f}, maxPasswdBytes), b.r.UID)
+			home = sandbox.HomeOf(io.LimitReader(file{ctx, f}, maxPasswdBytes), p.UID)
 			f.DecRef(ctx)
 		}
 	}
@@ -152,15 +181,15 @@ func (f file) Write(p []byte) (int, error) {
 }
 
 // processArgs are what all processes that den makes inside have in common.
-func (b *box) processArgs(argv, env []string, creds *auth.Credentials) (*kernel.CreateProcessArgs, error) {
-	ls, err := limitSet(b.r.Rlimits)
+func (b *box) processArgs(p *program, env []string, creds *auth.Credentials) (*kernel.CreateProcessArgs, error) {
+	ls, err := limitSet(p.Rlimits)
 	if err != nil {
 		return nil, err
 	}
 	b.mounts.IncRef() // CreateProcess takes it
 	return &kernel.CreateProcessArgs{
-		Argv: argv, Envv: env, WorkingDirectory: b.r.Cwd, Credentials: creds, NoNewPrivs: b.r.NoNewPrivs,
-		FDTable: b.k.NewFDTable(), Umask: uint(b.r.Umask), Limits: ls, MaxSymlinkTraversals: linux.MaxSymlinkTraversals,
+		Argv: p.Args, Envv: env, WorkingDirectory: p.Cwd, Credentials: creds, NoNewPrivs: p.NoNewPrivs,
+		FDTable: b.k.NewFDTable(), Umask: uint(p.Umask), Limits: ls, MaxSymlinkTraversals: linux.MaxSymlinkTraversals,
 		UTSNamespace: b.k.RootUTSNamespace(), IPCNamespace: b.k.RootIPCNamespace(), PIDNamespace: b.k.RootPIDNamespace(),
 		ContainerID: containerID, MountNamespace: b.mounts, InitialCgroupV2: b.cgroup,
 	}, nil
@@ -189,19 +218,19 @@ func limitSet(want []rlimit) (*limits.LimitSet, error) {
 	return ls, nil
 }
 
-// stdio gives a process the request's streams. They appear to be the user's own, so that
+// stdio gives a process its streams. They appear to be the user's own, so that
 // /dev/stdout can be opened.
-func (b *box) stdio(ctx context.Context, table *kernel.FDTable) error {
+func (b *box) stdio(ctx context.Context, table *kernel.FDTable, p *program, files descriptors) error {
 	fds := map[int]*fd.FD{}
-	for i, index := range b.r.StdioFD {
-		n, err := b.fd(index)
+	for i, index := range p.StdioFD {
+		n, err := files.take(index)
 		if err != nil {
 			return err
 		}
 		fds[i] = fd.New(n)
 	}
 	_, err := fdimport.Import(ctx, table, fds, fdimport.ImportOptions{
-		UID: auth.KUID(b.r.UID), GID: auth.KGID(b.r.GID), ContainerName: containerID, SupportTTYs: true,
+		UID: auth.KUID(p.UID), GID: auth.KGID(p.GID), ContainerName: containerID, SupportTTYs: true,
 	})
 	if err != nil {
 		return fmt.Errorf("standard streams: %w", err)
@@ -237,14 +266,14 @@ func (b *box) createProcess(args *kernel.CreateProcessArgs) (*kernel.ThreadGroup
 
 // find is the path of the program: the first in PATH that is a file and
 // executable. A name with a slash is taken as it is.
-func (b *box) find(ctx context.Context) (string, error) {
-	name := b.r.Args[0]
+func (b *box) find(ctx context.Context, prog *program, creds *auth.Credentials) (string, error) {
+	name := prog.Args[0]
 	root := b.mounts.Root(ctx)
 	defer root.DecRef(ctx)
 	if !strings.Contains(name, "/") {
-		for _, dir := range sandbox.SearchPath(b.r.Env) {
+		for _, dir := range sandbox.SearchPath(prog.Env) {
 			p := path.Join(dir, name)
-			if err := b.executable(ctx, root, p); err == nil {
+			if err := b.executable(ctx, root, p, creds); err == nil {
 				return p, nil
 			}
 		}
@@ -252,9 +281,9 @@ func (b *box) find(ctx context.Context) (string, error) {
 	}
 	full := name
 	if !path.IsAbs(name) {
-		full = path.Join(b.r.Cwd, name)
+		full = path.Join(prog.Cwd, name)
 	}
-	err := b.executable(ctx, root, full)
+	err := b.executable(ctx, root, full, creds)
 	if err == nil {
 		return full, nil
 	}
@@ -265,20 +294,20 @@ func (b *box) find(ctx context.Context) (string, error) {
 	return "", e
 }
 
-// executable says why the payload's user cannot execute p.
-func (b *box) executable(ctx context.Context, root vfs.VirtualDentry, p string) error {
+// executable says why a user cannot execute p.
+func (b *box) executable(ctx context.Context, root vfs.VirtualDentry, p string, creds *auth.Credentials) error {
 	v := b.k.VFS()
-	st, err := v.StatAt(ctx, b.creds, follow(root, p), &vfs.StatOptions{Mask: linux.STATX_TYPE})
+	st, err := v.StatAt(ctx, creds, follow(root, p), &vfs.StatOptions{Mask: linux.STATX_TYPE})
 	switch {
 	case err != nil:
 		return asErrno(err)
 	case st.Mode&linux.S_IFMT == linux.S_IFDIR:
 		return unix.EISDIR
 	}
-	f, err := v.OpenAt(ctx, b.creds, follow(root, p), &vfs.OpenOptions{Flags: linux.O_RDONLY, FileExec: true})
+	f, err := v.OpenAt(ctx, creds, follow(root, p), &vfs.OpenOptions{Flags: linux.O_RDONLY, FileExec: true})
 	if err != nil {
 		// A program may be executable and not readable.
-		if err := v.AccessAt(ctx, b.creds, vfs.MayExec, follow(root, p)); err != nil {
+		if err := v.AccessAt(ctx, creds, vfs.MayExec, follow(root, p)); err != nil {
 			return asErrno(err)
 		}
 		return nil
@@ -287,13 +316,13 @@ func (b *box) executable(ctx context.Context, root vfs.VirtualDentry, p string) 
 	return nil
 }
 
-// filter loads the payload's own filter of system calls, which the sentry evaluates.
-func (b *box) filter(t *kernel.Task) error {
-	if len(b.r.Filter) == 0 {
+// addFilter loads the payload's own filter of system calls, which the sentry evaluates.
+func addFilter(t *kernel.Task, filter []uint64) error {
+	if len(filter) == 0 {
 		return nil
 	}
-	ins := make([]bpf.Instruction, len(b.r.Filter))
-	for i, w := range b.r.Filter {
+	ins := make([]bpf.Instruction, len(filter))
+	for i, w := range filter {
 		ins[i] = bpf.Instruction{OpCode: uint16(w), JumpIfTrue: uint8(w >> 16), JumpIfFalse: uint8(w >> 24), K: uint32(w >> 32)}
 	}
 	p, err := bpf.Compile(ins, true)

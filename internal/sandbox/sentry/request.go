@@ -50,7 +50,6 @@ func build(r *sandbox.Request, streams *sandbox.Streams) (_ *builder, err error)
 			b.out.StdioFD[i] = b.add(f)
 		}
 	}
-	b.out.TerminalFD = -1
 	if err := b.root(); err != nil {
 		return nil, fmt.Errorf("mount /: %w", err)
 	}
@@ -106,44 +105,18 @@ func (b *builder) check() error {
 // process fills what concerns the payload itself.
 func (b *builder) process() error {
 	s := b.r.Spec
-	p := s.Process
 	o := &b.out
-	o.Args, o.Env, o.Cwd = p.Args, p.Env, p.Cwd
-	o.UID, o.GID, o.Groups, o.Umask = p.User.UID, p.User.GID, p.User.AdditionalGids, 0o022
-	if p.User.Umask != nil {
-		o.Umask = *p.User.Umask
+	var err error
+	if o.program, err = programOf(s.Process); err != nil {
+		return err
 	}
-	o.NoNewPrivs, o.Hostname, o.Domainname, o.Network = p.NoNewPrivileges, s.Hostname, s.Domainname, b.r.Network
+	o.Hostname, o.Domainname, o.Network = s.Hostname, s.Domainname, b.r.Network
 	if o.Hostname == "" {
-		name, err := os.Hostname()
-		if err != nil {
+		if o.Hostname, err = os.Hostname(); err != nil {
 			return err
 		}
-		o.Hostname = name
 	}
 	o.Masked, o.ReadOnly, o.Init = s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, b.r.Init
-	if c := p.Capabilities; c != nil {
-		for _, set := range []struct {
-			to   *uint64
-			from []string
-		}{
-			{&o.Bounding, c.Bounding}, {&o.Permitted, c.Permitted}, {&o.Effective, c.Effective},
-			{&o.Inheritable, c.Inheritable}, {&o.Ambient, c.Ambient},
-		} {
-			caps, err := sys.ParseCaps(set.from)
-			if err != nil {
-				return err
-			}
-			*set.to = uint64(caps)
-		}
-	}
-	for _, l := range p.Rlimits {
-		nr, err := sandbox.RlimitNumber(l)
-		if err != nil {
-			return err
-		}
-		o.Rlimits = append(o.Rlimits, rlimit{nr, l.Soft, l.Hard})
-	}
 	if res := s.Linux.Resources; res != nil {
 		if m := res.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
 			o.MaxMemoryBytes = *m.Limit
@@ -156,6 +129,46 @@ func (b *builder) process() error {
 		}
 	}
 	return b.seccomp(s.Linux.Seccomp)
+}
+
+// programOf is a process of a specification, without its streams.
+func programOf(p *specs.Process) (program, error) {
+	o := program{
+		Args: p.Args, Env: p.Env, Cwd: p.Cwd, UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids,
+		Umask: 0o022, NoNewPrivs: p.NoNewPrivileges, TerminalFD: -1,
+	}
+	if p.User.Umask != nil {
+		o.Umask = *p.User.Umask
+	}
+	if p.Terminal {
+		o.Terminal = &size{}
+		if c := p.ConsoleSize; c != nil {
+			o.Terminal = &size{uint16(c.Height), uint16(c.Width)}
+		}
+	}
+	if c := p.Capabilities; c != nil {
+		for _, set := range []struct {
+			to   *uint64
+			from []string
+		}{
+			{&o.Bounding, c.Bounding}, {&o.Permitted, c.Permitted}, {&o.Effective, c.Effective},
+			{&o.Inheritable, c.Inheritable}, {&o.Ambient, c.Ambient},
+		} {
+			caps, err := sys.ParseCaps(set.from)
+			if err != nil {
+				return o, err
+			}
+			*set.to = uint64(caps)
+		}
+	}
+	for _, l := range p.Rlimits {
+		nr, err := sandbox.RlimitNumber(l)
+		if err != nil {
+			return o, err
+		}
+		o.Rlimits = append(o.Rlimits, rlimit{nr, l.Soft, l.Hard})
+	}
+	return o, nil
 }
 
 func (b *builder) warn(s string) {

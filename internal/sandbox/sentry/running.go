@@ -134,20 +134,13 @@ func (s *running) prepare(b *builder) error {
 		}
 		s.master = ours
 		b.out.TerminalFD = b.addOwn(theirs)
-		b.out.Terminal = &size{}
-		if c := p.ConsoleSize; c != nil {
-			b.out.Terminal = &size{uint16(c.Height), uint16(c.Width)}
-		}
 		s.streams.Terminal(ours, b.r)
 	}
-	b.out.InitFD = -1
-	if b.r.Init || b.out.Terminal != nil {
-		f, err := initPlan().File("den-init")
-		if err != nil {
-			return err
-		}
-		b.out.InitFD = b.addOwn(f)
+	f, err := initPlan().File("den-init") // also for terminals that come later
+	if err != nil {
+		return err
 	}
+	b.out.InitFD = b.addOwn(f)
 	b.out.ExportFD = -1
 	if b.out.Root.UpperFD >= 0 {
 		r, w, err := os.Pipe()
@@ -251,11 +244,7 @@ func (s *running) follow() (sandbox.Exit, error) {
 		}
 		return killed, fmt.Errorf("sandbox %s: the sentry ended: %w%s", s.id, werr, s.bounds.advise(ws, s.sentry.lastWords()))
 	}
-	ws := unix.WaitStatus(ev.Exit.Status)
-	exit := sandbox.Exit{Code: ws.ExitStatus(), OOMKilled: ev.Exit.Killed == killMemory}
-	if ws.Signaled() {
-		exit.Code, exit.Signal = 128+int(ws.Signal()), ws.Signal()
-	}
+	exit := ev.Exit.decode()
 	if why := s.bounds.explain(ev.Exit.Killed); why != "" && s.warn != nil {
 		s.warn(why)
 	}
@@ -328,10 +317,7 @@ func (s *running) tell(what string, c *command) error {
 	defer s.mu.Unlock()
 	err := os.ErrProcessDone
 	if !s.ended {
-		err = send(s.sentry.control, c, nil)
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
-			err = os.ErrProcessDone
-		}
+		err = asDone(send(s.sentry.control, c, nil))
 	}
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %s: %w", s.id, what, err)
@@ -360,15 +346,5 @@ func (s *running) Thaw() { _ = s.tell("thaw", &command{Thaw: true}) }
 
 // Wait returns how the payload ended, after its changes are written.
 func (s *running) Wait(ctx context.Context) (sandbox.Exit, error) {
-	select {
-	case <-s.done:
-		return s.exit, s.err
-	default:
-	}
-	select {
-	case <-s.done:
-		return s.exit, s.err
-	case <-ctx.Done():
-		return sandbox.Exit{}, context.Cause(ctx)
-	}
+	return await(ctx, s.done, func() (sandbox.Exit, error) { return s.exit, s.err })
 }

@@ -1,10 +1,12 @@
 package sentry
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -20,46 +22,62 @@ import (
 )
 
 // terminal is a pty of the sentry: its line discipline, job control and ^C are
-// the sentry's own, and the payload sees it as /dev/pts/0. What is typed and
+// the sentry's own, and the payload's is seen as /dev/pts/0. What is typed and
 // printed goes through a socket from and to den.
 type terminal struct {
+	number uint32
 	master *vfs.FileDescription
 	socket *os.File
+	fd     int // the socket's
 	copies sync.WaitGroup
-	ended  chan struct{} // the payload is gone
+	ended  chan struct{} // the program is gone
 }
 
 // ttyGroup is the group tty of every distribution, as Docker has it.
 const ttyGroup = 5
 
-// newTerminal makes a terminal the controlling one of leader, and its standard streams.
-func (b *box) newTerminal(leader *kernel.Task, table *kernel.FDTable) (*terminal, error) {
+// errNoTerminals is why a sandbox whose /dev has no pts cannot have a terminal.
+var errNoTerminals = errors.New("no devpts is mounted in the sandbox")
+
+// newTerminal makes a terminal the controlling one of leader, and its standard streams. What
+// a payload mounts over /dev/pts makes no difference.
+func (b *box) newTerminal(leader *kernel.Task, table *kernel.FDTable, p *program, files descriptors) (_ *terminal, err error) {
 	v := b.k.VFS()
 	var ctx context.Context = leader
-	root := b.mounts.Root(ctx)
-	defer root.DecRef(ctx)
-	n, err := b.fd(b.r.TerminalFD)
+	n, err := files.take(p.TerminalFD)
 	if err != nil {
 		return nil, err
 	}
-	t := &terminal{socket: os.NewFile(uintptr(n), "terminal"), ended: make(chan struct{})}
-	if t.master, err = v.OpenAt(ctx, b.root, follow(root, "/dev/pts/ptmx"), &vfs.OpenOptions{Flags: linux.O_RDWR | linux.O_NOCTTY}); err != nil {
+	t := &terminal{socket: os.NewFile(uintptr(n), "terminal"), fd: n, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			t.socket.Close()
+		}
+	}()
+	if !b.pts.Ok() {
+		return nil, errNoTerminals
+	}
+	if t.master, err = v.OpenAt(ctx, b.root, at(b.pts, "ptmx"), &vfs.OpenOptions{Flags: linux.O_RDWR | linux.O_NOCTTY}); err != nil {
 		return nil, &os.PathError{Op: "open", Path: "/dev/pts/ptmx", Err: asErrno(err)}
 	}
-	const slave = "/dev/pts/0"
-	err = v.SetStatAt(ctx, b.root, at(root, slave), &vfs.SetStatOptions{Stat: linux.Statx{
-		Mask: linux.STATX_UID | linux.STATX_GID | linux.STATX_MODE, UID: b.r.UID, GID: ttyGroup, Mode: 0o620,
-	}})
-	if err != nil {
-		return nil, &os.PathError{Op: "chown", Path: slave, Err: asErrno(err)}
-	}
-	if err := b.console(root, slave); err != nil {
+	defer func() {
+		if err != nil {
+			t.master.DecRef(b.ctx)
+		}
+	}()
+	if err := t.findNumber(leader); err != nil {
 		return nil, err
 	}
-	// A session leader without a terminal that opens one has it from then on.
-	f, err := v.OpenAt(ctx, b.root, at(root, slave), &vfs.OpenOptions{Flags: linux.O_RDWR})
+	err = v.SetStatAt(ctx, b.root, at(b.pts, t.name()), &vfs.SetStatOptions{Stat: linux.Statx{
+		Mask: linux.STATX_UID | linux.STATX_GID | linux.STATX_MODE, UID: p.UID, GID: ttyGroup, Mode: 0o620,
+	}})
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: slave, Err: asErrno(err)}
+		return nil, &os.PathError{Op: "chown", Path: t.path(), Err: asErrno(err)}
+	}
+	// A session leader without a terminal that opens one has it from then on.
+	f, err := v.OpenAt(ctx, b.root, at(b.pts, t.name()), &vfs.OpenOptions{Flags: linux.O_RDWR})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: t.path(), Err: asErrno(err)}
 	}
 	defer f.DecRef(ctx)
 	for i := range int32(3) {
@@ -67,7 +85,7 @@ func (b *box) newTerminal(leader *kernel.Task, table *kernel.FDTable) (*terminal
 			return nil, fmt.Errorf("standard streams: %w", asErrno(err))
 		}
 	}
-	if err := t.setSize(leader, *b.r.Terminal); err != nil {
+	if err := t.setSize(leader, *p.Terminal); err != nil {
 		return nil, err
 	}
 	t.copies.Go(func() { t.output(b.ctx) })
@@ -75,13 +93,20 @@ func (b *box) newTerminal(leader *kernel.Task, table *kernel.FDTable) (*terminal
 	return t, nil
 }
 
-// console shows the terminal as /dev/console, too.
-func (b *box) console(root vfs.VirtualDentry, slave string) error {
+// name is the terminal's below /dev/pts.
+func (t *terminal) name() string { return strconv.FormatUint(uint64(t.number), 10) }
+
+func (t *terminal) path() string { return "/dev/pts/" + t.name() }
+
+// console shows the payload's terminal as /dev/console, too.
+func (b *box) console(t *terminal) error {
 	v := b.k.VFS()
 	ctx := b.ctx
-	d, err := v.GetDentryAt(ctx, b.root, at(root, slave), &vfs.GetDentryOptions{})
+	root := b.mounts.Root(ctx)
+	defer root.DecRef(ctx)
+	d, err := v.GetDentryAt(ctx, b.root, at(b.pts, t.name()), &vfs.GetDentryOptions{})
 	if err != nil {
-		return &os.PathError{Op: "find", Path: slave, Err: asErrno(err)}
+		return &os.PathError{Op: "find", Path: t.path(), Err: asErrno(err)}
 	}
 	defer d.DecRef(ctx)
 	const console = "/dev/console"
@@ -96,45 +121,63 @@ func (b *box) console(root vfs.VirtualDentry, slave string) error {
 	return nil
 }
 
-// setSize tells the terminal its size. An ioctl takes its argument from the memory of a
-// task that does not run: a page is mapped for it and unmapped again.
+// ioctl does one to the master. It takes its argument from the memory of a task
+// that does not run: a page is mapped for it and unmapped again.
+func (t *terminal) ioctl(task *kernel.Task, request uintptr, argument []byte) error {
+	m := task.MemoryManager()
+	addr, err := m.MMap(task, memmap.MMapOpts{Length: hostarch.PageSize, Private: true, Perms: hostarch.ReadWrite, MaxPerms: hostarch.AnyAccess})
+	if err != nil {
+		return asErrno(err)
+	}
+	_, err = m.CopyOut(task, addr, argument, usermem.IOOpts{})
+	if err == nil {
+		var args arch.SyscallArguments
+		args[1].Value, args[2].Value = request, uintptr(addr)
+		_, err = t.master.Ioctl(task, m, unix.SYS_IOCTL, args)
+	}
+	if err == nil {
+		_, err = m.CopyIn(task, addr, argument, usermem.IOOpts{})
+	}
+	return asNil(errors.Join(err, m.MUnmap(task, addr, hostarch.PageSize)))
+}
+
+func (t *terminal) findNumber(task *kernel.Task) error {
+	var number [4]byte
+	if err := t.ioctl(task, linux.TIOCGPTN, number[:]); err != nil {
+		return fmt.Errorf("terminal number: %w", err)
+	}
+	t.number = binary.NativeEndian.Uint32(number[:])
+	return nil
+}
+
+// setSize tells the terminal its size.
 func (t *terminal) setSize(task *kernel.Task, s size) error {
 	if s.Rows == 0 && s.Cols == 0 {
 		return nil
 	}
-	m := task.MemoryManager()
-	addr, err := m.MMap(task, memmap.MMapOpts{Length: hostarch.PageSize, Private: true, Perms: hostarch.ReadWrite, MaxPerms: hostarch.AnyAccess})
-	if err != nil {
-		return fmt.Errorf("terminal size: %w", asErrno(err))
-	}
 	w := linux.Winsize{Row: s.Rows, Col: s.Cols}
 	buf := make([]byte, w.SizeBytes())
 	w.MarshalBytes(buf)
-	if _, err := m.CopyOut(task, addr, buf, usermem.IOOpts{}); err != nil {
-		return fmt.Errorf("terminal size: %w", asErrno(err))
+	if err := t.ioctl(task, linux.TIOCSWINSZ, buf); err != nil {
+		return fmt.Errorf("terminal size: %w", err)
 	}
-	var args arch.SyscallArguments
-	args[1].Value, args[2].Value = uintptr(linux.TIOCSWINSZ), uintptr(addr)
-	_, err = t.master.Ioctl(task, m, unix.SYS_IOCTL, args)
-	return asNil(errors.Join(err, m.MUnmap(task, addr, hostarch.PageSize)))
+	return nil
 }
 
 // resize gives a terminal that is in use another size, in the name of a process
-// made for it that never runs an instruction: it starts with a SIGKILL pending. That the
-// payload is gone meanwhile is no news.
+// made for it that never runs an instruction. That the program is gone meanwhile is no news.
 func (t *terminal) resize(b *box, s size) {
-	tg, err := b.idle("den-resize")
+	tg, err := b.idle("den-resize", nil)
 	if err != nil {
 		return
 	}
 	_ = t.setSize(tg.Leader(), s)
-	_ = b.k.SendExternalSignalThreadGroup(tg, &linux.SignalInfo{Signo: int32(linux.SIGKILL)})
-	b.k.StartProcess(tg)
+	b.discard(tg)
 }
 
 // output copies what the payload prints until it is gone and all is copied.
 func (t *terminal) output(ctx context.Context) {
-	defer t.socket.Close()
+	defer t.hangUp()
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp)
 	if err := t.master.EventRegister(&entry); err != nil {
 		return
@@ -159,6 +202,12 @@ func (t *terminal) output(ctx context.Context) {
 			last = true
 		}
 	}
+}
+
+// hangUp tells den that nothing more is printed. Closing alone would wait for input's read.
+func (t *terminal) hangUp() {
+	_ = unix.Shutdown(t.fd, unix.SHUT_RDWR)
+	t.socket.Close()
 }
 
 // input copies what is typed.

@@ -31,6 +31,10 @@ type command struct {
 	// Freeze holds the payload's processes, Thaw lets them go on.
 	Freeze bool `json:",omitempty"`
 	Thaw   bool `json:",omitempty"`
+	// Call brings the socket of a connection of its own, on which one of those below is answered,
+	// however long that takes.
+	Call bool       `json:",omitempty"`
+	Exec *execution `json:",omitempty"`
 	// Files is how many descriptors come with the frame.
 	Files int `json:",omitempty"`
 }
@@ -48,6 +52,15 @@ type event struct {
 	Failed  *failure `json:",omitempty"`
 	Exit    *exit    `json:",omitempty"`
 	Export  *export  `json:",omitempty"`
+	// Done says that a call did what it should.
+	Done bool `json:",omitempty"`
+}
+
+// execution is one more program.
+type execution struct {
+	program
+	// Unfiltered is without the payload's filter of system calls.
+	Unfiltered bool
 }
 
 // failure is why a payload does not run. With a Code it is the program's fault.
@@ -70,9 +83,9 @@ type exit struct {
 // export ends the layer stream; Err is empty if it is complete.
 type export struct{ Err string }
 
-// request is a sandbox.Request for the sentry. Numbers named FD are indices of the
-// descriptors that come with it.
-type request struct {
+// program is a process to start. Numbers named FD are indices of the descriptors that
+// come with it.
+type program struct {
 	Args, Env   []string
 	Cwd         string
 	UID, GID    uint32
@@ -85,13 +98,18 @@ type request struct {
 	Ambient     uint64
 	NoNewPrivs  bool
 	Rlimits     []rlimit
-	Hostname    string
-	Domainname  string
-	Filter      []uint64 // struct sock_filter, one in a word
 	Terminal    *size
 	TerminalFD  int
 	StdioFD     [3]int
-	// InitFD is the plan of a process that does nothing; Init makes it process 1.
+}
+
+// request is a sandbox.Request for the sentry.
+type request struct {
+	program
+	Filter     []uint64 // struct sock_filter, one in a word
+	Hostname   string
+	Domainname string
+	// InitFD is the plan of a process that does nothing; Init makes one process 1.
 	InitFD   int
 	Init     bool
 	Root     root
