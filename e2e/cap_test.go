@@ -79,6 +79,15 @@ func watchDisk(t *testing.T, dir string, limit int64) *gauge {
 
 func (g *gauge) end() { close(g.stop); g.done.Wait() }
 
+// check says what was seen, once the gauge has ended.
+func (g *gauge) check(t *testing.T) {
+	t.Helper()
+	t.Logf("cap %d MiB, at most %d MiB on the disk", g.limit>>20, g.peak.Load()>>20)
+	if over := g.worst.Load(); over > 0 {
+		t.Errorf("%d bytes beyond the cap and all that was reserved", over)
+	}
+}
+
 // reservedIn sums what the processes of a store may still write.
 func reservedIn(store string) (sum int64) {
 	list, _ := filepath.Glob(filepath.Join(store, "reserve", "*"))
@@ -142,10 +151,7 @@ RUN --mount=type=cache,id=own%[1]d,target=/c dd if=/dev/zero bs=1M count=64 >> /
 			t.Errorf("%s was executed %v times, want %d", step, n, want)
 		}
 	}
-	t.Logf("cap %d MiB, at most %d MiB on the disk", limit>>20, gauge.peak.Load()>>20)
-	if over := gauge.worst.Load(); over > 0 {
-		t.Errorf("%d bytes beyond the cap and all that was reserved", over)
-	}
+	gauge.check(t)
 	if gauge.peak.Load() < limit/2 {
 		t.Errorf("only %d MiB were ever on the disk: nothing was tried", gauge.peak.Load()>>20)
 	}
@@ -157,6 +163,23 @@ RUN --mount=type=cache,id=own%[1]d,target=/c dd if=/dev/zero bs=1M count=64 >> /
 	if left := d.leftovers(); len(left) > 0 {
 		t.Errorf("left over: %q", left)
 	}
+}
+
+// A program writes zeroes at ten gigabytes per second, and what it needs is there to be had:
+// what it wrote the last time is cache.
+func TestBurstsBelowTheCapAreHeldAndNotKilled(t *testing.T) {
+	t.Parallel()
+	const limit = 13 << 28
+	d, disk := loopDisk(t, newDen(t), "ext4", "8G")
+	d = d.with(fmt.Sprint("DEN_STORE_MAX_SIZE=", limit))
+	gauge := watchDisk(t, disk, limit)
+	d.run("build", "-q", "-t", "kept", d.dir(files{"Dockerfile": "FROM @small\nRUN dd if=/dev/zero of=/x bs=1M count=1900\n"}))
+	for i := range 8 { // at any moment between two looks
+		d.run("build", "-q", "-t", "burst", d.dir(files{"Dockerfile": fmt.Sprintf("FROM @small\nRUN usleep %d; dd if=/dev/zero of=/x%d bs=1M count=990\n", 100_000+i*7000, i)}))
+		d.run("rmi", "burst")
+	}
+	gauge.end()
+	gauge.check(t)
 }
 
 // The command that helps has to work when nothing else does.

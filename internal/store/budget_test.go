@@ -176,35 +176,6 @@ func TestWatcherStopsWhoWritesTooMuch(t *testing.T) {
 	}
 }
 
-// A pedal is a brake that a test looks at.
-type pedal struct{ frozen, thawed chan struct{} }
-
-func (p pedal) Freeze() { p.frozen <- struct{}{} }
-func (p pedal) Thaw()   { p.thawed <- struct{}{} }
-
-func TestFastProgramIsHeldWhileRoomIsMade(t *testing.T) {
-	s := cappedStore(t, "", 64*mebi)
-	s.patience = time.Minute
-	cachedBlob(t, s, "old", 56*mebi, time.Hour, 0)
-	d, err := s.NewDraft(t.Context())
-	must(t, err)
-	defer d.Close()
-	w, err := s.Watch(t.Context(), d.FS())
-	must(t, err)
-	brake := pedal{make(chan struct{}, 9), make(chan struct{}, 9)}
-	w.SetBrake(brake)
-	unlock, err := s.lockGC(t.Context()) // room takes a while
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(d.FS(), "big"), make([]byte, 7*mebi/2), 0o644))
-	<-brake.frozen
-	unlock()
-	<-brake.thawed
-	must(t, w.Stop())
-	if w.Context().Err() == nil || context.Cause(w.Context()) != context.Canceled {
-		t.Errorf("the program was stopped: %v", context.Cause(w.Context()))
-	}
-}
-
 func TestStoreWithoutBudgetReservesNothing(t *testing.T) {
 	s := tempStore(t)
 	r, err := s.Reserve(t.Context(), 1<<50)

@@ -69,7 +69,7 @@ type box struct {
 	lowers  []vfs.VirtualDentry
 	upper   vfs.VirtualDentry
 	mounts  *vfs.MountNamespace
-	made    []string // mount points made where they stay visible
+	made    []string          // mount points made where they stay visible
 	pts     vfs.VirtualDentry // where terminals are
 	payload *kernel.ThreadGroup
 	term    *terminal
@@ -281,6 +281,10 @@ func (b *box) serve() error {
 			frozen = false
 		case c.Signal != 0:
 			b.signal(unix.Signal(c.Signal))
+			if unix.Signal(c.Signal) == unix.SIGKILL && frozen { // it ends also who is held
+				b.k.Unpause()
+				frozen = false
+			}
 		case c.Resize != nil && b.term != nil:
 			b.term.resize(b, *c.Resize)
 		}
