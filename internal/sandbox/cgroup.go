@@ -67,34 +67,47 @@ func newCgroup(r *Request, version int) *cgroup {
 	if name == "" {
 		name = "den-" + r.ID
 	}
-	config := &cgroups.Cgroup{Name: name, Resources: rs}
-	var err error
-	switch version {
-	case 2:
-		var dir string
-		if dir, err = ownCgroup2(controllers); err == nil {
-			c.m, err = fs2.NewManager(config, filepath.Join(dir, config.Name))
-		}
-	case 1:
-		paths := map[string]string{}
-		for _, name := range controllers {
-			var own string
-			if own, err = cgroups.GetOwnCgroupPath(name); err != nil {
-				break
-			}
-			paths[name] = filepath.Join(own, config.Name)
-		}
-		if err == nil {
-			c.m, err = fs.NewManager(config, paths)
-		}
-	default:
-		err = errors.New("no cgroup file system at " + cgroupRoot)
+	paths, err := cgroupPaths(version, name, controllers)
+	if err == nil {
+		c.m, err = newCgroupManager(version, name, paths)
 	}
 	if err != nil {
 		c.warn(err)
 		return nil
 	}
 	return c
+}
+
+// cgroupPaths is where a cgroup below den's own is: a directory of each controller, or for
+// version 2 the one directory.
+func cgroupPaths(version int, name string, controllers []string) (map[string]string, error) {
+	switch version {
+	case 2:
+		dir, err := ownCgroup2(controllers)
+		return map[string]string{"": filepath.Join(dir, name)}, err
+	case 1:
+		paths := map[string]string{}
+		for _, c := range controllers {
+			own, err := cgroups.GetOwnCgroupPath(c)
+			if err != nil {
+				return nil, err
+			}
+			paths[c] = filepath.Join(own, name)
+		}
+		return paths, nil
+	}
+	return nil, errors.New("no cgroup file system at " + cgroupRoot)
+}
+
+func newCgroupManager(version int, name string, paths map[string]string) (cgroupManager, error) {
+	config := &cgroups.Cgroup{Name: name, Resources: &cgroups.Resources{SkipDevices: true}}
+	switch version {
+	case 2:
+		return fs2.NewManager(config, paths[""])
+	case 1:
+		return fs.NewManager(config, paths)
+	}
+	return nil, fmt.Errorf("cgroups of version %d", version)
 }
 
 func (c *cgroup) warn(err error) {

@@ -85,6 +85,8 @@ func (c *Chroot) check(r *Request) error {
 		return cannot("a root of type " + r.Root.Type)
 	case o.Set&unix.MOUNT_ATTR_RDONLY != 0, r.Spec.Root != nil && r.Spec.Root.Readonly:
 		return cannot("a read-only root")
+	case r.Detach != "":
+		return cannot("a sandbox that outlives den")
 	case r.Network == NetworkNone:
 		return cannot("network none")
 	case len(r.Spec.Linux.Sysctl) > 0:

@@ -80,6 +80,11 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 	if r.Spec == nil || r.Spec.Process == nil || r.Spec.Linux == nil {
 		return nil, fmt.Errorf("sandbox %s: the specification has no process or no linux part", r.ID)
 	}
+	if r.Detach != "" {
+		if err := checkDetach(r); err != nil {
+			return nil, err
+		}
+	}
 	filter, err := n.filter(r.Spec.Linux.Seccomp)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
@@ -116,6 +121,7 @@ func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sand
 		streams.CloseChild()
 		streams.CloseOwn()
 		s.cgroup.remove()
+		s.detached.discard()
 		if s.master != nil {
 			s.master.Close()
 		}
@@ -126,6 +132,10 @@ func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sand
 	if err == nil {
 		err = errors.Join(ctx.Err(), failpoint.Hit("sandbox.start.after-exec"))
 	}
+	if err == nil && s.detached != nil {
+		s.stop()
+		err = s.detached.release(s.master)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.abandon())
 	}
@@ -135,10 +145,17 @@ func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sand
 
 // start plans and starts the holder.
 func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
+	if r.Detach != "" {
+		var err error
+		if s.detached, err = newDetached(r, s); err != nil {
+			return err
+		}
+		s.stubs.note = s.detached.note
+	}
 	leases := Leases(r)
 	o := programOptions{
 		leases: len(leases), cgroup: s.enter != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids, chroot: n.chroot,
-		join: s.join, caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding,
+		join: s.join, detach: s.detached != nil, caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding,
 		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.Own, rlimit: rlimit,
 		uidMapped: func(id uint32) bool { return sys.MapsID(n.uids, id) },
 		gidMapped: func(id uint32) bool { return sys.MapsID(n.gids, id) },
@@ -155,12 +172,16 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		return err
 	}
 	s.program = p
-	pipes, err := newPipes()
+	pipes, err := newPipes(s.detached)
 	if err != nil {
 		return err
 	}
 	defer pipes.closeChild()
-	files := append(s.streams.Child[:], pipes.progress, pipes.sync, pipes.send, pipes.status, pipes.control, pipes.status)
+	status := pipes.status
+	if s.detached != nil {
+		status = s.detached.records
+	}
+	files := append(s.streams.Child[:], pipes.progress, pipes.sync, pipes.send, status, pipes.control, status)
 	for i, f := range files {
 		// No gaps: the holder's pidfd would fall into one and be closed with
 		// the payload's descriptors.
@@ -178,12 +199,26 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		defer exe.Close()
 		files = append(files, exe)
 	}
+	if s.detached != nil {
+		files = append(files, s.detached.files()...)
+		defer s.detached.closeHolders()
+		if err := failpoint.Hit("sandbox.detach.before-holder"); err != nil {
+			pipes.closeOwn()
+			return err
+		}
+	}
 	holder, err := p.Start(name, files)
 	if err != nil {
 		pipes.closeOwn()
 		return err
 	}
 	s.started(holder)
+	if s.detached != nil {
+		if err := failpoint.Hit("sandbox.detach.after-holder"); err != nil {
+			pipes.closeOwn()
+			return err
+		}
+	}
 	s.pipes = pipes
 	s.stop = context.AfterFunc(ctx, func() { _ = s.Signal(unix.SIGKILL) })
 	return nil

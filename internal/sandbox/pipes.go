@@ -18,7 +18,8 @@ type pipes struct {
 	fromPayload, toPayload, received, toHolder, fromHolder *os.File
 }
 
-func newPipes() (_ *pipes, err error) {
+// newPipes makes the pipes; those to a detached holder are in d's directory.
+func newPipes(d *detached) (_ *pipes, err error) {
 	p := &pipes{}
 	defer func() {
 		if err != nil {
@@ -32,10 +33,12 @@ func newPipes() (_ *pipes, err error) {
 	if p.toPayload, p.sync, err = newPipe(false); err != nil {
 		return nil, err
 	}
-	if p.toHolder, p.control, err = newPipe(false); err != nil {
-		return nil, err
+	if d != nil {
+		err = d.connect(p)
+	} else if p.toHolder, p.control, err = newPipe(false); err == nil {
+		p.fromHolder, p.status, err = newPipe(true)
 	}
-	if p.fromHolder, p.status, err = newPipe(true); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)

@@ -74,6 +74,7 @@ type programOptions struct {
 	cgroup        bool // den puts the payload in a cgroup before it goes on
 	cgroupVersion int
 	sharePids     bool
+	detach        bool       // the holder outlives den
 	chroot        bool       // nothing is mounted and no namespace made
 	join          *joining   // the sandbox to start in, for Exec
 	caps          sys.CapSet // what den itself may give
@@ -161,19 +162,29 @@ func (p *program) cloneFlags() int {
 // of the payload and has den's control pipe: when that ends, den is gone and the payload
 // is killed; only when the payload is gone the holder ends, and with it the leases.
 func (p *program) holder(payload sys.Label) {
-	failed, loop, ended, orphan := p.Label(), p.Label(), p.Label(), p.Label()
+	failed, ended := p.Label(), p.Label()
 	p.OnFatal(failed)
 	p.holderBegin("den-holder")
 	started := p.Words(sys.Int(uint64(recordPid)), sys.Int(0))
 	exit := p.Words(sys.Int(uint64(recordExit)), sys.Int(0))
 	pid, status := started.Part(8), exit.Part(8)
-	// Two struct pollfd; clone writes the pidfd into the second.
-	polls := p.Words(sys.Int(uint64(fdControl|unix.POLLIN<<32)), sys.Int(uint64(unix.POLLIN<<32)))
+	// Three struct pollfd; clone writes the pidfd into the second.
+	polls := p.Words(sys.Int(uint64(fdControl|unix.POLLIN<<32)), sys.Int(uint64(unix.POLLIN<<32)), sys.Int(uint64(p.fdLeash()|unix.POLLIN<<32)))
 	p.Do(unix.SYS_CLONE, sys.Int(p.cloneFlags()|unix.CLONE_PIDFD|int(unix.SIGCHLD)), sys.Int(0), polls.Part(8).Addr(),
 		sys.Int(0), sys.Int(0)).To(pid).Zero(payload).Note("create namespaces")
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(0), sys.Int(fdInit), sys.Int(0)).MayFail()
-	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), started, sys.Int(recordLength)).MayFail()
+	p.tell(started)
+	if p.o.detach {
+		p.holdAlone(polls, pid, status, ended)
+	} else {
+		p.holdWithDen(polls, pid, status, ended)
+	}
+	p.holderEnd(ended, failed, exit)
+}
 
+// holdWithDen waits for the payload's end and kills it when den is gone.
+func (p *program) holdWithDen(polls sys.Arg, pid, status *sys.Cell, ended sys.Label) {
+	loop, orphan := p.Label(), p.Label()
 	signal := p.Cell(0)
 	p.Mark(loop)
 	p.Do(unix.SYS_PPOLL, polls, sys.Int(2), sys.Int(0), sys.Int(0), sys.Int(8)).MayFail()
@@ -182,17 +193,20 @@ func (p *program) holder(payload sys.Label) {
 	p.Do(unix.SYS_KILL, pid.Value(), signal.Value()).MayFail()
 	p.Goto(loop)
 	p.Mark(orphan)
+	p.killAndWait(pid, status)
+}
+
+func (p *program) killAndWait(pid, status *sys.Cell) {
 	p.Do(unix.SYS_KILL, pid.Value(), sys.Int(int(unix.SIGKILL))).MayFail()
 	p.Do(unix.SYS_WAIT4, pid.Value(), status.Addr(), sys.Int(0), sys.Int(0)).MayFail()
-	p.holderEnd(ended, failed, exit)
 }
 
 // holderBegin makes the process one that nobody sees into or signals by accident, with
 // the descriptors that it was given.
 func (p *program) holderBegin(name string) {
-	rest := fdLeases + p.o.leases
-	if p.o.sharePids {
-		rest++ // den, for reapOrphans
+	rest := p.fdAlive()
+	if p.o.detach {
+		rest += 3
 	}
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(rest), sys.Int(^uint32(0)), sys.Int(0))
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str(name)).MayFail()
@@ -203,18 +217,21 @@ func (p *program) holderBegin(name string) {
 	if p.o.sharePids {
 		p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_CHILD_SUBREAPER), sys.Int(1)).MayFail()
 	}
+	if p.o.detach {
+		p.detachBegin()
+	}
 }
 
 // holderEnd tells den how the payload ended, or what the holder failed in.
 func (p *program) holderEnd(ended, failed sys.Label, exit sys.Arg) {
 	p.Mark(ended)
-	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), exit, sys.Int(recordLength)).MayFail()
+	p.tell(exit)
 	if p.o.sharePids {
-		p.reapOrphans(fdLeases + p.o.leases)
+		p.reapOrphans(p.fdReaper())
 	}
 	p.Exit(0)
 	p.Mark(failed)
-	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), sys.FailureRecord(), sys.Int(sys.FailureBytes)).MayFail()
+	p.tell(sys.FailureRecord())
 	p.Exit(1)
 }
 

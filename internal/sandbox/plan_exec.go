@@ -48,7 +48,7 @@ func (p *program) entrance(payload sys.Label) {
 	p.Do(unix.SYS_CLONE, sys.Int(unix.CLONE_PIDFD|int(unix.SIGCHLD)), sys.Int(0), polls.Part(8).Addr(),
 		sys.Int(0), sys.Int(0)).To(pid).Zero(payload).Note("start in the sandbox")
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(0), sys.Int(fdInit), sys.Int(0)).MayFail()
-	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), started, sys.Int(recordLength)).MayFail()
+	p.tell(started)
 
 	signal := p.Cell(0)
 	now := p.Words(sys.Int(0), sys.Int(0)) // struct timespec
@@ -60,8 +60,7 @@ func (p *program) entrance(payload sys.Label) {
 	p.Mark(check)
 	p.Do(unix.SYS_PPOLL, polls.Plus(16), sys.Int(1), now, sys.Int(0), sys.Int(8)).Zero(loop).Err(loop)
 	p.Mark(kill)
-	p.Do(unix.SYS_KILL, pid.Value(), sys.Int(int(unix.SIGKILL))).MayFail()
-	p.Do(unix.SYS_WAIT4, pid.Value(), status.Addr(), sys.Int(0), sys.Int(0)).MayFail()
+	p.killAndWait(pid, status)
 	p.holderEnd(ended, failed, exit)
 }
 

@@ -16,25 +16,26 @@ import (
 
 // running is a started sandbox: the holder, and den's ends of its pipes.
 type running struct {
-	id      string
-	n       *Namespaces
-	parent  *running // the sandbox, for a program of Exec
-	join    *joining
-	execs   execs
-	seccomp *specs.LinuxSeccomp
-	filter  []byte    // seccomp, compiled
-	enter   func(int) // puts the payload into a cgroup; may be nil
-	program *program
-	streams *Streams
-	stubs   *stubs
-	cgroup  *cgroup
-	pipes   *pipes
-	holder  int
-	pid     int
-	root    *os.File // the payload's root directory, until it executes
-	master  *os.File
-	stop    func() bool
-	undo    func() error // takes back what was made for the sandbox in its root; may be nil
+	id       string
+	n        *Namespaces
+	parent   *running // the sandbox, for a program of Exec
+	join     *joining
+	execs    execs
+	seccomp  *specs.LinuxSeccomp
+	filter   []byte    // seccomp, compiled
+	detached *detached // nil for one that ends with den
+	enter    func(int) // puts the payload into a cgroup; may be nil
+	program  *program
+	streams  *Streams
+	stubs    *stubs
+	cgroup   *cgroup
+	pipes    *pipes
+	holder   int
+	pid      int
+	root     *os.File // the payload's root directory, until it executes
+	master   *os.File
+	stop     func() bool
+	undo     func() error // takes back what was made for the sandbox in its root; may be nil
 
 	// Set before done is closed.
 	exit Exit
@@ -56,6 +57,11 @@ func (s *running) follow(r *Request) error {
 		return fmt.Errorf("sandbox %s: %w", s.id, s.program.Failure(value, unix.Errno(kind)))
 	}
 	s.pid = int(value)
+	if s.detached != nil {
+		if err := failpoint.Hit("sandbox.detach.after-pid"); err != nil {
+			return err
+		}
+	}
 	if s.enter != nil {
 		s.enter(s.pid)
 		if err := s.answer([]byte{0}); err != nil {
@@ -182,7 +188,9 @@ func (s *running) takeTerminal(r *Request) error {
 		return nil
 	}
 	s.master = master
-	s.streams.Terminal(s.master, r)
+	if s.detached == nil {
+		s.streams.Terminal(s.master, r)
+	}
 	return nil
 }
 
@@ -202,6 +210,7 @@ func (s *running) run() {
 // ended is no news.
 // The error is of taking back what was made in its root.
 func (s *running) abandon() error {
+	defer s.detached.discard()
 	_ = s.Signal(unix.SIGKILL)
 	_, _ = s.reap()
 	s.gone()
@@ -221,48 +230,38 @@ func (s *running) gone() {
 
 // reap reads how the payload ended and waits for the holder.
 func (s *running) reap() (Exit, error) {
-	var status, initStatus uint64
-	var sawExit, sawInit bool
-	for {
-		kind, value, err := readRecord(s.pipes.fromHolder)
-		if err != nil {
-			break
-		}
-		switch kind {
-		case recordExit:
-			status, sawExit = value, true
-		case recordInit:
-			initStatus, sawInit = value, true
-		}
-	}
+	var rs records
+	err := rs.read(s.pipes.fromHolder)
 	// The pipe's end is in the holder's last breath; its leases are released when it can be waited for.
 	for {
 		if _, err := unix.Wait4(s.holder, nil, 0, nil); !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
-	if sawInit {
-		status = initStatus
+	if s.detached != nil {
+		rs, err = s.detached.readRecords()
 	}
-	if !sawExit && !sawInit {
-		return Exit{Code: 137, Signal: unix.SIGKILL}, fmt.Errorf("sandbox %s: its holder was killed", s.id)
+	if err != nil && !rs.exited && !rs.initExited {
+		return Exit{Code: 137, Signal: unix.SIGKILL}, fmt.Errorf("sandbox %s: %w", s.id, err)
 	}
-	ws := unix.WaitStatus(status)
-	e := Exit{Code: ws.ExitStatus()}
-	if ws.Signaled() {
-		e = Exit{Code: 128 + int(ws.Signal()), Signal: ws.Signal()}
+	if s.cgroup.oomKilled() {
+		rs.oomKilled = true
+		s.detached.noteOOM()
 	}
-	e.OOMKilled = s.cgroup.oomKilled()
-	return e, nil
+	return rs.exit(s.id)
 }
 
 // finish releases everything, after the payload and the holder are gone.
 func (s *running) finish() error {
-	s.stop()
+	if s.stop != nil {
+		s.stop()
+	}
 	err := errors.Join(failpoint.Hit("sandbox.finish.before-stubs"), s.takeBack())
 	s.cgroup.remove()
+	s.detached.settled()
 	s.pipes.closeOwn()
-	if s.master != nil {
+	s.detached.close()
+	if s.master != nil && s.detached == nil {
 		s.master.Close()
 	}
 	return err
@@ -284,11 +283,24 @@ func (s *running) Pid() int { return s.pid }
 // Signal sends sig by way of the holder, which alone knows that the process id
 // is still the payload's.
 func (s *running) Signal(sig unix.Signal) error {
+	if s.pipes.toHolder == nil { // it had ended before it was adopted
+		return fmt.Errorf("sandbox %s: signal %d: %w", s.id, sig, os.ErrProcessDone)
+	}
 	_, err := s.pipes.toHolder.Write(binary.LittleEndian.AppendUint64(nil, uint64(sig)))
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("sandbox %s: signal %d: %w", s.id, sig, os.ErrProcessDone)
 	}
 	return err
+}
+
+// Terminal is the master of a detached sandbox's terminal; nil without one. Who reads it gets
+// an error after the last byte of the payload, closes it then, and never before: it is the
+// same file for all who ask.
+func (s *running) Terminal() *os.File {
+	if s.detached == nil {
+		return nil
+	}
+	return s.master
 }
 
 // Resize sets the size of the terminal.

@@ -25,6 +25,8 @@ type stubs struct {
 	// copied are directories that the overlay copied to the upper directory
 	// only because something was made in them.
 	copied []string
+	// note writes a path down before it is made; may be nil.
+	note func(kind byte, path string) error
 }
 
 // openDir opens the directory at p below dir, with no symbolic link on the way.
@@ -100,7 +102,9 @@ func (s *stubs) step(root int, at []string, name string, dir, keep bool) (link s
 func (s *stubs) create(root, parent int, at []string, name string, dir, keep bool) error {
 	onRoot := mountID(root) == mountID(parent)
 	if onRoot && !keep {
-		s.remember(at, name)
+		if err := s.remember(at, name); err != nil {
+			return err
+		}
 	}
 	restore := holdTimes(parent)
 	// The mode is not subject to den's umask.
@@ -126,8 +130,22 @@ func (s *stubs) create(root, parent int, at []string, name string, dir, keep boo
 
 // remember notes a path that is about to be made, and the directories that the
 // overlay will copy up for it.
-func (s *stubs) remember(at []string, name string) {
+func (s *stubs) remember(at []string, name string) error {
+	made, copied := len(s.made), len(s.copied)
 	s.made = append(s.made, path.Join(append(at, name)...))
+	s.rememberCopies(at)
+	if s.note == nil {
+		return nil
+	}
+	for _, p := range s.copied[copied:] {
+		if err := s.note(noteCopied, p); err != nil {
+			return err
+		}
+	}
+	return s.note(noteMade, s.made[made])
+}
+
+func (s *stubs) rememberCopies(at []string) {
 	if s.root.Upper == "" {
 		return
 	}
