@@ -164,17 +164,22 @@ func (k *Keeper) Withdraw(ctx context.Context, n *Network, e *Endpoint) error {
 	if len(e.Ports) == 0 && !e.Gateway {
 		return nil
 	}
-	_, _, err := call(ctx, k.network(n), request{Op: opWithdraw, Endpoint: e})
-	var reported *reportedError
-	if err != nil && !errors.As(err, &reported) && !k.Alive(n) {
-		return nil
-	}
-	return err
+	return k.tell(ctx, n, request{Op: opWithdraw, Endpoint: e})
 }
 
 // Names is Driver's: the den-net reads the zone that Networks has written.
 func (k *Keeper) Names(ctx context.Context, n *Network, _ *Zone) error {
-	_, _, err := call(ctx, k.network(n), request{Op: opNames})
+	return k.tell(ctx, n, request{Op: opNames})
+}
+
+// tell is call for what a den-net that is dead need not know: the next one reads
+// it from the records.
+func (k *Keeper) tell(ctx context.Context, n *Network, r request) error {
+	_, _, err := call(ctx, k.network(n), r)
+	var reported *reportedError
+	if err != nil && !errors.As(err, &reported) && !k.Alive(n) {
+		return nil
+	}
 	return err
 }
 

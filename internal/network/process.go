@@ -167,6 +167,9 @@ func (p *process) reopen() {
 		log.Print(err)
 	}
 	for _, e := range es {
+		if len(e.Ports) == 0 {
+			continue // or it is just being published
+		}
 		if _, err := p.publish(&e); err != nil {
 			log.Print(err)
 		}

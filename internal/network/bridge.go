@@ -1,0 +1,322 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"den/internal/oci"
+)
+
+// A Bridge is the driver of the rung privileged: kernel bridges in the outer network
+// namespace, veth pairs into the containers', nftables between networks and to
+// the outside, den-net for names and ports. What it makes there carries den's name:
+// devices den-<id> and denv<id>, tables den_<id>.
+type Bridge struct{ *Keeper }
+
+// NewBridge returns the driver for networks in dir, Networks' directory.
+func NewBridge(dir string) (*Bridge, error) {
+	k, err := NewKeeper(dir, BridgeDriver)
+	if err != nil {
+		return nil, err
+	}
+	return &Bridge{k}, nil
+}
+
+// Name is Driver's.
+func (b *Bridge) Name() string { return BridgeDriver }
+
+// Up is Driver's.
+func (b *Bridge) Up(ctx context.Context, n *Network) error {
+	if err := upBridge(n); err != nil {
+		return fmt.Errorf("bridge %s: %w", bridgeName(n), err)
+	}
+	if !n.Internal {
+		if err := allowForwarding(n); err != nil {
+			return err
+		}
+	}
+	if err := applyRules(n); err != nil {
+		return err
+	}
+	return b.Start(ctx, n)
+}
+
+// Down is Driver's.
+func (b *Bridge) Down(ctx context.Context, n *Network) error {
+	if err := b.Stop(ctx, n); err != nil {
+		return err
+	}
+	if err := removeRules(n); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(bridgeName(n))
+	if gone(err) {
+		return nil
+	}
+	if err == nil && link.Attrs().Alias == alias(n) {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil && !gone(err) {
+		return fmt.Errorf("remove bridge %s: %w", bridgeName(n), err)
+	}
+	return nil
+}
+
+// alias marks a bridge as that of n, of whatever name.
+func alias(n *Network) string { return "den " + n.ID }
+
+func gone(err error) bool {
+	var missing netlink.LinkNotFoundError
+	return errors.As(err, &missing) || errors.Is(err, unix.ENODEV)
+}
+
+// upBridge makes the bridge, if it is not there, with its addresses.
+func upBridge(n *Network) error {
+	link, err := netlink.LinkByName(bridgeName(n))
+	if gone(err) {
+		link, err = addBridge(n)
+	}
+	if err != nil {
+		return err
+	}
+	if link.Type() != "bridge" || link.Attrs().Alias != alias(n) {
+		return errors.New("a device of that name is there already and not this network's; remove it, or name another one (com.docker.network.bridge.name)")
+	}
+	for _, s := range n.Subnets {
+		if err := addAddress(link, netip.PrefixFrom(s.Gateway, s.Prefix.Bits())); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func addBridge(n *Network) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = bridgeName(n), n.MTU
+	// A bridge without an address of its own takes its ports', and changes it with them.
+	attrs.HardwareAddr = bridgeMAC(n)
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return nil, err
+	}
+	link, err := netlink.LinkByName(bridgeName(n))
+	if err != nil {
+		return nil, err
+	}
+	if err := netlink.LinkSetAlias(link, alias(n)); err != nil {
+		return nil, err
+	}
+	if n.family(true) == nil {
+		noLinkLocal(link)
+	}
+	return netlink.LinkByName(bridgeName(n))
+}
+
+// bridgeMAC is as good as random, and the same after every start.
+func bridgeMAC(n *Network) net.HardwareAddr {
+	mac := net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0}
+	_, _ = fmt.Sscanf(n.ID[:8], "%02x%02x%02x%02x", &mac[2], &mac[3], &mac[4], &mac[5])
+	return mac
+}
+
+// noLinkLocal keeps the kernel from giving a device an IPv6 address of its own
+// accord. A kernel without IPv6 gives none anyway.
+func noLinkLocal(link netlink.Link) {
+	const none = 1 // IN6_ADDR_GEN_MODE_NONE
+	_ = netlink.LinkSetIP6AddrGenMode(link, none)
+}
+
+// addAddress gives a device an address that nobody else has: there is nothing to detect.
+func addAddress(link netlink.Link, p netip.Prefix) error {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	} else if p.Bits() < 31 {
+		a.Broadcast = last(p).AsSlice()
+	}
+	if err := netlink.AddrAdd(link, a); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// A kernelSpace is a network namespace.
+type kernelSpace struct{ ns *os.File }
+
+func (s *kernelSpace) Namespace() *os.File         { return s.ns }
+func (s *kernelSpace) Interfaces() []oci.Interface { return nil }
+func (s *kernelSpace) SetPlug(func(context.Context, oci.Interface) error, func(context.Context, string) error) {
+}
+func (s *kernelSpace) Close() error { return s.ns.Close() }
+
+// NewSpace is Driver's.
+func (b *Bridge) NewSpace(context.Context, string) (Space, error) {
+	ns, err := NewNamespace()
+	if err != nil {
+		return nil, err
+	}
+	return &kernelSpace{ns}, nil
+}
+
+// OpenSpace is Driver's.
+func (b *Bridge) OpenSpace(_ context.Context, _ string, pid int) (Space, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("network namespace of process %d: %w", pid, err)
+	}
+	return &kernelSpace{ns}, nil
+}
+
+// vethName is the bridge's end of an endpoint's pair.
+func vethName(e *Endpoint) string { return "denv" + e.ID[:11] }
+
+// Connect is Driver's.
+func (b *Bridge) Connect(_ context.Context, s Space, n *Network, e *Endpoint, gateway bool) error {
+	bridge, err := netlink.LinkByName(bridgeName(n))
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", bridgeName(n), err)
+	}
+	if err := plug(bridge, s.Namespace(), n, e); err != nil {
+		return fmt.Errorf("device %s: %w", e.Device, err)
+	}
+	return In(s.Namespace(), func() error { return configure(n, e, gateway) })
+}
+
+// PlugPair is the privileged half of Connect for a bridge in the namespace of another
+// driver: a veth pair from there into the container's, configured.
+func PlugPair(bridgeNS *os.File, bridge string, container *os.File, n *Network, e *Endpoint, gateway bool) error {
+	err := In(bridgeNS, func() error {
+		link, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return err
+		}
+		return plug(link, container, n, e)
+	})
+	if err != nil {
+		return fmt.Errorf("device %s: %w", e.Device, err)
+	}
+	return In(container, func() error { return configure(n, e, gateway) })
+}
+
+// plug makes the endpoint's pair of devices, from the present namespace, the
+// bridge's, into the container's. One that is there already is left alone.
+func plug(bridge netlink.Link, container *os.File, n *Network, e *Endpoint) error {
+	link, err := netlink.LinkByName(vethName(e))
+	if gone(err) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.MasterIndex = vethName(e), n.MTU, bridge.Attrs().Index
+		err = netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs: attrs, PeerName: e.Device, PeerHardwareAddr: e.mac(), PeerNamespace: netlink.NsFd(int(container.Fd())),
+		})
+		if err == nil {
+			link, err = netlink.LinkByName(vethName(e))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	noLinkLocal(link)
+	if n.Isolated {
+		// In the bridge itself, because frames between its ports pass nftables only where
+		// br_netfilter is loaded.
+		if err := netlink.LinkSetIsolated(link, true); err != nil {
+			return fmt.Errorf("isolate: %w", err)
+		}
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// configure gives the container's end its addresses and routes, in its namespace.
+func configure(n *Network, e *Endpoint, gateway bool) error {
+	link, err := netlink.LinkByName(e.Device)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", e.Device, err)
+	}
+	if !e.IPv6.IsValid() {
+		noLinkLocal(link)
+	}
+	if link.Attrs().MTU != n.MTU {
+		if err := netlink.LinkSetMTU(link, n.MTU); err != nil {
+			return fmt.Errorf("device %s: MTU %d: %w", e.Device, n.MTU, err)
+		}
+	}
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			if err := addAddress(link, p); err != nil {
+				return fmt.Errorf("device %s: %w", e.Device, err)
+			}
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("device %s: %w", e.Device, err)
+	}
+	if !gateway || n.Internal {
+		return nil
+	}
+	for _, a := range n.Gateways() {
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if a.Is6() {
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(all), Gw: a.AsSlice()}
+		if err := netlink.RouteReplace(r); err != nil {
+			return fmt.Errorf("default route by %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// Disconnect is Driver's. With one end of a pair the other vanishes; where the
+// container's namespace is gone, both are.
+func (b *Bridge) Disconnect(_ context.Context, _ Space, _ *Network, e *Endpoint) error {
+	return Unplug(e)
+}
+
+// Unplug removes the endpoint's pair from the present namespace, the bridge's.
+func Unplug(e *Endpoint) error {
+	link, err := netlink.LinkByName(vethName(e))
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil && !gone(err) {
+		return fmt.Errorf("remove device %s: %w", vethName(e), err)
+	}
+	return nil
+}
+
+// allowForwarding turns on what makes the outer container's kernel route.
+func allowForwarding(n *Network) error {
+	files := []string{}
+	if n.family(false) != nil {
+		files = append(files, "ipv4/ip_forward")
+	}
+	if n.family(true) != nil {
+		files = append(files, "ipv6/conf/all/forwarding")
+	}
+	for _, f := range files {
+		path := "/proc/sys/net/" + f
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("network %s: %w", n.Name, err)
+		}
+		if strings.TrimSpace(string(b)) != "0" {
+			continue
+		}
+		if err := os.WriteFile(path, []byte("1"), 0); err != nil {
+			name := "net." + strings.ReplaceAll(f, "/", ".")
+			return fmt.Errorf("network %s: %s is 0 and cannot be written (%w): start the outer container with --sysctl %s=1, or use internal networks", n.Name, name, cause(err), name)
+		}
+	}
+	return nil
+}

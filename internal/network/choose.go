@@ -1,0 +1,124 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The names of the other drivers; BridgeDriver is this package's own.
+const (
+	// UsernsDriver has bridges in network namespaces of den's own, and a TCP/IP stack
+	// in user space as the way out.
+	UsernsDriver = "userns"
+	// SwitchDriver joins sandboxes that have a stack of their own.
+	SwitchDriver = "switch"
+)
+
+// Facts are what decides which driver works here; nil errors say yes.
+type Facts struct {
+	// OwnStack says that sandboxes of the rung in use have a network stack of their own.
+	OwnStack bool
+	// Namespaces is about making network namespaces, bridges and veth pairs.
+	Namespaces error
+	// Rules is about nftables in the outer network namespace, Forwarding about routing there.
+	Rules, Forwarding error
+}
+
+// A Choice is a driver and the reason for it. Without a driver there is the outer
+// network and none.
+type Choice struct{ Driver, Why string }
+
+// Probe tries what Facts are about. It leaves nothing behind.
+func Probe() Facts {
+	return Facts{Namespaces: tryNamespace(), Rules: tryRules(), Forwarding: tryForwarding()}
+}
+
+// Choose is the visible order: the kernel's own bridge and routing, a bridge with
+// a gateway in user space, a switch in user space.
+func Choose(f Facts) Choice {
+	switch {
+	case f.OwnStack:
+		return Choice{SwitchDriver, "sandboxes have network stacks of their own here: den switches frames between them"}
+	case f.Namespaces != nil:
+		return Choice{"", fmt.Sprintf("containers share the outer network: %v", f.Namespaces)}
+	case f.Rules != nil:
+		return Choice{UsernsDriver, fmt.Sprintf("bridges with a gateway in user space, because the kernel cannot route for den: %v", f.Rules)}
+	case f.Forwarding != nil:
+		return Choice{UsernsDriver, fmt.Sprintf("bridges with a gateway in user space, because the kernel does not route: %v", f.Forwarding)}
+	}
+	return Choice{BridgeDriver, "bridges of the kernel, nftables between them"}
+}
+
+// tryNamespace makes all that a bridged container needs, in a namespace that ends here.
+func tryNamespace() error {
+	ns, err := NewNamespace()
+	if err != nil {
+		return err
+	}
+	err = In(ns, func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "den-probe"
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return fmt.Errorf("make a bridge: %w", err)
+		}
+		bridge, err := netlink.LinkByName("den-probe")
+		if err != nil {
+			return err
+		}
+		attrs = netlink.NewLinkAttrs()
+		attrs.Name, attrs.MasterIndex = "denv-probe", bridge.Attrs().Index
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0"}); err != nil {
+			return fmt.Errorf("make a veth pair: %w", err)
+		}
+		return nil
+	})
+	return errors.Join(err, ns.Close())
+}
+
+// tryRules has the kernel check a network's rules, in a transaction that takes them
+// back. They need not be the last word: who drops what is forwarded drops den's packets, too.
+func tryRules() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	n := &Network{ID: "probe" + randomID()[5:], Subnets: []Subnet{
+		{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Prefix: netip.MustParsePrefix("2001:db8::/64")},
+	}}
+	planRules(c, n)
+	c.DelTable(&nftables.Table{Name: tableName(n), Family: nftables.TableFamilyINet})
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	chains, err := c.ListChains()
+	if err != nil {
+		return fmt.Errorf("nftables: list chains: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Hooknum != nil && *chain.Hooknum == *nftables.ChainHookForward && chain.Policy != nil &&
+			*chain.Policy == nftables.ChainPolicyDrop && chain.Table.Family != nftables.TableFamilyBridge {
+			return fmt.Errorf("the chain %s of the table %s drops what is forwarded (as dockerd's does)", chain.Name, chain.Table.Name)
+		}
+	}
+	return nil
+}
+
+// tryForwarding says whether the kernel routes, or can be told to.
+func tryForwarding() error {
+	path := "/proc/sys/net/ipv4/ip_forward"
+	b, err := os.ReadFile(path)
+	if err != nil || strings.TrimSpace(string(b)) != "0" {
+		return err
+	}
+	if err := unix.Access(path, unix.W_OK); err != nil {
+		return fmt.Errorf("net.ipv4.ip_forward is 0 and cannot be written: %w", err)
+	}
+	return nil
+}
