@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -103,12 +102,7 @@ func (o *serveOptions) serveOn(ctx context.Context, g *globals, do daemon.Option
 	o.serve.ExitWith = ending
 	v := version()
 	o.serve.Engine.Commit, o.serve.Engine.BuildTime = v.GitCommit, v.BuiltAt
-	err = daemon.Serve(ctx, do, o.serve)
-	var interrupted *interruptError
-	if err == nil && errors.As(context.Cause(ctx), &interrupted) {
-		do.Debug("ended by " + unix.SignalName(interrupted.signal))
-	}
-	return err
+	return daemon.Serve(ctx, do, o.serve)
 }
 
 // configure reads daemon.json and what follows from flags.

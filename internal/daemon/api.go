@@ -48,7 +48,7 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	a := &api{den: d, engine: e, live: live, supervised: make(chan error, 1)}
 	facts := facts{den: d, runner: r, serve: s}
 	a.handler = dockerapi.New(dockerapi.Options{
-		Engine: dockerapi.For(e), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
+		Engine: dockerapi.For(e), Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
 		SocketPath: socketPath(s.Listeners), Log: logger(o),
 	})
 	go func() { a.supervised <- e.Supervise(base) }()

@@ -141,8 +141,13 @@ func Open(ctx context.Context, o Options) (_ *Den, err error) {
 	if made {
 		d.sayCap()
 	}
-	d.Images = image.New(st, reg, image.Options{InUserns: !sys.MakesDevices(), NoTrees: o.NoTrees, InUse: d.users, Version: o.Version})
+	d.Images = d.images(reg)
 	return d, nil
+}
+
+// images are those of the store, from what a registry client can have.
+func (d *Den) images(reg *registry.Client) *image.Images {
+	return image.New(d.Store, reg, image.Options{InUserns: !sys.MakesDevices(), NoTrees: d.options.NoTrees, InUse: d.users, Version: d.options.Version})
 }
 
 func withDefaults(o Options) Options {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"den/internal/engine"
+	"den/internal/image"
 	"den/internal/network"
 	"den/internal/sandbox"
 )
@@ -18,6 +19,8 @@ type Engine interface {
 	execEngine
 	volumeEngine
 	networkEngine
+	Commit(ctx context.Context, id string, o engine.CommitOptions) (*image.Image, error)
+	Emit(e engine.Event)
 	Events(ctx context.Context, since, until time.Time) (<-chan engine.Event, error)
 }
 

@@ -17,12 +17,21 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/system"
+
+	"den/internal/registry"
+	"den/internal/store"
 )
 
 // Options are what a Server stands on.
 type Options struct {
 	// Engine has the containers, volumes and networks.
 	Engine Engine
+	// Access gives images and registries with a request's credentials; nil are den's own.
+	Access func(registry.CredentialFunc) Access
+	// Store has the build cache.
+	Store *store.Store
+	// StorageDriver is the snapshot driver's name.
+	StorageDriver string
 	// Info is what GET /info says, but for what Server fills in: the counts of
 	// containers and the time.
 	Info func(ctx context.Context) (system.Info, error)
@@ -69,6 +78,7 @@ func (s *Server) routes() []route {
 		s.volumeRoutes(),
 		s.networkRoutes(),
 		s.eventRoutes(),
+		s.imageRoutes(),
 	} {
 		all = append(all, area...)
 	}

@@ -32,6 +32,27 @@ func (r Removed) String() string {
 	return "Deleted: " + string(r.Deleted)
 }
 
+// A UsedError says why an image is not removed without force. Its class is
+// errdefs.ErrFailedPrecondition.
+type UsedError struct {
+	ConfigDigest oci.Digest
+	// Containers use it; or else it has names in several Repositories.
+	Containers, Repositories []string
+	// ByID says that it was to be removed by its ID.
+	ByID bool
+	name string
+}
+
+func (e *UsedError) Error() string {
+	if len(e.Containers) == 0 {
+		return fmt.Sprintf("remove image %s: it has names in several repositories (%s), remove it by name or with --force", e.name, strings.Join(e.Repositories, ", "))
+	}
+	return fmt.Sprintf("remove image %s: container %s uses it, remove that first or use --force", e.name, strings.Join(e.Containers, ", "))
+}
+
+// Unwrap gives the error its class.
+func (e *UsedError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
 // Remove takes a name away from its image, or, given an ID, all names. With
 // its last name the image is gone; the store's collector takes its layers when
 // nothing else needs them.
@@ -50,8 +71,7 @@ func (m *Images) Remove(ctx context.Context, name string, o RemoveOptions) ([]Re
 		config = img.ConfigDigest
 		names = slices.DeleteFunc(slices.Clone(all), func(e *entry) bool { return !e.has(config) })
 		if repos := repositories(names); len(repos) > 1 && !o.Force {
-			return nil, fmt.Errorf("remove image %s: it has names in several repositories (%s), remove it by name or with --force: %w",
-				shortID(config), strings.Join(repos, ", "), errdefs.ErrFailedPrecondition)
+			return nil, &UsedError{ConfigDigest: config, Repositories: repos, ByID: true, name: shortID(config)}
 		}
 	}
 	rest := slices.DeleteFunc(slices.Clone(all), func(e *entry) bool {
@@ -60,8 +80,7 @@ func (m *Images) Remove(ctx context.Context, name string, o RemoveOptions) ([]Re
 	last := !slices.ContainsFunc(rest, func(e *entry) bool { return e.has(config) })
 	if last && !o.Force && m.o.InUse != nil {
 		if users := m.o.InUse(config); len(users) > 0 {
-			return nil, fmt.Errorf("remove image %s: container %s uses it, remove that first or use --force: %w",
-				familiar(name), strings.Join(users, ", "), errdefs.ErrFailedPrecondition)
+			return nil, &UsedError{ConfigDigest: config, Containers: users, ByID: img != nil, name: familiar(name)}
 		}
 	}
 	var out []Removed
