@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -79,7 +80,7 @@ func newImageRig(t *testing.T) *imageRig {
 	}))
 	t.Cleanup(h.Close)
 	r.host = strings.TrimPrefix(h.URL, "http://")
-	st, err := store.Open(t.Context(), t.TempDir(), store.Options{EngineDir: t.TempDir(), Image: storetest.Images(), Durability: "none"})
+	st, err := store.Open(t.Context(), t.TempDir(), store.Options{EngineDir: t.TempDir(), Image: os.Geteuid() != 0 || storetest.Images(), Durability: "none"})
 	if err != nil {
 		t.Skipf("needs a local file system that can hold a store: %v", err)
 	}
@@ -141,7 +142,7 @@ func tarOf(t *testing.T, files map[string]string) string {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for name, text := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Uid: os.Geteuid(), Gid: os.Getegid()}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write([]byte(text)); err != nil {
