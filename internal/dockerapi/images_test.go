@@ -28,6 +28,7 @@ import (
 	"den/internal/registry"
 	"den/internal/store"
 	"den/internal/store/storetest"
+	"den/internal/sys"
 )
 
 // imageEngine is an engine with two containers of one image, which hears of events.
@@ -108,7 +109,7 @@ func newImageRig(t *testing.T) *imageRig {
 			with = reg.WithCredentials(f)
 		}
 		images := denimage.New(st, with, o)
-		return Access{Images: images, Registry: with, Builder: build.New(build.Options{Store: st, Images: images})}
+		return Access{Images: images, Registry: with, Builder: build.New(build.Options{Store: st, Images: images, InUserns: !sys.MakesDevices(), Recorded: !sys.MayChown()})}
 	}})
 	return r
 }
