@@ -76,6 +76,9 @@ type box struct {
 	initFD  int // the plan of process 1, or -1
 	cgroup  kernel.Cgroup2
 
+	netMu  sync.Mutex
+	cables map[string]cable // of the devices that den plugged in
+
 	mu     sync.Mutex
 	killed killReason
 
@@ -246,6 +249,11 @@ func (b *box) start() error {
 	var err error
 	if b.initFD, err = b.files.take(b.r.InitFD); err != nil {
 		return err
+	}
+	for i := range b.r.Devices {
+		if err := b.plug(&b.r.Devices[i], b.files); err != nil {
+			return err
+		}
 	}
 	if err := b.fileSystem(); err != nil {
 		return err

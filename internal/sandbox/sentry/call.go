@@ -30,6 +30,10 @@ func (b *box) answer(c *control) {
 	switch {
 	case cmd.Exec != nil:
 		e, err = b.exec(c, cmd.Exec, files)
+	case cmd.Plug != nil:
+		err = b.plug(cmd.Plug, files)
+	case cmd.Unplug != "":
+		err = b.unplug(cmd.Unplug)
 	default:
 		err = errors.New("the sentry does not know the call")
 	}

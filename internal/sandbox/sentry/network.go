@@ -78,33 +78,9 @@ func (m *stackMaker) CreateStack() (inet.Stack, error) {
 			return nil, fmt.Errorf("network stack: %v", err)
 		}
 	}
-	if err := addDevice(s, 1, "lo", ethernet.New(loopback.New()), "127.0.0.1/8", "::1/128"); err != nil {
+	own := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("::1/128")}
+	if err := addDevice(s, s.NextNICID(), "lo", ethernet.New(loopback.New()), own); err != nil {
 		return nil, err
 	}
 	return netstack.NewStack(s, m.k.UniqueID()), nil
-}
-
-// addDevice adds a network device with addresses and a route to each of their networks.
-func addDevice(s *stack.Stack, id tcpip.NICID, name string, ep stack.LinkEndpoint, prefixes ...string) error {
-	if err := s.CreateNICWithOptions(id, ep, stack.NICOptions{Name: name, DeliverLinkPackets: true}); err != nil {
-		return fmt.Errorf("network device %s: %v", name, err)
-	}
-	routes := s.GetRouteTable()
-	for _, text := range prefixes {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return fmt.Errorf("network device %s: %w", name, err)
-		}
-		protocol := ipv4.ProtocolNumber
-		if p.Addr().Is6() {
-			protocol = ipv6.ProtocolNumber
-		}
-		address := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
-		if err := s.AddProtocolAddress(id, tcpip.ProtocolAddress{Protocol: protocol, AddressWithPrefix: address}, stack.AddressProperties{}); err != nil {
-			return fmt.Errorf("network device %s: address %s: %v", name, text, err)
-		}
-		routes = append(routes, tcpip.Route{Destination: address.Subnet(), NIC: id})
-	}
-	s.SetRouteTable(routes)
-	return nil
 }

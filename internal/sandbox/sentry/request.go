@@ -56,6 +56,14 @@ func build(r *sandbox.Request, streams *sandbox.Streams) (_ *builder, err error)
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}
+	for _, i := range r.Interfaces {
+		d, err := deviceOf(i, len(b.files))
+		if err != nil {
+			return nil, err
+		}
+		b.add(i.Cable)
+		b.out.Devices = append(b.out.Devices, d)
+	}
 	for _, f := range sandbox.Leases(r) {
 		b.add(f)
 	}

@@ -79,8 +79,10 @@ func (e *Executor) Start(ctx context.Context, r *sandbox.Request) (sandbox.Sandb
 	if err := sandbox.CheckText(r); err != nil {
 		return nil, err
 	}
-	if r.Network == "" {
-		c := *r
+	if c := *r; len(r.Interfaces) > 0 {
+		c.Network = sandbox.NetworkNone // a stack of its own
+		r = &c
+	} else if r.Network == "" {
 		c.Network = sandbox.NetworkHost
 		r = &c
 	}

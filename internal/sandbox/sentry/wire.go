@@ -35,6 +35,9 @@ type command struct {
 	// however long that takes.
 	Call bool       `json:",omitempty"`
 	Exec *execution `json:",omitempty"`
+	// Plug adds a network device, Unplug takes one away.
+	Plug   *device `json:",omitempty"`
+	Unplug string  `json:",omitempty"`
 	// Files is how many descriptors come with the frame.
 	Files int `json:",omitempty"`
 }
@@ -117,6 +120,7 @@ type request struct {
 	Masked   []string
 	ReadOnly []string
 	Network  string
+	Devices  []device
 	ExportFD int
 	// MaxPids bounds processes and threads. More processes than MaxProcesses, or
 	// more memory than MaxMemoryBytes, kill the payload. 0 is no bound.
