@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -63,19 +64,18 @@ func (h *hijacked) streams(tty, out, err bool) (stdout, stderr io.Writer) {
 func (h *hijacked) carry(ctx context.Context, stdin io.WriteCloser, output func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.input(ctx, stdin)
-		if ctx.Err() == nil { // output still goes on, with nobody to take it
+	var beside sync.WaitGroup
+	beside.Go(func() { h.input(stdin) })
+	beside.Go(func() {
+		if h.gone(ctx) {
 			cancel()
-			_ = h.Close()
+			_ = h.Close() // nobody sees the error
 		}
-	}()
+	})
 	err := output(ctx)
 	cancel()
 	h.finish()
-	<-done
+	beside.Wait()
 	return errors.Join(err, h.Close())
 }
 

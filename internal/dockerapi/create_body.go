@@ -3,6 +3,7 @@ package dockerapi
 import (
 	"encoding/json"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -44,6 +45,9 @@ type doorState struct {
 // normalise fills in what docker fills in, and takes away what is not set: clients
 // send every field, and zero, -1 and null all mean that it was not asked for.
 func (b *createBody) normalise(v version) error {
+	if b.Config == nil && (b.Cmd != nil || b.Entrypoint != nil) {
+		b.Config = &container.Config{}
+	}
 	if b.Config == nil {
 		return invalid("config cannot be empty in order to create a container")
 	}
@@ -61,12 +65,12 @@ func (b *createBody) normalise(v version) error {
 	if b.NetworkDisabled {
 		b.HostConfig.NetworkMode = network.NetworkNone
 	}
-	// Links and VolumesFrom of containers that share another's network are that one's.
 	if len(b.NetworkingConfig.EndpointsConfig) > 1 && v < 44 {
 		var names []string
 		for name := range b.NetworkingConfig.EndpointsConfig {
 			names = append(names, name)
 		}
+		slices.Sort(names)
 		return invalid("Container cannot be connected to network endpoints: %s", strings.Join(names, ", "))
 	}
 	return nil

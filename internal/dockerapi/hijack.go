@@ -94,29 +94,27 @@ func (h *hijacked) finish() {
 }
 
 // input copies what the client sends to w, which may be nil, and closes w when the
-// client closes its side. Then it waits until the client is gone altogether, or ctx
-// ends, and returns.
-func (h *hijacked) input(ctx context.Context, w io.WriteCloser) {
+// client closes its side or is gone.
+func (h *hijacked) input(w io.WriteCloser) {
 	if w != nil {
-		_, _ = io.Copy(w, h) // either end may be gone, which the next lines find out
+		_, _ = io.Copy(w, h) // either end may be gone, which is no error
 		_ = w.Close()
 	}
-	// What a program does not take is not kept for it.
-	if _, err := io.Copy(io.Discard, h); err == nil {
-		h.gone(ctx)
-	}
+	_, _ = io.Copy(io.Discard, h) // what a program does not take is not kept for it
 }
 
-// gone returns when the client has closed both directions, or ctx has ended. A
-// connection that is half closed tells of its other half only when asked.
-func (h *hijacked) gone(ctx context.Context) {
+// gone returns true when the client has closed both directions, false when ctx has
+// ended. A connection that is half closed, or whose input nobody reads, tells of its
+// other half only when asked.
+func (h *hijacked) gone(ctx context.Context) bool {
 	for pause := 10 * time.Millisecond; !hungUp(h.conn); pause = min(2*pause, 5*time.Second) {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(pause):
 		}
 	}
+	return true
 }
 
 // hungUp says that nobody can read what is written to conn.

@@ -109,7 +109,8 @@ func TestVanishedClientIsNoticedBehindItsHalfClose(t *testing.T) {
 			return err
 		}
 		defer h.Close()
-		h.input(context.Background(), nil)
+		h.input(nil)
+		h.gone(context.Background())
 		close(gone)
 		return nil
 	}, 0})

@@ -48,6 +48,9 @@ func (c *plainConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// NetConn is the connection itself, for who has to know whether the client is still there.
+func (c *plainConn) NetConn() net.Conn { return c.Conn }
+
 // CloseWrite ends the half that is written, for connections that are hijacked.
 func (c *plainConn) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
