@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -43,10 +44,47 @@ func (b *Bridge) Up(ctx context.Context, n *Network) error {
 			return err
 		}
 	}
-	if err := applyRules(n); err != nil {
+	if err := b.rules(n, nil, nil); err != nil {
 		return err
 	}
 	return b.Start(ctx, n)
+}
+
+// rules makes the rules of n those of its records, with one endpoint as it is about to
+// be recorded, and without another that is about to go.
+func (b *Bridge) rules(n *Network, with, without *Endpoint) error {
+	es, err := ReadEndpoints(b.network(n))
+	if err != nil {
+		return err
+	}
+	es = slices.DeleteFunc(es, func(e Endpoint) bool {
+		return with != nil && e.ID == with.ID || without != nil && e.ID == without.ID
+	})
+	if with != nil {
+		es = append(es, *with)
+	}
+	return applyRules(n, es)
+}
+
+// Publish is Driver's: den-net has the ports, and the kernel leads past it who
+// comes from elsewhere.
+func (b *Bridge) Publish(ctx context.Context, n *Network, e *Endpoint) ([]Port, error) {
+	ports, err := b.Keeper.Publish(ctx, n, e)
+	if err != nil {
+		return nil, err
+	}
+	assigned := *e
+	assigned.Ports = ports
+	return ports, b.rules(n, &assigned, nil)
+}
+
+// Withdraw is Driver's.
+func (b *Bridge) Withdraw(ctx context.Context, n *Network, e *Endpoint) error {
+	err := b.Keeper.Withdraw(ctx, n, e)
+	if len(e.Ports) == 0 && !e.Gateway {
+		return err
+	}
+	return errors.Join(err, b.rules(n, nil, e))
 }
 
 // Down is Driver's.

@@ -280,8 +280,12 @@ func TestNetworksReachEachOtherByPublishedPortsOnly(t *testing.T) {
 			gateway := "172.18.0.1" // den-net's address on a's bridge
 			got, err := askIn(c, network, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), p.Host), patience)
 			expect(t, network+" from another network to a published port", gateway, got, err)
+			client := gateway
+			if network == "tcp" {
+				client = "192.0.2.1"
+			}
 			got, err = askIn(outside, network, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), p.Host), patience)
-			expect(t, network+" from the world", gateway, got, err)
+			expect(t, network+" from the world", client, got, err)
 			got, err = askIn(nil, network, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.Host), patience)
 			expect(t, network+" from here", gateway, got, err)
 			got, err = askIn(a, network, netip.AddrPortFrom(netip.MustParseAddr("172.18.0.1"), p.Host), patience)
@@ -330,7 +334,7 @@ func TestContainersMoveBetweenNetworks(t *testing.T) {
 	got, err = askIn(a, "tcp", whoami(t, outside, "tcp", "192.0.2.1:0"), patience)
 	expect(t, "to the world by the second network", "192.0.2.2", got, err)
 	got, err = askIn(outside, "tcp", netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), ea[0].Ports[0].Host), patience)
-	expect(t, "to the published port that moved", "172.19.0.1", got, err)
+	expect(t, "to the published port that moved", "192.0.2.1", got, err)
 	if all, err := ReadEndpoints(filepath.Join(ns.dir, ea[0].Network)); err != nil || len(all) != 0 {
 		t.Errorf("the first network has %v, %v", all, err)
 	}
@@ -344,7 +348,9 @@ func TestBridgeComesBackAfterACrash(t *testing.T) {
 	ns := bridges(t)
 	n, err := ns.Create(t.Context(), CreateRequest{Name: "n"})
 	must(t, err)
-	a, ea := join(t, ns, "a", EndpointRequest{Network: "n", Ports: []Port{{Protocol: "tcp", Container: 80}}})
+	a, ea := join(t, ns, "a", EndpointRequest{Network: "n", Ports: []Port{
+		{Protocol: "tcp", Container: 80}, {Protocol: "tcp", Container: 81, HostIP: netip.MustParseAddr("192.0.2.2")},
+	}})
 	join(t, ns, "dead", EndpointRequest{Network: "n"})
 	whoami(t, a, "tcp", ":80")
 	hello, _, err := call(t.Context(), ns.network(n.ID), request{Op: opHello})
@@ -353,7 +359,13 @@ func TestBridgeComesBackAfterACrash(t *testing.T) {
 	must(t, removeRules(n))
 	must(t, ns.Reconcile(t.Context(), func(c string) bool { return c == "a" }))
 	got, err := askIn(outside, "tcp", netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), ea[0].Ports[0].Host), patience)
-	expect(t, "published port", "172.18.0.1", got, err)
+	expect(t, "published port", "192.0.2.1", got, err)
+	got, err = askIn(nil, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ea[0].Ports[0].Host), patience)
+	expect(t, "published port from here", "172.18.0.1", got, err)
+	closed := ea[0].Ports[len(ea[0].Ports)-1]
+	if got, err := askIn(outside, "tcp", netip.AddrPortFrom(closed.HostIP, closed.Host), patience); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a published port where nobody listens: %q, %v; want refused", got, err)
+	}
 	got, err = askIn(a, "tcp", whoami(t, outside, "tcp", "192.0.2.1:0"), patience)
 	expect(t, "masquerade", "192.0.2.2", got, err)
 	if es, err := ns.Endpoints(t.Context(), n.ID); err != nil || len(es) != 1 {

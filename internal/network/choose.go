@@ -92,7 +92,9 @@ func tryRules() error {
 	n := &Network{ID: "probe" + randomID()[5:], Subnets: []Subnet{
 		{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Prefix: netip.MustParsePrefix("2001:db8::/64")},
 	}}
-	planRules(c, n)
+	planRules(c, n, []Endpoint{{
+		IPv4: netip.MustParsePrefix("192.0.2.2/24"), Ports: []Port{{Protocol: "tcp", Container: 80, HostIP: netip.IPv4Unspecified(), Host: 80}},
+	}})
 	c.DelTable(&nftables.Table{Name: tableName(n), Family: nftables.TableFamilyINet})
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables: %w", err)

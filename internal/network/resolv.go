@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -209,17 +210,18 @@ func (ns *Networks) links(ctx context.Context, es []Endpoint) ([]Host, error) {
 			return nil, err
 		}
 		for _, o := range others {
-			names := []string{}
+			var names []string
 			for name, target := range e.Links {
-				if target == o.Container {
+				if target == o.Container && name != o.Name && name != short(o.Container) {
 					names = append(names, name)
 				}
 			}
+			if !slices.Contains(slices.Collect(maps.Values(e.Links)), o.Container) {
+				continue
+			}
 			slices.Sort(names)
 			for _, a := range o.addresses() {
-				if len(names) > 0 {
-					hosts = append(hosts, Host{a, append(names, short(o.Container), o.Name)})
-				}
+				hosts = append(hosts, Host{a, append(names[:len(names):len(names)], short(o.Container), o.Name)})
 			}
 		}
 	}
