@@ -36,6 +36,8 @@ func (c *checker) find(format string, args ...any) {
 type checked struct {
 	Findings []finding
 	Read     int
+	// Unmountable says that there was nothing to check.
+	Unmountable bool `json:"-"`
 }
 
 func check(ctx context.Context, t task) (checked, error) {

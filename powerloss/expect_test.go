@@ -33,9 +33,9 @@ type object struct {
 	durable   bool // a power cut must leave it
 	void      bool // it may have been removed
 	worker    string
-	version   int  // of a reference: the last that is visible
-	begun     int  // the last that was begun
-	lasting   int  // the last that is durable
+	version   int // of a reference: the last that is visible
+	begun     int // the last that was begun
+	lasting   int // the last that is durable
 }
 
 // expected is what must be there after a power cut.
