@@ -73,17 +73,25 @@ func (c *chrooted) Start(ctx context.Context, r *sandbox.Request) (sandbox.Sandb
 	if err != nil {
 		return nil, err
 	}
-	return &chrootedSandbox{s, c, a}, nil
+	return &chrootedSandbox{s.(live), c, a}, nil
 }
 
 type chrootedSandbox struct {
-	sandbox.Sandbox
+	live
 	c *chrooted
 	a *snapshot.Active
 }
 
+// live is what sandboxes of this rung can do.
+type live interface {
+	sandbox.Sandbox
+	sandbox.Execer
+	sandbox.Filer
+	sandbox.Freezer
+}
+
 func (s *chrootedSandbox) Wait(ctx context.Context) (sandbox.Exit, error) {
-	exit, err := s.Sandbox.Wait(ctx)
+	exit, err := s.live.Wait(ctx)
 	if err == nil {
 		err = s.c.driver.Changes(ctx, s.a)
 	}
@@ -115,6 +123,9 @@ func TestChrootContract(t *testing.T) {
 		"NetworkNone":               "needs a network namespace",
 		"Terminal":                  "needs devpts in the root",
 		"OverlaySubtree":            "needs overlay mounts",
+		"ExecSeesTheSandbox":        "needs a UTS namespace",
+		"ExecHasItsOwnRights":       proc,
+		"ExecWithTerminal":          "needs devpts in the root",
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/sandbox"
+	"den/internal/sys"
 )
 
 // openRoot is dir as a root directory.
@@ -49,6 +50,9 @@ func FuzzWriteTar(f *testing.F) {
 		}
 		f.Add(b.Bytes(), false)
 		f.Add(b.Bytes(), true)
+	}
+	if os.Geteuid() == 0 && sys.InInitialUserns() {
+		f.Skip("needs a plain user: where this finds a way out of the root, the machine's files are what it finds")
 	}
 	f.Fuzz(func(t *testing.T, data []byte, keep bool) {
 		top := t.TempDir()

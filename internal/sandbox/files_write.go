@@ -207,6 +207,9 @@ func (u *fileWriter) link(parent int, base string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
+	if target == "/" { // whose base name is no name
+		return pathError("link", h.Linkname, unix.EPERM)
+	}
 	dir, err := u.f.open(path.Dir(target), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return pathError("link", h.Linkname, err)

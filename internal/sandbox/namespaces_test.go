@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	if sandbox.Reap() {
 		return
 	}
+	if dir := os.Getenv("DEN_TEST_JOIN"); dir != "" && !sandbox.Entered() {
+		fmt.Fprintln(os.Stderr, "join user namespace:", sandbox.JoinUserns([]string{"/no/such", dir}, os.Args, os.Environ()))
+	}
 	f := probe.Gather(context.Background(), os.TempDir())
 	if c, err := sandbox.Choose(f, os.Getenv("DEN_TEST_ISOLATION")); err == nil && c.Enter {
 		fmt.Fprintln(os.Stderr, "enter user namespace:", sandbox.EnterUserns(f, os.Args, os.Environ()))

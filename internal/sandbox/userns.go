@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -41,7 +42,7 @@ func EnterUserns(f probe.Facts, argv, env []string) error {
 	if err = f.IDs.Map(context.Background(), child.pid); err != nil {
 		err = fmt.Errorf("user namespace: %w%w", err, hidden{errdefs.ErrFailedPrecondition})
 	} else {
-		err = child.enter(argv, append(slices.DeleteFunc(slices.Clone(env), func(e string) bool { return e == enteredEnv }), enteredEnv))
+		err = child.enter(argv, env)
 	}
 	child.end()
 	return err
@@ -104,8 +105,40 @@ func (c *usernsChild) end() {
 	}
 }
 
-// enter executes a plan that joins the child's namespaces and executes den.
+// enter joins the child's namespaces and executes den.
 func (c *usernsChild) enter(argv, env []string) error {
+	spaces, err := openNamespaces(c.pid)
+	if err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	defer spaces.close()
+	return spaces.enter(argv, env, c)
+}
+
+// userspace are the user and the mount namespace that den runs sandboxes in.
+type userspace [2]*os.File
+
+func openNamespaces(pid int) (s userspace, err error) {
+	for i, name := range []string{"user", "mnt"} {
+		if s[i], err = os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, name)); err != nil {
+			s.close()
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s userspace) close() {
+	for _, f := range s {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// enter executes a plan that joins the namespaces, lets the child end that made them, if any, and
+// executes den.
+func (s userspace) enter(argv, env []string, child *usernsChild) error {
 	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("user namespace: %w", err)
@@ -122,30 +155,29 @@ func (c *usernsChild) enter(argv, env []string) error {
 	p := sys.NewPlan()
 	failed := p.Label()
 	p.OnFatal(failed)
-	fd := p.Cell(0)
-	for _, ns := range []struct {
-		name string
-		flag int
-	}{{"user", unix.CLONE_NEWUSER}, {"mnt", unix.CLONE_NEWNS}} {
-		p.Do(unix.SYS_OPENAT, sys.Int(unix.AT_FDCWD), p.Str(fmt.Sprintf("/proc/%d/ns/%s", c.pid, ns.name)), sys.Int(unix.O_RDONLY|unix.O_CLOEXEC)).To(fd)
-		p.Do(unix.SYS_SETNS, fd.Value(), sys.Int(ns.flag))
-		p.Close(fd)
+	for i, flag := range []int{unix.CLONE_NEWUSER, unix.CLONE_NEWNS} {
+		p.Do(unix.SYS_SETNS, sys.Int(s[i].Fd()), sys.Int(flag))
+		p.Do(unix.SYS_CLOSE, sys.Int(s[i].Fd()))
 	}
 	p.Do(unix.SYS_CHDIR, p.Str(cwd)).MayFail()
-	// The child's pipe ends with this process's copy of it.
-	p.Do(unix.SYS_CLOSE, sys.Int(c.hold.Fd()))
-	p.Do(unix.SYS_WAIT4, sys.Int(c.pid), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail()
+	keep := append(s[:], exe)
+	if child != nil {
+		// The child's pipe ends with this process's copy of it.
+		p.Do(unix.SYS_CLOSE, sys.Int(child.hold.Fd()))
+		p.Do(unix.SYS_WAIT4, sys.Int(child.pid), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail()
+		keep = append(keep, child.hold)
+	}
 	p.Do(unix.SYS_FCNTL, sys.Int(exe.Fd()), sys.Int(unix.F_SETFD), sys.Int(unix.FD_CLOEXEC))
-	args, vars := p.Strs(argv), p.Strs(env)
+	args, vars := p.Strs(argv), p.Strs(enteredEnviron(env))
 	p.Do(unix.SYS_EXECVE, p.Str(path), args, vars).MayFail()
 	p.Do(unix.SYS_EXECVEAT, sys.Int(exe.Fd()), p.Str(""), args, vars, sys.Int(unix.AT_EMPTY_PATH))
 	p.Mark(failed)
-	const msg = "den: could not enter the user namespace that it made\n"
+	const msg = "den: could not enter its user namespace\n"
 	p.Do(unix.SYS_WRITE, sys.Int(2), p.Str(msg), sys.Int(len(msg))).MayFail()
 	p.Exit(125)
 
-	// Both have to survive this exec and not the next.
-	for _, f := range []*os.File{c.hold, exe} {
+	// They have to survive this exec and not the next.
+	for _, f := range keep {
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("user namespace: %w", err)
 		}
@@ -155,4 +187,59 @@ func (c *usernsChild) enter(argv, env []string) error {
 		return fmt.Errorf("user namespace: %w", err)
 	}
 	return io.ErrUnexpectedEOF // Exec does not come back
+}
+
+// enteredEnviron is env with the mark of who has entered.
+func enteredEnviron(env []string) []string {
+	return append(slices.DeleteFunc(slices.Clone(env), func(e string) bool { return e == enteredEnv }), enteredEnv)
+}
+
+// JoinUserns is EnterUserns for a process that will adopt detached sandboxes: it
+// replaces the calling process by the same program inside the user and mount namespace of the first
+// that lives of those that were started with Detach one of dirs. It returns nil if none
+// lives, and the caller goes on to EnterUserns.
+//
+// So the sandboxes of one engine are all in one user namespace: a process of the engine
+// makes a new one only when none of its sandboxes lives, and joins else. The holders keep it alive.
+func JoinUserns(dirs, argv, env []string) error {
+	for _, dir := range dirs {
+		spaces, err := holderNamespaces(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("user namespace of the sandbox of %s: %w", dir, err)
+		}
+		defer spaces.close()
+		return spaces.enter(argv, env, nil)
+	}
+	return nil
+}
+
+// holderNamespaces opens the namespaces of the sandbox's holder; fs.ErrNotExist if there is none.
+func holderNamespaces(dir string) (spaces userspace, err error) {
+	d := &detached{}
+	if d.dir, err = os.Open(dir); err != nil {
+		return spaces, err
+	}
+	defer d.close()
+	rs, err := d.readRecords()
+	if err != nil {
+		return spaces, err
+	}
+	if rs.holder == 0 {
+		return spaces, fs.ErrNotExist
+	}
+	spaces, err = openNamespaces(rs.holder)
+	// The id was the holder's all the time if the holder reads its pipe afterwards.
+	control, cerr := d.pipe(fileControl, unix.O_WRONLY|unix.O_NONBLOCK)
+	if cerr != nil {
+		spaces.close()
+		if errors.Is(cerr, unix.ENXIO) {
+			cerr = fs.ErrNotExist
+		}
+		return spaces, cerr
+	}
+	control.Close()
+	return spaces, err
 }
