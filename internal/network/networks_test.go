@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -351,4 +353,43 @@ func TestManyProcessesGiveNoAddressTwice(t *testing.T) {
 	if len(seen) != 32 {
 		t.Errorf("%d addresses, want 32", len(seen))
 	}
+}
+
+// mortal is a driver whose networks die when they are taken off its list.
+type mortal struct{ *networktest.Driver }
+
+func (m mortal) Alive(n *network.Network) bool {
+	m.Lock()
+	defer m.Unlock()
+	return m.Networks[n.ID] != nil
+}
+
+func TestWatchRevivesWhatDied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := mortal{networktest.New()}
+		ns := open(t, t.TempDir(), d, network.Options{})
+		n := create(t, ns, network.CreateRequest{Name: "n"})
+		idle := create(t, ns, network.CreateRequest{Name: "idle"})
+		es := attach(t, ns, "a", network.EndpointRequest{Network: "n", Ports: []network.Port{{Protocol: "tcp", Container: 80}}})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			ns.Watch(ctx, func(err error) { t.Error(err) })
+		}()
+		d.Lock()
+		clear(d.Networks)
+		clear(d.Published)
+		clear(d.Zones)
+		d.Unlock()
+		time.Sleep(time.Minute)
+		cancel()
+		<-ended
+		if d.Networks[n.ID] == nil || len(d.Published[es[0].ID]) != 1 || len(d.Zones[n.ID].Names) == 0 {
+			t.Errorf("revived: %v, %v, %v", d.Networks, d.Published, d.Zones)
+		}
+		if d.Networks[idle.ID] != nil {
+			t.Error("a network without endpoints is up")
+		}
+	})
 }
