@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -129,6 +130,9 @@ type fakeAttachment struct {
 }
 
 func (f *fake) Attach(_ context.Context, _ string, o engine.AttachOptions) (Attachment, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
 	a := *f.attachment
 	if o.Stdin {
 		a.in, a.stdin = io.Pipe()
@@ -270,4 +274,46 @@ func (f *fake) DisconnectNetwork(_ context.Context, id, name string, o engine.Di
 		name += " force"
 	}
 	return f.called("disconnect", id, name)
+}
+
+func (f *fake) Resize(_ context.Context, id string, s engine.Size) error {
+	return f.called("resize", id, strconv.Itoa(int(s.Rows)), strconv.Itoa(int(s.Cols)))
+}
+func (f *fake) ResizeExec(_ context.Context, id string, s engine.Size) error {
+	return f.called("resize-exec", id, strconv.Itoa(int(s.Rows)), strconv.Itoa(int(s.Cols)))
+}
+func (f *fake) Changes(context.Context, string) ([]engine.Change, error) {
+	return []engine.Change{{Path: "/x", Kind: engine.ChangeDeleted}}, f.err
+}
+func (f *fake) Export(_ context.Context, _ string, w io.Writer) error {
+	_, err := io.WriteString(w, f.archive)
+	return err
+}
+func (f *fake) Volume(_ context.Context, name string) (*engine.Volume, error) {
+	for _, v := range f.volumes {
+		if v.Name == name {
+			return v, nil
+		}
+	}
+	return nil, notFound("get %s: no such volume", name)
+}
+func (f *fake) PruneContainers(_ context.Context, keep func(*engine.Container) bool) (p engine.Pruned, err error) {
+	for _, c := range f.containers {
+		if keep(c) {
+			f.kept = append(f.kept, c.ID)
+		} else {
+			p.Names = append(p.Names, c.ID)
+		}
+	}
+	return p, f.err
+}
+func (f *fake) PruneNetworks(_ context.Context, keep func(*network.Network) bool) (p engine.Pruned, err error) {
+	for _, n := range f.networks {
+		if keep(n) {
+			f.kept = append(f.kept, n.Name)
+		} else {
+			p.Names = append(p.Names, n.Name)
+		}
+	}
+	return p, f.err
 }
