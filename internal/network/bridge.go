@@ -228,7 +228,14 @@ func (b *Bridge) Connect(_ context.Context, s Space, n *Network, e *Endpoint, ga
 	if err := plug(bridge, s.Namespace(), n, e); err != nil {
 		return fmt.Errorf("device %s: %w", e.Device, err)
 	}
-	return In(s.Namespace(), func() error { return configure(n, e, gateway) })
+	var gateways []netip.Addr
+	for _, a := range n.Gateways() {
+		// Rather no route than one into the void: clients try IPv4 at once.
+		if gateway && !n.Internal && (a.Is4() || forwards(forwarding6)) {
+			gateways = append(gateways, a)
+		}
+	}
+	return In(s.Namespace(), func() error { return configure(n, e, gateways) })
 }
 
 // PlugPair is the privileged half of Connect for a bridge in the namespace of another
@@ -244,7 +251,11 @@ func PlugPair(bridgeNS *os.File, bridge string, container *os.File, n *Network, 
 	if err != nil {
 		return fmt.Errorf("device %s: %w", e.Device, err)
 	}
-	return In(container, func() error { return configure(n, e, gateway) })
+	var gateways []netip.Addr
+	if gateway && !n.Internal {
+		gateways = n.Gateways()
+	}
+	return In(container, func() error { return configure(n, e, gateways) })
 }
 
 // plug makes the endpoint's pair of devices, from the present namespace, the
@@ -275,8 +286,8 @@ func plug(bridge netlink.Link, container *os.File, n *Network, e *Endpoint) erro
 	return netlink.LinkSetUp(link)
 }
 
-// configure gives the container's end its addresses and routes, in its namespace.
-func configure(n *Network, e *Endpoint, gateway bool) error {
+// configure gives the container's end its addresses and default routes, in its namespace.
+func configure(n *Network, e *Endpoint, gateways []netip.Addr) error {
 	link, err := netlink.LinkByName(e.Device)
 	if err != nil {
 		return fmt.Errorf("device %s: %w", e.Device, err)
@@ -299,10 +310,7 @@ func configure(n *Network, e *Endpoint, gateway bool) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("device %s: %w", e.Device, err)
 	}
-	if !gateway || n.Internal {
-		return nil
-	}
-	for _, a := range n.Gateways() {
+	for _, a := range gateways {
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if a.Is6() {
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
@@ -333,28 +341,30 @@ func Unplug(e *Endpoint) error {
 	return nil
 }
 
-// allowForwarding turns on what makes the outer container's kernel route.
+// The switches that make the kernel of this network namespace route.
+const (
+	forwarding4 = "ipv4/ip_forward"
+	forwarding6 = "ipv6/conf/all/forwarding"
+)
+
+// allowForwarding turns on what makes the outer container's kernel route. Without
+// IPv4 a network is not what was asked for; without IPv6, which few outer
+// containers have, it is as one in a world without IPv6 (see Connect).
 func allowForwarding(n *Network) error {
-	files := []string{}
-	if n.family(false) != nil {
-		files = append(files, "ipv4/ip_forward")
+	if n.family(true) != nil && !forwards(forwarding6) {
+		_ = os.WriteFile("/proc/sys/net/"+forwarding6, []byte("1"), 0)
 	}
-	if n.family(true) != nil {
-		files = append(files, "ipv6/conf/all/forwarding")
+	if n.family(false) == nil || forwards(forwarding4) {
+		return nil
 	}
-	for _, f := range files {
-		path := "/proc/sys/net/" + f
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("network %s: %w", n.Name, err)
-		}
-		if strings.TrimSpace(string(b)) != "0" {
-			continue
-		}
-		if err := os.WriteFile(path, []byte("1"), 0); err != nil {
-			name := "net." + strings.ReplaceAll(f, "/", ".")
-			return fmt.Errorf("network %s: %s is 0 and cannot be written (%w): start the outer container with --sysctl %s=1, or use internal networks", n.Name, name, cause(err), name)
-		}
+	if err := os.WriteFile("/proc/sys/net/"+forwarding4, []byte("1"), 0); err != nil {
+		return fmt.Errorf("network %s: net.ipv4.ip_forward is 0 and cannot be written (%w): start the outer container with --sysctl net.ipv4.ip_forward=1, or use internal networks", n.Name, cause(err))
 	}
 	return nil
+}
+
+// forwards says whether a switch is on.
+func forwards(name string) bool {
+	b, err := os.ReadFile("/proc/sys/net/" + name)
+	return err == nil && strings.TrimSpace(string(b)) != "0"
 }

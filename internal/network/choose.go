@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -114,12 +112,10 @@ func tryRules() error {
 
 // tryForwarding says whether the kernel routes, or can be told to.
 func tryForwarding() error {
-	path := "/proc/sys/net/ipv4/ip_forward"
-	b, err := os.ReadFile(path)
-	if err != nil || strings.TrimSpace(string(b)) != "0" {
-		return err
+	if forwards(forwarding4) {
+		return nil
 	}
-	if err := unix.Access(path, unix.W_OK); err != nil {
+	if err := unix.Access("/proc/sys/net/"+forwarding4, unix.W_OK); err != nil {
 		return fmt.Errorf("net.ipv4.ip_forward is 0 and cannot be written: %w", err)
 	}
 	return nil

@@ -181,7 +181,11 @@ func TestDenNetPublishesPorts(t *testing.T) {
 		t.Fatalf("ports %v", ports)
 	}
 	for _, p := range ports {
-		if got, err := say(p.Protocol, at(p)); err != nil || got != p.Protocol+" hello" {
+		got, err := say(p.Protocol, at(p))
+		if errors.Is(err, syscall.EADDRNOTAVAIL) && p.HostIP.Is6() {
+			continue // sockets of IPv6, and no address to reach them
+		}
+		if err != nil || got != p.Protocol+" hello" {
 			t.Errorf("%v: %q, %v", p, got, err)
 		}
 	}
