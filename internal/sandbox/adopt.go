@@ -44,14 +44,12 @@ func (n *Namespaces) Adopt(ctx context.Context, id, dir string) (_ Sandbox, err 
 	if err != nil {
 		return nil, err
 	}
-	if alive && rs.pid == 0 {
-		// Its starter was killed before there was a payload; the holder ends.
+	if !alive || rs.pid == 0 {
+		// Its starter was killed before there was a payload, and the holder is about to end, or it has.
+		alive = false
 		if err := drain(ctx, s.pipes.fromHolder); err != nil {
 			return nil, err
 		}
-		alive = false
-	}
-	if !alive {
 		if rs, err = s.detached.readRecords(); err != nil {
 			return nil, err
 		}
@@ -146,6 +144,9 @@ func ignoreMissing(err error) error {
 
 // drain reads until the end.
 func drain(ctx context.Context, f *os.File) error {
+	if f == nil {
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Now()) })
 	defer stop()
 	_, err := io.Copy(io.Discard, f)

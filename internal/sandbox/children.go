@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -34,6 +35,7 @@ func Reap() bool {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+			_ = unix.CloseRange(fdLeases, math.MaxInt32, 0) // before the status pipe, see letGo
 			return true
 		}
 	}

@@ -26,7 +26,7 @@ import (
 //	made     a line for each mount point that den makes, before it does
 //	records  pid, end and how it ended, appended by the holder
 //	control  a pipe for signals; the holder keeps it open for reading and writing
-//	alive    a pipe that ends with the holder, and with it the leases
+//	alive    a pipe that ends with the holder, when the leases are released
 //	take     the socket of who asks the holder for the terminal, for a moment
 const (
 	fileState   = "state"
@@ -67,9 +67,8 @@ type detached struct {
 	records *os.File
 	made    *os.File // nil until something is made
 	// leash ends the sandbox if den dies before it has told the holder to go on alone.
-	leash *os.File
-	// The holder's ends, until it has started.
-	alive, leashed *os.File
+	leash   *os.File
+	leashed *os.File // the holder's end, until it has started
 }
 
 // checkDetach refuses requests whose streams would end with den.
@@ -158,7 +157,7 @@ func (d *detached) connect(p *pipes) (err error) {
 	if p.fromHolder, err = d.pipe(fileAlive, unix.O_RDONLY|unix.O_NONBLOCK); err != nil {
 		return err
 	}
-	if d.alive, err = d.pipe(fileAlive, unix.O_WRONLY); err != nil {
+	if p.status, err = d.pipe(fileAlive, unix.O_WRONLY); err != nil {
 		return err
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -179,7 +178,7 @@ func (d *detached) pipe(name string, flags int) (*os.File, error) {
 }
 
 // files are what the holder gets after its leases, in the order of the plan's descriptors.
-func (d *detached) files() []*os.File { return []*os.File{d.alive, d.leashed, d.dir} }
+func (d *detached) files() []*os.File { return []*os.File{d.records, d.leashed, d.dir} }
 
 // release tells the holder to go on without den, and gives it the terminal to keep. A
 // holder that is gone already has written why.
@@ -215,17 +214,12 @@ func filesFd(f *os.File) (fd int, err error) {
 	return fd, err
 }
 
-// closeHolders closes what the holder has inherited.
+// closeHolders closes what only the holder has to have.
 func (d *detached) closeHolders() {
-	if d == nil {
-		return
+	if d != nil && d.leashed != nil {
+		d.leashed.Close()
+		d.leashed = nil
 	}
-	for _, f := range []*os.File{d.alive, d.leashed} {
-		if f != nil {
-			f.Close()
-		}
-	}
-	d.alive, d.leashed = nil, nil
 }
 
 // close closes what den has. The files stay for who adopts.

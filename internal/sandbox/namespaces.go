@@ -177,11 +177,11 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		return err
 	}
 	defer pipes.closeChild()
-	status := pipes.status
+	initStatus := pipes.status
 	if s.detached != nil {
-		status = s.detached.records
+		initStatus = s.detached.records
 	}
-	files := append(s.streams.Child[:], pipes.progress, pipes.sync, pipes.send, status, pipes.control, status)
+	files := append(s.streams.Child[:], pipes.progress, pipes.sync, pipes.send, initStatus, pipes.control, pipes.status)
 	for i, f := range files {
 		// No gaps: the holder's pidfd would fall into one and be closed with
 		// the payload's descriptors.

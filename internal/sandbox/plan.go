@@ -204,7 +204,7 @@ func (p *program) killAndWait(pid, status *sys.Cell) {
 // holderBegin makes the process one that nobody sees into or signals by accident, with
 // the descriptors that it was given.
 func (p *program) holderBegin(name string) {
-	rest := p.fdAlive()
+	rest := p.fdRecords()
 	if p.o.detach {
 		rest += 3
 	}
@@ -229,6 +229,7 @@ func (p *program) holderEnd(ended, failed sys.Label, exit sys.Arg) {
 	if p.o.sharePids {
 		p.reapOrphans(p.fdReaper())
 	}
+	p.letGo()
 	p.Exit(0)
 	p.Mark(failed)
 	p.tell(sys.FailureRecord())

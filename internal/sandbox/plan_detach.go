@@ -7,26 +7,33 @@ import (
 )
 
 // Descriptors of the holder after its leases: den, for reapOrphans, where process ids are
-// shared, and of a detached sandbox the rest. The pipe whose end says that all leases are released
-// comes after them, since a process's files are closed in their order.
+// shared, and of a detached sandbox the rest.
 func (p *program) fdReaper() int { return fdLeases + p.o.leases }
 
-func (p *program) fdAlive() int {
+func (p *program) fdRecords() int {
 	if p.o.sharePids {
 		return p.fdReaper() + 1
 	}
 	return p.fdReaper()
 }
 
-func (p *program) fdLeash() int { return p.fdAlive() + 1 }
-func (p *program) fdDir() int   { return p.fdAlive() + 2 }
+func (p *program) fdLeash() int { return p.fdRecords() + 1 }
+func (p *program) fdDir() int   { return p.fdRecords() + 2 }
 
 // tell writes a record for den. Of a detached sandbox it is kept in a file; the pipe only
 // wakes who waits.
 func (p *program) tell(record sys.Arg) {
-	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), record, sys.Int(recordLength)).MayFail()
 	if p.o.detach {
-		p.Do(unix.SYS_WRITE, sys.Int(p.fdAlive()), record, sys.Int(recordLength)).MayFail()
+		p.Do(unix.SYS_WRITE, sys.Int(p.fdRecords()), record, sys.Int(recordLength)).MayFail()
+	}
+	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), record, sys.Int(recordLength)).MayFail()
+}
+
+// letGo releases the leases before the pipe ends by which others learn of it: the kernel promises
+// no order for the files of a process that ends.
+func (p *program) letGo() {
+	if p.o.detach && p.o.leases > 0 {
+		p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdLeases), sys.Int(fdLeases+p.o.leases-1), sys.Int(0)).MayFail()
 	}
 }
 
@@ -35,7 +42,7 @@ func (p *program) tell(record sys.Arg) {
 func (p *program) detachBegin() {
 	own := p.Words(sys.Int(uint64(recordHolder)), sys.Int(0))
 	p.Do(unix.SYS_GETPID).To(own.Part(8))
-	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), own, sys.Int(recordLength)).Note("write the records")
+	p.Do(unix.SYS_WRITE, sys.Int(p.fdRecords()), own, sys.Int(recordLength)).Note("write the records")
 	p.Do(unix.SYS_FCHDIR, sys.Int(p.fdDir())).Note("enter the sandbox's directory")
 	p.Do(unix.SYS_CLOSE, sys.Int(p.fdDir())).MayFail()
 }

@@ -446,7 +446,7 @@ func terminal(b *Bench) {
 }
 
 func reaper(b *Bench) {
-	r := b.Request("cat /proc/1/comm; (sh -c 'sleep 0.01 & exec true'; true); sh -c '(sleep 0.02 &)'; trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+	r := b.Request("exec 2>&1; cat /proc/1/comm; (sh -c 'sleep 0.01 & exec true'; true); sh -c '(sleep 0.02 &)'; trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
 	r.Init = true
 	s, lines := b.start(b.Context(), r)
 	if first := lines.next(); sharesPids(b.Exec) {
