@@ -68,7 +68,7 @@ func Examine(ctx context.Context, o Options, registries []string) (doctor.Report
 		return doctor.Report{}, err
 	}
 	in.Now = time.Now()
-	in.Storage, in.Network = storage(in, o), network(in)
+	in.Storage, in.Network = storage(in, o), sharedNetwork(in)
 	return doctor.Examine(in), nil
 }
 
@@ -144,7 +144,7 @@ func storage(in doctor.Input, o Options) doctor.Chosen {
 	return doctor.Chosen{Name: d.Name(), Why: why}
 }
 
-// network is what containers get that ask for none in particular.
-func network(in doctor.Input) doctor.Chosen {
+// sharedNetwork is what containers get that ask for none in particular.
+func sharedNetwork(in doctor.Input) doctor.Chosen {
 	return doctor.Chosen{Name: sandbox.NetworkHost, Why: "steps and containers share the network around den; --network none has a loopback device and nothing else"}
 }

@@ -32,8 +32,9 @@ type Options struct {
 	// BridgeRange the part that containers get (--fixed-cidr).
 	Bridge      netip.Prefix
 	BridgeRange netip.Prefix
-	// Bridge6 is the default network's subnet of version 6, if it is to have one
-	// (--ipv6, --fixed-cidr-v6).
+	// IPv6 gives the default network a subnet of version 6 (--ipv6): Bridge6, if that is
+	// valid (--fixed-cidr-v6).
+	IPv6    bool
 	Bridge6 netip.Prefix
 	// Pools are where subnets come from (--default-address-pool); none means DefaultPools.
 	Pools []Pool
@@ -265,7 +266,8 @@ func (ns *Networks) ensureDefault() error {
 	if ns.o.Bridge.IsValid() {
 		r.Subnets = append(r.Subnets, Subnet{Prefix: ns.o.Bridge.Masked(), Gateway: ns.o.Bridge.Addr(), Range: ns.o.BridgeRange})
 	}
-	if ns.o.Bridge6.IsValid() {
+	r.IPv6 = ns.o.IPv6
+	if ns.o.IPv6 && ns.o.Bridge6.IsValid() {
 		r.Subnets = append(r.Subnets, Subnet{Prefix: ns.o.Bridge6})
 	}
 	if ns.o.Isolated {
@@ -287,10 +289,10 @@ func (ns *Networks) fits(n *Network) bool {
 	if b := ns.o.Bridge; b.IsValid() && (v4 == nil || v4.Prefix != b.Masked() || v4.Gateway != b.Addr() || v4.Range != ns.o.BridgeRange) {
 		return false
 	}
-	if b := ns.o.Bridge6; b.IsValid() {
-		return v6 != nil && v6.Prefix == b.Masked()
+	if v6 == nil || !ns.o.IPv6 {
+		return v6 == nil && !ns.o.IPv6
 	}
-	return v6 == nil
+	return !ns.o.Bridge6.IsValid() || v6.Prefix == ns.o.Bridge6.Masked()
 }
 
 // List returns all networks, oldest first.

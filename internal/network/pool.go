@@ -2,9 +2,12 @@ package network
 
 import (
 	"crypto/rand"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +29,31 @@ func DefaultPools() []Pool {
 		{netip.MustParsePrefix("172.28.0.0/14"), 16},
 		{netip.MustParsePrefix("192.168.0.0/16"), 20},
 	}
+}
+
+// ParsePool reads dockerd's --default-address-pool: base=CIDR,size=BITS.
+func ParsePool(text string) (Pool, error) {
+	var p Pool
+	for field := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(field, "=")
+		var err error
+		switch strings.TrimSpace(key) {
+		case "base":
+			p.Base, err = netip.ParsePrefix(strings.TrimSpace(value))
+		case "size":
+			p.Size, err = strconv.Atoi(strings.TrimSpace(value))
+		default:
+			err = fmt.Errorf("unknown field %q", key)
+		}
+		if err != nil {
+			return Pool{}, errInvalid("invalid default address pool %q: %v; want base=10.10.0.0/16,size=24", text, err)
+		}
+	}
+	if !p.Base.IsValid() || p.Size < p.Base.Bits() || p.Size > p.Base.Addr().BitLen()-2 {
+		return Pool{}, errInvalid("invalid default address pool %q: want base=10.10.0.0/16,size=24, the size not smaller than the base's", text)
+	}
+	p.Base = p.Base.Masked()
+	return p, nil
 }
 
 // choosePool returns the first subnet of the pools that overlaps none of used.

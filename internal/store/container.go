@@ -37,6 +37,19 @@ var plainContainerID = shape{8, 64, lowerCase + digits, lowerCase + digits}
 
 func (s *Store) containerPath(cid string) string { return s.path(s.engineRel("containers", cid)) }
 
+// NetworksDir makes the directory that the engine keeps its networks in, which goes
+// with the engine.
+func (s *Store) NetworksDir(ctx context.Context) (string, error) {
+	if err := s.lockEngine(ctx, true); err != nil {
+		return "", err
+	}
+	dir := s.path(s.engineRel("networks"))
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	return dir, nil
+}
+
 // NewContainer makes the directory of the container cid, born locked; the
 // error is of class errdefs.ErrAlreadyExists when there is one.
 func (s *Store) NewContainer(ctx context.Context, cid string) (*ContainerDir, error) {

@@ -1,0 +1,37 @@
+package daemon
+
+import (
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"den/internal/network"
+	"den/internal/sandbox"
+)
+
+func TestFlagsOfNetworks(t *testing.T) {
+	o, err := EngineOptions{FixedCIDR: "10.9.8.0/24", Pools: []string{"base=10.10.0.0/16,size=24"}, DNS: []string{"9.9.9.9"}, MTU: 1300}.networks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Bridge.String() != "10.9.8.1/24" || len(o.Pools) != 1 || o.Pools[0].Size != 24 || o.DNS[0].String() != "9.9.9.9" || o.MTU != 1300 {
+		t.Errorf("options %+v", o)
+	}
+	for _, e := range []EngineOptions{
+		{BIP: "10.0.0.1"}, {FixedCIDR: "x"}, {DNS: []string{"dns.example"}},
+		{Pools: []string{"base=10.0.0.0/16,size=8"}}, {Pools: []string{"10.0.0.0/16"}}, {Pools: []string{"size=24"}},
+	} {
+		if _, err := e.networks(); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v, want an invalid argument", e, err)
+		}
+	}
+}
+
+func TestRungsWithoutNamespacesHaveNoBridges(t *testing.T) {
+	if c := network.Choose(networkFacts(sandbox.RungSentry)); c.Driver != network.SwitchDriver {
+		t.Errorf("sentry: %+v", c)
+	}
+	if c := network.Choose(networkFacts(sandbox.RungChroot)); c.Driver != "" {
+		t.Errorf("chroot: %+v", c)
+	}
+}
