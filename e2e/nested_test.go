@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,19 +126,44 @@ func TestForcedRungThatCannotWorkGetsOneClearError(t *testing.T) {
 	}
 }
 
-func TestStoreOnAContainersOwnOverlayCopiesAndSaysSo(t *testing.T) {
+// The kernel puts no overlay on a container's own file system: the sentry merges layers there,
+// and full copies are made only for who asks.
+func TestStoreOnAContainersOwnOverlayIsForTheSentry(t *testing.T) {
 	t.Parallel()
 	docker := needDockerd(t)
-	d := newDen(t)
-	d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
-	out, err := outer{docker, d, capable}.sh(`den build -t nested ctx 2>&1; den run --rm nested stat -c '%a %u:%g' /srv/file; den build --progress=rawjson ctx 2>/work/json; den info`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, word := range []string{"volume", "4755 33:44", "copy"} {
-		if !strings.Contains(out, word) {
-			t.Errorf("den does not say %q:\n%s", word, out)
-		}
+	const work = `den build -t nested ctx 2>&1; den run --rm nested stat -c '%a %u:%g' /srv/file; den build --progress=rawjson ctx 2>/work/json; den info`
+	for _, c := range []struct {
+		name  string
+		flags []string
+		env   string
+		words []string // or of the error
+		fails bool
+	}{
+		{"nearly privileged", capable, "", []string{"4755 33:44", "Rung:            default (sentry", "Storage driver:  erofs", "-v den:/var/lib/den"}, false},
+		{"user namespaces", unconfined, "", []string{"4755 33:44", "Rung:            default (sentry", "Storage driver:  erofs", "-v den:/var/lib/den"}, false},
+		{"copies are wanted", capable, "DEN_STORAGE_DRIVER=copy", []string{"4755 33:44", "Rung:            privileged", "copies its whole root"}, false},
+		{"the rung is wanted", capable, "DEN_ISOLATION=privileged", []string{"DEN_STORAGE_DRIVER=copy", "-v den:/var/lib/den"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			d := newDen(t)
+			d.fill(d.home, files{"ctx/Dockerfile": nestedDockerfile, "ctx/f": "f"})
+			out, err := outer{docker, d, slices.Concat(c.flags, []string{"-e", cmp.Or(c.env, "NOTHING=")})}.sh(work)
+			if (err != nil) != c.fails {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if err != nil {
+				out += err.Error()
+			}
+			for _, word := range c.words {
+				if !strings.Contains(out, word) {
+					t.Errorf("den does not say %q:\n%s", word, out)
+				}
+			}
+			if strings.Contains(out, "copies its whole root") != (c.env == "DEN_STORAGE_DRIVER=copy") {
+				t.Errorf("den copies, or does not:\n%s", out)
+			}
+		})
 	}
 }
 

@@ -38,8 +38,22 @@ func look(ctx context.Context, o Options) *Surroundings {
 	if trySentry() != nil {
 		s.Facts.Sentry = &probe.SentryTrial{}
 	}
-	s.Choice, s.Err = sandbox.Choose(s.Facts, isolation(o))
+	s.choose(o)
 	return s
+}
+
+// choose picks the rung, knowing what merges layers on disk for it.
+func (s *Surroundings) choose(o Options) {
+	s.Facts.Unmerged = ""
+	s.Choice, s.Err = sandbox.Choose(s.Facts, isolation(o))
+	if s.Err != nil || s.Facts.Untried != "" || s.Choice.Rung != sandbox.RungPrivileged && s.Choice.Rung != sandbox.RungUserns {
+		return
+	}
+	f := storageFacts(s.Facts, s.Choice)
+	f.Force = storageDriver(o)
+	if s.Facts.Unmerged = snapshot.Unmerged(f); s.Facts.Unmerged != "" {
+		s.Choice, s.Err = sandbox.Choose(s.Facts, isolation(o))
+	}
 }
 
 // tried is s once the sentry is tried, if that is what the choice depends on, or
@@ -49,10 +63,10 @@ func (s *Surroundings) tried(ctx context.Context, o Options, anyway bool) *Surro
 	if try == nil || !anyway && s.Choice.Rung != sandbox.RungSentry {
 		return s
 	}
-	t := &Surroundings{Facts: s.Facts, Choice: s.Choice, Err: s.Err}
+	t := &Surroundings{Facts: s.Facts}
 	t.Facts.Sentry = &probe.SentryTrial{}
 	t.Facts.Sentry.Platform, t.Facts.Sentry.Err = try(ctx)
-	t.Choice, t.Err = sandbox.Choose(t.Facts, isolation(o))
+	t.choose(o)
 	return t
 }
 
@@ -66,7 +80,7 @@ func Enter(ctx context.Context, o *Options) error {
 	if err := enterBacking(*o); err != nil {
 		return err
 	}
-	if sandbox.Entered() || privileged() && (sandbox.Auto(isolation(*o)) || isolation(*o) == string(sandbox.RungPrivileged)) {
+	if sandbox.Entered() || privileged() && o.strong() {
 		return nil
 	}
 	s := look(ctx, *o)
@@ -85,6 +99,19 @@ func Enter(ctx context.Context, o *Options) error {
 		return fmt.Errorf("enter user namespace: %w", err)
 	}
 	return nil
+}
+
+// strong reports whether a process that can do everything runs on the rung privileged,
+// which all but the storage decides.
+func (o Options) strong() bool {
+	if !sandbox.Auto(isolation(o)) {
+		return isolation(o) == string(sandbox.RungPrivileged)
+	}
+	if !snapshot.Advice(storageDriver(o)) {
+		return true
+	}
+	root, _, _ := place(o)
+	return takesOverlays(nearest(root))
 }
 
 // lookAround looks once, if Enter has not.
@@ -123,6 +150,15 @@ func (d *Den) choose(ctx context.Context) error {
 	facts, choice := s.Facts, s.Choice
 	if s.Err != nil {
 		return s.Err
+	}
+	if !d.Store.ImageForm() && choice.Instead != "" {
+		// Enter took it for granted that overlays work on such a file system.
+		return fmt.Errorf("rung %s: the store is in directory form, which the sentry would have to copy, and %s; set DEN_STORE_FORM=image: %w",
+			choice.Name(), facts.Unmerged, errdefs.ErrFailedPrecondition)
+	}
+	if d.Store.ImageForm() && choice.Rung != sandbox.RungSentry && facts.Unmerged != "" && facts.Sentry != nil && facts.Sentry.Err != nil {
+		return fmt.Errorf("rung %s: nothing merges layers here, and the sentry, which would, does not run: %w; %s, or have every step copy its root file system (DEN_STORAGE_DRIVER=copy): %w",
+			choice.Name(), facts.Sentry.Err, facts.Unmerged, errdefs.ErrFailedPrecondition)
 	}
 	if d.Store.ImageForm() && choice.Rung != sandbox.RungSentry {
 		return fmt.Errorf("rung %s: the store was opened in image form, which only the sentry runs; "+
@@ -165,7 +201,7 @@ func (d *Den) choose(ctx context.Context) error {
 }
 
 func (d *Den) chooseDriver(facts probe.Facts, c sandbox.Choice) (snapshot.Driver, string) {
-	f := storageFacts(facts)
+	f := storageFacts(facts, c)
 	f.Force = storageDriver(d.options)
 	if c.Rung == sandbox.RungChroot {
 		f.Force = snapshot.Copy // which mounts nothing
@@ -175,13 +211,17 @@ func (d *Den) chooseDriver(facts probe.Facts, c sandbox.Choice) (snapshot.Driver
 	return snapshot.Choose(f)
 }
 
-// storageFacts are what the choice of a snapshot driver depends on.
-func storageFacts(facts probe.Facts) snapshot.Facts {
+// storageFacts are what the choice of a snapshot driver for a rung depends on.
+func storageFacts(facts probe.Facts, c sandbox.Choice) snapshot.Facts {
+	if c.Enter {
+		facts.Trial = facts.Userns // what den may do once it is in there
+	}
 	f := snapshot.Facts{
 		OverlayOK:  facts.Overlay == 0,
 		OverlayErr: errText(facts.Overlay),
 		OnOverlay:  facts.FSType == "overlay",
 		Reflink:    facts.Reflink == 0,
+		Sentry:     facts.Unmerged != "" && facts.Sentry != nil && facts.Sentry.Err == nil && c.Rung != sandbox.RungSentry,
 	}
 	// Where nothing can be mounted, this cannot either.
 	if fuse, err := probe.FuseOverlay(); err != nil {

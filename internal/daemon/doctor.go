@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -96,7 +97,7 @@ func placesToAsk(client *registry.Client, named []string) ([]registry.Place, err
 // examineStore opens a store that is there, as every command does, and makes none.
 // backed says why the image that it lies on is not to be had.
 func examineStore(ctx context.Context, o Options, root string, backed error) doctor.Store {
-	s := doctor.Store{Root: root, Disk: probe.LookAtDisk(root), Err: backed}
+	s := doctor.Store{Root: root, OfRoot: cmp.Or(o.StoreRoot, os.Getenv("DEN_STORE"), store.SystemRoot), Disk: probe.LookAtDisk(root), Err: backed}
 	if s.Err != nil {
 		return s
 	}
@@ -128,11 +129,7 @@ func storage(in doctor.Input, o Options) doctor.Chosen {
 	if in.ChoiceErr != nil {
 		return doctor.Chosen{Name: "none", Why: "none: nothing can be run that needs a root file system"}
 	}
-	facts := in.Facts
-	if in.Choice.Enter {
-		facts.Trial = facts.Userns // what den may do once it is in there
-	}
-	f := storageFacts(facts)
+	f := storageFacts(in.Facts, in.Choice)
 	f.Force, f.Images = storageDriver(o), in.Choice.Rung == sandbox.RungSentry
 	if in.Choice.Rung == sandbox.RungChroot {
 		f.Force = snapshot.Copy

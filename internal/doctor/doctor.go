@@ -45,7 +45,9 @@ type Chosen struct {
 // Store is what is known about the store's directory.
 type Store struct {
 	Root string
-	Disk probe.Disk
+	// OfRoot is where it would be if den were root.
+	OfRoot string
+	Disk   probe.Disk
 	store.Look
 	// Err says why no store can be there, or why the one there cannot be opened.
 	Err error
@@ -162,9 +164,12 @@ func rung(in Input) Rung {
 	}
 	c := in.Choice
 	r := Rung{Name: c.Name(), Isolation: string(c.Rung), Platform: c.Platform, Why: c.Why, Cannot: append([]string{}, c.Cannot...)}
-	switch c.Rung {
-	case sandbox.RungPrivileged:
-	case sandbox.RungUserns:
+	switch {
+	case c.Instead != "":
+		r.Better, r.BetterWhy = string(c.Instead), in.Facts.Unmerged
+		return r
+	case c.Rung == sandbox.RungPrivileged:
+	case c.Rung == sandbox.RungUserns:
 		r.Better = string(sandbox.RungPrivileged)
 	default:
 		r.Better = string(sandbox.RungUserns)

@@ -103,6 +103,19 @@ func TestShortfalls(t *testing.T) {
 			in.Facts.InUserns, in.Facts.OneID, in.Facts.IDs.Missing = true, true, "one id only"
 			in.Facts.Sentry = &probe.SentryTrial{Platform: "ptrace"}
 		}, "rung", Note, Fit, "(sentry, ptrace)", ""},
+		{"nothing merges", func(in *Input) {
+			in.Facts.Unmerged, in.Facts.FSType, in.Facts.Sentry = "the store lies on an overlay", "overlay", &probe.SentryTrial{Platform: "systrap"}
+		}, "rung", Note, Fit, "which merges layers where nothing else does: the store lies on an overlay", "-v den:/var/lib/den"},
+		{"plain docker run on an overlay", func(in *Input) { plain(in); in.Facts.FSType = "overlay" }, "rung", Note, Fit, "default",
+			"--security-opt seccomp=unconfined --security-opt apparmor=unconfined -v den:/var/lib/den"},
+		{"restricted on an overlay", func(in *Input) {
+			restricted(in)
+			in.Facts.FSType, in.Store.Root, in.Store.OfRoot = "overlay", "/tmp/den-1000", "/var/lib/den"
+		}, "rung", Note, Fit, "restricted",
+			"--user 0 --cap-add SETUID --cap-add SETGID --cap-add SETFCAP --security-opt seccomp=unconfined --security-opt apparmor=unconfined -v den:/var/lib/den"},
+		{"nothing merges elsewhere", func(in *Input) {
+			in.Facts.Unmerged, in.Facts.Sentry = "operation not permitted", &probe.SentryTrial{Platform: "systrap"}
+		}, "rung", Note, Fit, "default (sentry, systrap): ", ""},
 		{"chroot", func(in *Input) { plain(in); in.Isolation = "chroot" }, "rung", Short, Limited, "trusted Dockerfiles only", ""},
 		{"copies in a chroot", func(in *Input) { plain(in); in.Isolation, in.Storage.Name = "chroot", "copy" }, "storage", Note, Limited, "", ""},
 		{"masked /proc", func(in *Input) { in.Facts.InUserns = true; in.Facts.FreshProc = unix.EPERM }, "rung.pids", Short, Limited, "signal each other", "--security-opt systempaths=unconfined"},

@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"den/internal/probe"
 	"den/internal/sandbox"
 )
 
@@ -23,7 +22,7 @@ func isolationCheck(in Input) Check {
 	if in.ChoiceErr != nil {
 		c.Status, c.Text = Bad, "none: "+in.ChoiceErr.Error()
 		if in.auto() || in.Isolation == string(sandbox.RungUserns) {
-			c.Fix = toUserns(in.Facts)
+			c.Fix = toUserns(in)
 		}
 		return c
 	}
@@ -31,9 +30,15 @@ func isolationCheck(in Input) Check {
 	switch in.Choice.Rung {
 	case sandbox.RungSentry:
 		c.Status = Note
+		if in.Choice.Instead != "" {
+			if in.Facts.FSType == "overlay" {
+				c.Fix = ownDirectory(in).fix()
+			}
+			break
+		}
 		if why := sandbox.WhyNot(in.Facts, sandbox.RungUserns); why != "" {
 			c.Text += "; the next better is userns, which is faster: " + why
-			c.Fix = toUserns(in.Facts)
+			c.Fix = toUserns(in)
 		}
 	case sandbox.RungChroot:
 		c.Status = Short
@@ -45,7 +50,8 @@ func isolationCheck(in Input) Check {
 
 // toUserns is what lets den have a user namespace with a range of ids. Root maps
 // one by itself, so that nothing has to be installed.
-func toUserns(f probe.Facts) *Fix {
+func toUserns(in Input) *Fix {
+	f := in.Facts
 	if f.Userns.Refused != nil && f.Userns.Refused.Errno == unix.ENOENT {
 		return nil // for want of /proc
 	}
@@ -68,6 +74,16 @@ func toUserns(f probe.Facts) *Fix {
 			if !have.Has(c.n) {
 				s.caps = append(s.caps, c.name)
 			}
+		}
+	}
+	if f.FSType == "overlay" { // or nothing would merge layers there
+		switch {
+		case f.UID == 0:
+			s.volume = in.Store.Root
+		case s.root:
+			s.volume = in.Store.OfRoot
+		default:
+			s.tmpfs = in.Store.Root
 		}
 	}
 	for _, bad := range f.Settings {

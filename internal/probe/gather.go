@@ -84,6 +84,9 @@ func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 		if scratch == nil {
 			r.Overlay = errno(err)
 		}
+		if inTheWay(r.Overlay) {
+			f.Untried = r.Overlay.Error()
+		}
 		return r
 	}
 	if !mounted("/proc") {
@@ -132,6 +135,15 @@ func nearest(dir string) string {
 		}
 		dir = up
 	}
+}
+
+// inTheWay reports whether e is about the disk and its permissions, and not about overlays.
+func inTheWay(e unix.Errno) bool {
+	switch e {
+	case unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EACCES, unix.EIO, unix.ENOMEM, unix.EMFILE, unix.ENFILE:
+		return true
+	}
+	return false
 }
 
 // errno is the system's reason for err.

@@ -40,6 +40,12 @@ type Facts struct {
 	// that it shares blocks between files.
 	FSType  string
 	Reflink unix.Errno
+	// Untried says why an overlay could not be tried, which another time may work: dir is full
+	// or cannot be written. "" if it was tried.
+	Untried string
+	// Unmerged says, in a sentence, that nothing merges layers on disk, and why; "" if
+	// something does. Gather leaves it empty: who knows the storage drivers says it.
+	Unmerged string
 	// NoExec says that nothing below dir can be executed, but through an overlay.
 	NoExec bool
 

@@ -43,6 +43,9 @@ type Choice struct {
 	Devices bool
 	// Security is what confines den, and whatever it starts with it.
 	Security probe.Security
+	// Instead is the stronger rung that would work here, but that nothing merges layers for;
+	// "" if this is the strongest.
+	Instead Rung
 	// Why is one sentence for people.
 	Why string
 	// Cannot are sentences about what does not work on this rung and would on a better one.
@@ -136,8 +139,24 @@ func class(f probe.Facts, r Rung) error {
 	return errdefs.ErrFailedPrecondition
 }
 
-// best is the strongest rung that is whole; failing that one that lacks something.
+// best is the strongest rung, unless nothing merges layers on disk for that: then every
+// step would copy its whole root file system, which costs more than a kernel in user space does.
 func best(f probe.Facts) (Choice, error) {
+	c, err := strongest(f)
+	if err != nil || c.Rung == RungSentry || f.Unmerged == "" {
+		return c, err
+	}
+	s, ok := inSentry(f)
+	if !ok {
+		return c, nil
+	}
+	s.Instead = c.Rung
+	s.Why = "each step runs on a kernel of its own, in user space, which merges layers where nothing else does: " + f.Unmerged
+	return s.limited(f), nil
+}
+
+// strongest is the strongest rung that is whole; failing that one that lacks something.
+func strongest(f probe.Facts) (Choice, error) {
 	c, ok := here(f)
 	if ok && c.Lacks == 0 && !f.OneID {
 		return c.limited(f), nil

@@ -51,6 +51,7 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 	broken := probe.SentryTrial{Err: errors.New("systrap: no ptrace; ptrace: none")}
 	oneID := remapped
 	oneID.OneID, oneID.IDs.Missing = true, "one id only"
+	unmerged := func(f probe.Facts) probe.Facts { f.Unmerged = "the store lies on an overlay"; return f }
 	caged := plain
 	caged.Chroot.Refused = unix.EPERM
 	for _, c := range []struct {
@@ -61,6 +62,7 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		enter     bool
 		shared    bool
 		lacks     sys.CapSet
+		instead   Rung
 		class     error
 		text      string
 	}{
@@ -95,6 +97,11 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		{name: "root", f: with(root, systrap), rung: RungPrivileged},
 		{name: "root, forced down", f: with(root, systrap), isolation: "sentry", rung: RungSentry},
 		{name: "root, forced down, broken", f: with(root, broken), isolation: "sentry", class: errdefs.ErrFailedPrecondition, text: "systrap: no ptrace"},
+		{name: "root, nothing merges", f: unmerged(with(root, systrap)), rung: RungSentry, instead: RungPrivileged},
+		{name: "user with a range, nothing merges", f: unmerged(with(user, probe.SentryTrial{})), rung: RungSentry, instead: RungUserns},
+		{name: "root, nothing merges, forced up", f: unmerged(with(root, systrap)), isolation: "privileged", rung: RungPrivileged},
+		{name: "root, nothing merges, broken", f: unmerged(with(root, broken)), rung: RungPrivileged},
+		{name: "root, nothing merges, no sentry", f: unmerged(root), rung: RungPrivileged},
 		{name: "chroot", f: plain, isolation: "chroot", rung: RungChroot},
 		{name: "chroot refused", f: caged, isolation: "chroot", class: errdefs.ErrFailedPrecondition, text: "cap-add SYS_CHROOT"},
 		{name: "foreign words", f: with(plain, systrap), isolation: "rootless", rung: RungSentry},
@@ -109,7 +116,8 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.Rung != c.rung || got.Enter != c.enter || got.SharePids != c.shared || got.Lacks != c.lacks || got.Why == "" {
+		if err != nil || got.Rung != c.rung || got.Enter != c.enter || got.SharePids != c.shared || got.Lacks != c.lacks || got.Instead != c.instead ||
+			!strings.Contains(got.Why, c.f.Unmerged) && c.instead != "" || got.Why == "" {
 			t.Errorf("%s: %+v, %v", c.name, got, err)
 		}
 	}

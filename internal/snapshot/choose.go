@@ -50,9 +50,10 @@ func Choose(f Facts) (Driver, string) {
 	if f.Images {
 		return images{}, "erofs: layers are images, which the sandbox's own kernel merges without copying"
 	}
-	switch f.Force {
-	case "", "auto", "overlay2", "overlayfs", "native", "btrfs", "zfs", "xfs", "aufs", "devicemapper":
+	if Advice(f.Force) {
 		return best(f)
+	}
+	switch f.Force {
 	case Overlay:
 		if !f.OverlayOK {
 			return nil, "overlay: it was asked for, and " + noOverlay(f)
@@ -75,8 +76,8 @@ func best(f Facts) (Driver, string) {
 		return overlay{}, "overlay: the kernel merges layers without copying"
 	case f.Fuse != "":
 		return fuseOverlay{program: f.Fuse}, "fuse-overlayfs: a program merges layers without copying; reading is slower than through the kernel: " + noOverlay(f)
-	case f.Sentry:
-		return nil, "the sentry merges layers: " + noOverlay(f)
+	case f.Sentry && !f.Reflink:
+		return nil, "none: nothing merges layers here, and full copies are made only for who asks for them (DEN_STORAGE_DRIVER=copy): " + noOverlay(f)
 	}
 	return copying{scratch: f.Scratch}, "copy: " + copies(f) + "; " + noOverlay(f)
 }
@@ -88,6 +89,26 @@ func copies(f Facts) string {
 	return "every step copies its whole root file system"
 }
 
+// Unmerged says why nothing merges layers on disk, in words for the person who asks why
+// the sentry does, and ends with what helps; "" if something does, or if the user forced a driver.
+// Clones that share blocks are as good as merging.
+func Unmerged(f Facts) string {
+	if !Advice(f.Force) || f.OverlayOK || f.Fuse != "" || f.Reflink {
+		return ""
+	}
+	return noOverlay(f)
+}
+
+// Advice reports whether a forced driver leaves the choice to den: none is, or what
+// other tools call theirs.
+func Advice(force string) bool {
+	switch force {
+	case "", "auto", "overlay2", "overlayfs", "native", "btrfs", "zfs", "xfs", "aufs", "devicemapper":
+		return true
+	}
+	return false
+}
+
 // noOverlay says why the kernel's is not used, and ends with what helps.
 func noOverlay(f Facts) string {
 	switch {
@@ -95,7 +116,7 @@ func noOverlay(f Facts) string {
 		return "the kernel's overlay works here, too"
 	case f.OnOverlay:
 		return "the store lies on the container's own overlay file system, on which no other overlay can be: " +
-			"give the store a volume (-v den:/var/lib/den), a tmpfs, or, where loop devices are allowed, an image (den store create --backing loop), and steps start at once; or have the sentry run them (--isolation sentry), which merges layers by itself"
+			"give the store a volume (-v den:/var/lib/den), a tmpfs, or, where loop devices are allowed, an image (den store create --backing loop), and the kernel merges layers"
 	case f.OverlayErr != "":
 		return "an overlay could not be mounted: " + f.OverlayErr
 	}

@@ -48,7 +48,8 @@ func TestChoiceIsExplained(t *testing.T) {
 		{snapshot.Facts{OnOverlay: true, Fuse: "/bin/fuse-overlayfs"}, "fuse-overlayfs", []string{"slower", "own overlay", "-v den:/var/lib/den"}},
 		{snapshot.Facts{OverlayOK: true, Fuse: "/bin/fuse-overlayfs", Sentry: true}, "overlay", []string{"kernel"}},
 		{snapshot.Facts{Fuse: "/bin/fuse-overlayfs", Sentry: true}, "fuse-overlayfs", nil},
-		{snapshot.Facts{Sentry: true, OverlayErr: "EPERM"}, "", []string{"sentry", "EPERM"}},
+		{snapshot.Facts{Sentry: true, OverlayErr: "EPERM"}, "", []string{"DEN_STORAGE_DRIVER=copy", "EPERM"}},
+		{snapshot.Facts{Sentry: true, Reflink: true}, "copy", []string{"sharing blocks"}},
 		{snapshot.Facts{Sentry: true, Force: "copy"}, "copy", []string{"asked for", "whole root"}},
 		{snapshot.Facts{OverlayOK: true, Force: "vfs"}, "copy", []string{"asked for"}},
 		{snapshot.Facts{OverlayOK: true, Force: "overlay2"}, "overlay", nil},
@@ -70,6 +71,26 @@ func TestChoiceIsExplained(t *testing.T) {
 			if !strings.Contains(why, w) {
 				t.Errorf("%+v: %q does not say %q", c.facts, why, w)
 			}
+		}
+	}
+}
+
+func TestUnmergedIsWhatNoDriverMerges(t *testing.T) {
+	for _, c := range []struct {
+		facts snapshot.Facts
+		want  string
+	}{
+		{snapshot.Facts{OverlayOK: true}, ""},
+		{snapshot.Facts{OnOverlay: true}, "own overlay"},
+		{snapshot.Facts{OverlayErr: "operation not permitted"}, "operation not permitted"},
+		{snapshot.Facts{OnOverlay: true, Force: "overlay2"}, "own overlay"},
+		{snapshot.Facts{OnOverlay: true, Fuse: "/bin/fuse-overlayfs"}, ""},
+		{snapshot.Facts{OnOverlay: true, Reflink: true}, ""},
+		{snapshot.Facts{OnOverlay: true, Force: "copy"}, ""},
+		{snapshot.Facts{OnOverlay: true, Force: "overlay"}, ""},
+	} {
+		if got := snapshot.Unmerged(c.facts); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%+v: %q, want %q", c.facts, got, c.want)
 		}
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"den/internal/sys"
 )
 
-// systemRoot is the default store of root, and of everybody whom the outer container
+// SystemRoot is the default store of root, and of everybody whom the outer container
 // gives a volume there.
-const systemRoot = "/var/lib/den"
+const SystemRoot = "/var/lib/den"
 
 // DefaultRoot is where the store is when nobody says otherwise: $DEN_STORE, else
 // /var/lib/den where that can be written, else a directory in the user's home, and
@@ -29,8 +29,8 @@ func DefaultRoot() string {
 func defaultRoot(euid int, env func(string) string, writable func(string) bool) string {
 	// Root in a user namespace that a plain user made may not write to /var/lib
 	// and is that user in truth.
-	if writable(systemRoot) {
-		return systemRoot
+	if writable(SystemRoot) {
+		return SystemRoot
 	}
 	tmp := filepath.Join(os.TempDir(), fmt.Sprintf("den-%d", outerUID()))
 	home := userRoot(env)
@@ -43,7 +43,7 @@ func defaultRoot(euid int, env func(string) string, writable func(string) bool) 
 	case writable(tmp):
 		return tmp
 	case euid == 0:
-		return systemRoot
+		return SystemRoot
 	}
 	return home
 }
