@@ -24,7 +24,7 @@ var rows = [][]string{
 	{"build/llb", "build/solver"},
 	{"build/dockerfile", "build/ops"},
 	{"build", "engine"},
-	{"broker", "buildah", "buildkitapi", "doctor", "dockerapi", "dockerd", "kaniko"},
+	{"broker", "buildah", "buildkitapi", "client", "doctor", "dockerapi", "dockerd", "kaniko"},
 	{"daemon", "testkit"}, // testkit on top, so that only tests can import it
 }
 

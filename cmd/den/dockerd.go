@@ -31,7 +31,7 @@ func newDockerd(g *globals, io streams, start dockerd.Start) *cobra.Command {
 
 // entryNames are the programs of docker:dind's image that den stands for.
 func entryNames() []string {
-	return []string{dockerd.Daemon, dockerd.Entrypoint, dockerd.Client, dockerd.Wrapper, dockerd.Init}
+	return []string{dockerd.Daemon, dockerd.Entrypoint, dockerd.Client, dockerd.Wrapper, dockerd.Init, dockerName}
 }
 
 // newEntry is one of them. Its arguments are read by nobody before it.
@@ -52,6 +52,9 @@ func enter(ctx context.Context, name string, args []string, io streams) error {
 		Env: os.Getenv, SocketDir: writableDir, UID: callerUID(), Commands: dockerCommands(),
 		Socket: func(path string) bool { _, err := os.Stat(path); return err == nil },
 	})
+	if name == dockerName {
+		return runDocker(ctx, args, io)
+	}
 	for _, e := range start.Env {
 		key, value, _ := strings.Cut(e, "=")
 		if err := os.Setenv(key, value); err != nil {
@@ -64,6 +67,8 @@ func enter(ctx context.Context, name string, args []string, io streams) error {
 	case base == dockerd.Daemon:
 		cmd = asRoot(newDockerd(g, io, start), g, io)
 		cmd.SetFlagErrorFunc(flagError)
+	case base == dockerName:
+		return runDocker(ctx, start.Args, io)
 	case base == name || !contains(entryNames(), base):
 		return become(start.Program, start.Args)
 	default:

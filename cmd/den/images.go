@@ -51,11 +51,8 @@ func runImages(ctx context.Context, g *globals, o *imagesOptions, io streams, ar
 	if len(args) == 1 {
 		filters["reference"] = append(filters["reference"], args[0])
 	}
-	t := table{
-		columns: []column{{"Repository", "REPOSITORY"}, {"Tag", "TAG"}, {"ID", "IMAGE ID"}, {"CreatedSince", "CREATED"}, {"Size", "SIZE"}},
-		headers: map[string]string{"Digest": "DIGEST", "CreatedAt": "CREATED AT", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE", "VirtualSize": "VIRTUAL SIZE", "Platform": "PLATFORM", "Labels": "LABELS"},
-		format:  o.format, quiet: o.quiet, id: "ID",
-	}
+	t := imagesTable()
+	t.format, t.quiet = o.format, o.quiet
 	if o.digests {
 		t.columns = slices.Insert(t.columns, 2, column{"Digest", "DIGEST"})
 	}
@@ -79,6 +76,15 @@ func runImages(ctx context.Context, g *globals, o *imagesOptions, io streams, ar
 		}
 		return t.print(io.out, rows)
 	})
+}
+
+// imagesTable is that of docker images.
+func imagesTable() table {
+	return table{
+		columns: []column{{"Repository", "REPOSITORY"}, {"Tag", "TAG"}, {"ID", "IMAGE ID"}, {"CreatedSince", "CREATED"}, {"Size", "SIZE"}},
+		headers: map[string]string{"Digest": "DIGEST", "CreatedAt": "CREATED AT", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE", "VirtualSize": "VIRTUAL SIZE", "Platform": "PLATFORM", "Labels": "LABELS"},
+		id:      "ID",
+	}
 }
 
 func imageRow(r image.Row, noTrunc bool) map[string]any {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // runOptions are the flags of den run, spelt as docker run spells them.
@@ -73,6 +74,14 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	}
 	f := cmd.Flags()
 	budgetFlags(f, g)
+	o.bind(f, "host")
+	refusedRunFlags(f)
+	acceptedRunFlags(f, g)
+	return cmd
+}
+
+// bind binds the flags that docker run and den run have in common.
+func (o *runOptions) bind(f *pflag.FlagSet, network string) {
 	f.SetInterspersed(false)
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (`host:ip`)")
 	f.StringArrayVarP(&o.attach, "attach", "a", nil, "Attach to STDIN, STDOUT or STDERR")
@@ -99,8 +108,8 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.StringVar(&o.memorySwap, "memory-swap", "", "Swap limit equal to memory plus swap: -1 to enable unlimited swap")
 	f.StringArrayVar(&o.mounts, "mount", nil, "Attach a file system mount to the container")
 	f.StringVar(&o.name, "name", "", "Assign a name to the container")
-	f.StringVar(&o.network, "network", "host", "Network of the container: `host` (that of the container around den) or none")
-	f.StringVar(&o.network, "net", "host", "Network of the container")
+	f.StringVar(&o.network, "network", network, "Network of the container: `host` (that of the container around den) or none")
+	f.StringVar(&o.network, "net", network, "Network of the container")
 	hide(f, "net")
 	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "Limit of processes (-1 for unlimited)")
 	f.StringVar(&o.platform, "platform", "", "Set platform if the image has several")
@@ -121,7 +130,4 @@ cannot be executed, 127 if it is not found, 128+N if signal N ended it.`,
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "Bind mount a volume")
 	f.StringVarP(&o.workdir, "workdir", "w", "", "Working directory inside the container")
 	f.Bool("help", false, "Print usage") // -h is the host name, as in docker run
-	refusedRunFlags(f)
-	acceptedRunFlags(f, g)
-	return cmd
 }

@@ -190,16 +190,15 @@ func (p *process) publish(e *Endpoint) ([]Port, error) {
 	return o.ports, nil
 }
 
-// withdraw closes an endpoint's ports and returns them.
-func (p *process) withdraw(id string) ([]Port, error) {
+func (p *process) withdraw(id string) error {
 	p.mu.Lock()
 	o := p.open[id]
 	delete(p.open, id)
 	p.mu.Unlock()
 	if o == nil {
-		return nil, nil
+		return nil
 	}
-	return o.ports, o.Close()
+	return o.Close()
 }
 
 func (p *process) closeAll() {
@@ -268,7 +267,7 @@ func (p *process) answer(c *net.UnixConn, driver string) error {
 	case r.Op == opPublish && r.Endpoint != nil:
 		a.Ports, err = p.publish(r.Endpoint)
 	case r.Op == opWithdraw && r.Endpoint != nil:
-		a.Ports, err = p.withdraw(r.Endpoint.ID)
+		err = p.withdraw(r.Endpoint.ID)
 	case r.Op == opNames:
 		err = p.readZone()
 	case r.Op == opNamespace:

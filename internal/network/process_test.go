@@ -24,13 +24,6 @@ func TestMain(m *testing.M) {
 	if Main(Link{Driver: "loop", Open: openLoop}) {
 		return
 	}
-	if dir := os.Getenv(crashEnv); dir != "" {
-		if err := liveOnce(dir); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		return
-	}
 	os.Exit(m.Run())
 }
 

@@ -52,7 +52,6 @@ func (b *box) watch() {
 			b.killed = reason
 			b.mu.Unlock()
 			b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
-			b.release()
 			return
 		}
 	}
