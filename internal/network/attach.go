@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"den/internal/failpoint"
 )
 
 // undoTime bounds how long taking back a failed or ended connection may take.
@@ -114,9 +116,17 @@ func (ns *Networks) join(ctx context.Context, s Space, n *Network, r EndpointReq
 	if err != nil {
 		return nil, err
 	}
-	err = ns.driver.Up(ctx, n)
+	if err = failpoint.Hit("network.join.up"); err == nil {
+		err = ns.driver.Up(ctx, n)
+	}
+	if err == nil {
+		err = failpoint.Hit("network.join.connect")
+	}
 	if err == nil {
 		err = ns.driver.Connect(ctx, s, n, e, gateway)
+	}
+	if err == nil {
+		err = failpoint.Hit("network.join.publish")
 	}
 	if err == nil && gateway {
 		err = ns.publish(ctx, n, e, r.Ports)
@@ -222,6 +232,9 @@ func (ns *Networks) publish(ctx context.Context, n *Network, e *Endpoint, ports 
 	}
 	assigned, err := ns.driver.Publish(ctx, n, e)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("network.publish.record"); err != nil {
 		return err
 	}
 	e.Ports = assigned
@@ -340,15 +353,21 @@ func (ns *Networks) leave(ctx context.Context, s Space, n *Network, e *Endpoint)
 // Release that finds it.
 func (ns *Networks) part(ctx context.Context, s Space, n *Network, e *Endpoint) error {
 	err := ns.driver.Withdraw(ctx, n, e)
-	err = errors.Join(err, ns.driver.Disconnect(ctx, s, n, e))
+	err = errors.Join(err, failpoint.Hit("network.part.disconnect"), ns.driver.Disconnect(ctx, s, n, e))
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	if err := failpoint.Hit("network.part.forget"); err != nil {
+		return err
 	}
 	if err := forget(ns.endpointPath(n.ID, e.Container)); err != nil {
 		return err
 	}
 	es, err := ReadEndpoints(ns.network(n.ID))
 	if err != nil || len(es) > 0 {
+		return err
+	}
+	if err := failpoint.Hit("network.part.down"); err != nil {
 		return err
 	}
 	return ns.driver.Down(ctx, n)

@@ -44,8 +44,16 @@ func (b *Bridge) Up(ctx context.Context, n *Network) error {
 			return err
 		}
 	}
-	if err := b.rules(n, nil, nil); err != nil {
+	// A table is whole or not there, and a change of one costs the kernel some
+	// milliseconds of waiting for all processors.
+	there, err := hasRules(n)
+	if err != nil {
 		return err
+	}
+	if !there {
+		if err := b.rules(n, nil, nil); err != nil {
+			return err
+		}
 	}
 	return b.Start(ctx, n)
 }
@@ -80,8 +88,8 @@ func (b *Bridge) Publish(ctx context.Context, n *Network, e *Endpoint) ([]Port, 
 
 // Withdraw is Driver's.
 func (b *Bridge) Withdraw(ctx context.Context, n *Network, e *Endpoint) error {
-	err := b.Keeper.Withdraw(ctx, n, e)
-	if len(e.Ports) == 0 && !e.Gateway {
+	closed, err := b.withdraw(ctx, n, e)
+	if len(e.Ports) == 0 && len(closed) == 0 {
 		return err
 	}
 	return errors.Join(err, b.rules(n, nil, e))

@@ -158,29 +158,39 @@ func (k *Keeper) Publish(ctx context.Context, n *Network, e *Endpoint) ([]Port, 
 	return a.Ports, nil
 }
 
-// Withdraw is Driver's. Where there is no den-net, no port is open. Who died
-// before the record said which ports there are had an endpoint that is the gateway.
+// Withdraw is Driver's. Where there is no den-net, no port is open.
 func (k *Keeper) Withdraw(ctx context.Context, n *Network, e *Endpoint) error {
+	_, err := k.withdraw(ctx, n, e)
+	return err
+}
+
+// withdraw returns the ports that were open. Who died before the record said which
+// there are had an endpoint that is the gateway.
+func (k *Keeper) withdraw(ctx context.Context, n *Network, e *Endpoint) ([]Port, error) {
 	if len(e.Ports) == 0 && !e.Gateway {
-		return nil
+		return nil, nil
 	}
 	return k.tell(ctx, n, request{Op: opWithdraw, Endpoint: e})
 }
 
 // Names is Driver's: the den-net reads the zone that Networks has written.
 func (k *Keeper) Names(ctx context.Context, n *Network, _ *Zone) error {
-	return k.tell(ctx, n, request{Op: opNames})
+	_, err := k.tell(ctx, n, request{Op: opNames})
+	return err
 }
 
 // tell is call for what a den-net that is dead need not know: the next one reads
 // it from the records.
-func (k *Keeper) tell(ctx context.Context, n *Network, r request) error {
-	_, _, err := call(ctx, k.network(n), r)
+func (k *Keeper) tell(ctx context.Context, n *Network, r request) ([]Port, error) {
+	a, _, err := call(ctx, k.network(n), r)
 	var reported *reportedError
-	if err != nil && !errors.As(err, &reported) && !k.Alive(n) {
-		return nil
+	switch {
+	case err == nil:
+		return a.Ports, nil
+	case !errors.As(err, &reported) && !k.Alive(n):
+		return nil, nil
 	}
-	return err
+	return nil, err
 }
 
 // Resolver is Driver's: the gateway, where den-net answers.

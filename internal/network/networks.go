@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"den/internal/failpoint"
 )
 
 // DefaultName is the network that containers are on who ask for none.
@@ -232,6 +234,9 @@ func (ns *Networks) keep(n *Network) error {
 		err = writeJSON(filepath.Join(tmp, networkFile), n)
 	}
 	if err == nil {
+		err = failpoint.Hit("network.create.rename")
+	}
+	if err == nil {
 		err = os.Rename(tmp, ns.network(n.ID))
 	}
 	if err != nil {
@@ -353,9 +358,15 @@ func (ns *Networks) remove(ctx context.Context, n *Network) error {
 	if err := ns.driver.Down(ctx, n); err != nil {
 		return fmt.Errorf("error while removing network: network %s: %w", n.Name, err)
 	}
+	if err := failpoint.Hit("network.remove.rename"); err != nil {
+		return err
+	}
 	gone := filepath.Join(ns.dir, gonePrefix+n.ID)
 	if err := os.Rename(ns.network(n.ID), gone); err != nil {
 		return fmt.Errorf("error while removing network: %w", err)
+	}
+	if err := failpoint.Hit("network.remove.files"); err != nil {
+		return err
 	}
 	return os.RemoveAll(gone)
 }

@@ -190,15 +190,16 @@ func (p *process) publish(e *Endpoint) ([]Port, error) {
 	return o.ports, nil
 }
 
-func (p *process) withdraw(id string) error {
+// withdraw closes an endpoint's ports and returns them.
+func (p *process) withdraw(id string) ([]Port, error) {
 	p.mu.Lock()
 	o := p.open[id]
 	delete(p.open, id)
 	p.mu.Unlock()
 	if o == nil {
-		return nil
+		return nil, nil
 	}
-	return o.Close()
+	return o.ports, o.Close()
 }
 
 func (p *process) closeAll() {
@@ -267,7 +268,7 @@ func (p *process) answer(c *net.UnixConn, driver string) error {
 	case r.Op == opPublish && r.Endpoint != nil:
 		a.Ports, err = p.publish(r.Endpoint)
 	case r.Op == opWithdraw && r.Endpoint != nil:
-		err = p.withdraw(r.Endpoint.ID)
+		a.Ports, err = p.withdraw(r.Endpoint.ID)
 	case r.Op == opNames:
 		err = p.readZone()
 	case r.Op == opNamespace:

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 	if Main(Link{Driver: "loop", Open: openLoop}) {
 		return
 	}
+	if dir := os.Getenv(crashEnv); dir != "" {
+		if err := liveOnce(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -53,6 +53,19 @@ func applyRules(n *Network, es []Endpoint) error {
 	return nil
 }
 
+// hasRules says that n has its table.
+func hasRules(n *Network) (bool, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("nftables: %w", err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("nftables: list tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName(n) }), nil
+}
+
 func removeRules(n *Network) error {
 	c, err := nftables.New()
 	if err != nil {

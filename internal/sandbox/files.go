@@ -36,7 +36,7 @@ func (f *Files) Stat(_ context.Context, name string) (FileStat, error) {
 		return FileStat{}, pathError("stat", name, err)
 	}
 	s := FileStat{
-		Name: path.Base(path.Clean("/" + name)), Size: st.Size, Mode: fileMode(st.Mode),
+		Name: path.Base(path.Clean("/" + name)), Size: st.Size, Mode: FileMode(st.Mode),
 		ModTime: time.Unix(st.Mtim.Unix()),
 	}
 	if s.Mode&fs.ModeSymlink != 0 {
@@ -72,8 +72,8 @@ func readlink(fd int) (string, error) {
 // procPath names an open file for calls that do not take an O_PATH descriptor.
 func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-// fileMode translates a mode of stat(2).
-func fileMode(mode uint32) fs.FileMode {
+// FileMode translates a mode of stat(2).
+func FileMode(mode uint32) fs.FileMode {
 	m := fs.FileMode(mode & 0o777)
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:

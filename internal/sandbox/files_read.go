@@ -199,7 +199,7 @@ func readXattrs(fd int, h *tar.Header) {
 	}
 	for name := range bytes.SplitSeq(list[:n], []byte{0}) {
 		attr := string(name)
-		if !ownXattr(attr) {
+		if !OwnXattr(attr) {
 			continue
 		}
 		value := make([]byte, 1<<16)
@@ -209,7 +209,9 @@ func readXattrs(fd int, h *tar.Header) {
 	}
 }
 
-func ownXattr(name string) bool {
+// OwnXattr reports whether an extended attribute is a file's own: not one of a security module,
+// of the storage or of den.
+func OwnXattr(name string) bool {
 	return name == "security.capability" ||
 		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && !strings.HasPrefix(name, "user.den.") && !strings.Contains(name, "=")
 }

@@ -269,7 +269,7 @@ func (u *fileWriter) dress(fd int, h *tar.Header) error {
 	}
 	for key, value := range h.PAXRecords {
 		attr, ok := strings.CutPrefix(key, paxXattr)
-		if !ok || !ownXattr(attr) || h.Typeflag == tar.TypeSymlink {
+		if !ok || !OwnXattr(attr) || h.Typeflag == tar.TypeSymlink {
 			continue
 		}
 		err := unix.Setxattr(procPath(fd), attr, []byte(value), 0)

@@ -81,6 +81,9 @@ type box struct {
 
 	mu     sync.Mutex
 	killed killReason
+	peak   uint64 // of memory, as far as somebody looked
+
+	holds holds
 
 	// life is read-locked while a program is added, so that none comes after the end.
 	life  sync.RWMutex
@@ -272,7 +275,6 @@ func (b *box) start() error {
 
 // serve obeys den until it is gone, or has no more use for this sentry.
 func (b *box) serve() error {
-	frozen := false
 	for {
 		c, files, err := b.control.next()
 		switch {
@@ -281,18 +283,16 @@ func (b *box) serve() error {
 		case c.Call && len(files) == 1:
 			go b.answer(newControl(files[0]))
 			continue
-		case c.Freeze && !frozen:
-			b.k.Pause()
-			frozen = true
-		case c.Thaw && frozen:
-			b.k.Unpause()
-			frozen = false
+		case c.Freeze:
+			b.hold(holdFreeze)
+		case c.Thaw:
+			b.letGo(holdFreeze)
+		case c.Hold:
+			b.hold(holdQuota)
+		case c.LetGo:
+			b.letGo(holdQuota)
 		case c.Signal != 0:
 			b.signal(unix.Signal(c.Signal))
-			if unix.Signal(c.Signal) == unix.SIGKILL && frozen { // it ends also who is held
-				b.k.Unpause()
-				frozen = false
-			}
 		case c.Resize != nil && b.term != nil:
 			b.term.resize(b, *c.Resize)
 		}

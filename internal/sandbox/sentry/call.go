@@ -34,8 +34,16 @@ func (b *box) answer(c *control) {
 		err = b.plug(cmd.Plug, files)
 	case cmd.Unplug != "":
 		err = b.unplug(cmd.Unplug)
+	case cmd.Pause:
+		b.hold(holdPause)
+	case cmd.Resume:
+		b.letGo(holdPause)
+	case cmd.Stats:
+		e.Stats = b.stats()
+	case cmd.Processes:
+		e.Processes = b.processes()
 	default:
-		err = errors.New("the sentry does not know the call")
+		err = b.fileCall(cmd, files, e)
 	}
 	if err != nil {
 		e = &event{Failed: describe(err)}
@@ -44,6 +52,31 @@ func (b *box) answer(c *control) {
 	if cmd.Exec != nil && err == nil {
 		b.execs.Done()
 	}
+}
+
+// fileCall serves a call that is about files.
+func (b *box) fileCall(cmd *command, d descriptors, e *event) (err error) {
+	f := b.openFiles()
+	defer f.done()
+	if cmd.Stat != "" {
+		e.Stat, err = f.describe(cmd.Stat)
+		return err
+	}
+	n, err := d.take(0)
+	if err != nil {
+		return err
+	}
+	pipe := os.NewFile(uintptr(n), "pipe")
+	defer pipe.Close()
+	switch {
+	case cmd.ReadTar != nil:
+		return f.archive(cmd.ReadTar.Name, cmd.ReadTar.As, pipe)
+	case cmd.WriteTar != nil:
+		return f.unpack(cmd.WriteTar.Name, pipe, cmd.WriteTar.Options)
+	case cmd.ExportTo:
+		return b.exportSoFar(pipe)
+	}
+	return errors.New("the sentry does not know the call")
 }
 
 // exec runs one more program to its end, and counts it among those that have not told of it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux/errno"
 	gverrors "gvisor.dev/gvisor/pkg/errors"
@@ -88,7 +89,7 @@ func (c *control) close() {
 
 // describe is err as den can rebuild it.
 func describe(err error) *failure {
-	f := &failure{Text: err.Error()}
+	f := &failure{Text: err.Error(), Invalid: errdefs.IsInvalidArgument(err)}
 	var e *sandbox.ExecError
 	if errors.As(err, &e) {
 		f.Code = e.Code
@@ -114,6 +115,8 @@ func (f *failure) rebuild(program string) error {
 		cause = &os.PathError{Op: f.Op, Path: f.Path, Err: cause}
 	}
 	switch {
+	case f.Invalid:
+		return invalid(errors.New(f.Text))
 	case f.Op == opChdir: // runc's words
 		cause = fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", f.Path, unix.Errno(f.Errno))
 		return &sandbox.ExecError{Program: program, Code: f.Code, Err: cause}

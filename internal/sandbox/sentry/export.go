@@ -36,6 +36,17 @@ type exporter struct {
 	buf   []byte
 }
 
+// exportSoFar writes what was changed so far, while the payload goes on.
+func (b *box) exportSoFar(w io.Writer) error {
+	switch {
+	case b.r.Root.BindFD >= 0:
+		return &remoteError{"the root is a directory of its own, in which changes cannot be told", unix.EOPNOTSUPP}
+	case !b.r.Root.Writable:
+		return tar.NewWriter(w).Close()
+	}
+	return b.exportLayer(w)
+}
+
 // exportLayer writes the layer to w.
 func (b *box) exportLayer(w io.Writer) error {
 	bw := bufio.NewWriterSize(w, 1<<20)

@@ -20,6 +20,7 @@ func (b *box) finish() {
 	b.life.Lock()
 	b.ended = true
 	b.life.Unlock()
+	b.release()
 	b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
 	for _, tg := range b.k.RootPIDNamespace().ThreadGroups() {
 		tg.WaitExited()
@@ -73,6 +74,9 @@ func (b *box) removeStubs() {
 func (b *box) signal(sig unix.Signal) {
 	// It may be gone; that is told elsewhere.
 	_ = b.k.SendExternalSignalThreadGroup(b.payload, &linux.SignalInfo{Signo: int32(sig)})
+	if sig == unix.SIGKILL {
+		b.release()
+	}
 }
 
 // initPlan is process 1 where the request wants one: it reaps, and does nothing else.

@@ -73,6 +73,11 @@ func (e *imageExecutor) images(ctx context.Context, m *oci.Mount) error {
 type able interface {
 	sandbox.Sandbox
 	sandbox.Execer
+	sandbox.Plugger
+	sandbox.Filer
+	sandbox.Changer
+	sandbox.Pauser
+	sandbox.Inspector
 }
 
 type imageSandbox struct {

@@ -52,6 +52,7 @@ func (b *box) watch() {
 			b.killed = reason
 			b.mu.Unlock()
 			b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
+			b.release()
 			return
 		}
 	}

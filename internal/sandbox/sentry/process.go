@@ -144,18 +144,8 @@ func (b *box) environment(p *program) []string {
 		return p.Env
 	}
 	env := slices.DeleteFunc(slices.Clone(p.Env), func(e string) bool { return e == "HOME=" })
-	ctx := b.ctx
-	root := b.mounts.Root(ctx)
-	defer root.DecRef(ctx)
-	v := b.k.VFS()
 	home := "/"
-	st, err := v.StatAt(ctx, b.root, follow(root, "/etc/passwd"), &vfs.StatOptions{Mask: linux.STATX_TYPE})
-	if err == nil && st.Mode&linux.S_IFMT == linux.S_IFREG { // to open a pipe could wait
-		if f, err := v.OpenAt(ctx, b.root, follow(root, "/etc/passwd"), &vfs.OpenOptions{Flags: linux.O_RDONLY}); err == nil {
-			home = sandbox.HomeOf(io.LimitReader(file{ctx, f}, maxPasswdBytes), p.UID)
-			f.DecRef(ctx)
-		}
-	}
+	b.readPasswd(func(r io.Reader) { home = sandbox.HomeOf(r, p.UID) })
 	return append(env, "HOME="+home)
 }
 

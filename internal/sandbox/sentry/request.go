@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,12 +23,14 @@ const (
 
 // builder turns a sandbox.Request into what is sent to a sentry.
 type builder struct {
-	r      *sandbox.Request
-	out    request
-	files  []*os.File // sent with it
-	own    []*os.File // closed when they are sent
-	shares []share
-	socks  []*os.File // the gofer's ends
+	r     *sandbox.Request
+	out   request
+	files []*os.File // sent with it
+	own   []*os.File // closed when they are sent
+	// throttle is den's to enforce.
+	throttle *throttle
+	shares   []share
+	socks    []*os.File // the gofer's ends
 }
 
 // build makes the request; streams are already there.
@@ -99,6 +102,8 @@ func (b *builder) check() error {
 		}
 	}
 	switch {
+	case b.r.Detach != "":
+		return fmt.Errorf("a sandbox that outlives den: a sentry ends with it: %w", errdefs.ErrNotImplemented)
 	case len(l.UIDMappings)+len(l.GIDMappings) > 0:
 		return fmt.Errorf("a user namespace of its own: %w", errdefs.ErrNotImplemented)
 	case len(l.Sysctl) > 0:
@@ -129,14 +134,29 @@ func (b *builder) process() error {
 		if m := res.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
 			o.MaxMemoryBytes = *m.Limit
 		}
-		if c := res.CPU; c != nil && (c.Quota != nil || c.Cpus != "") {
-			b.warn("the limit of processors is not in force: the sentry's sandboxes have no cgroup")
-		}
+		b.processors(res.CPU)
 		if p := res.Pids; p != nil && p.Limit != nil {
 			o.MaxPids = *p.Limit
 		}
 	}
 	return b.seccomp(s.Linux.Seccomp)
+}
+
+// processors fills the limit of processors, and says what of it is not in force.
+func (b *builder) processors(c *specs.LinuxCPU) {
+	if c == nil {
+		return
+	}
+	if c.Quota != nil && *c.Quota > 0 {
+		period := uint64(100_000) // cgroup-v2.rst, cpu.max
+		if c.Period != nil && *c.Period > 0 {
+			period = *c.Period
+		}
+		b.throttle = newThrottle(time.Duration(*c.Quota)*time.Microsecond, time.Duration(min(period, 1_000_000))*time.Microsecond)
+	}
+	if c.Cpus != "" {
+		b.warn("the choice of processors is not in force: the sentry's sandboxes have no cgroup")
+	}
 }
 
 // programOf is a process of a specification, without its streams.

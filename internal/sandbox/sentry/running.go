@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,8 @@ type running struct {
 	gofer   *child
 	layer   *os.File // what the payload changed
 	bounds  bounds
+	meter   *meter
+	limit   *throttle // of processors; nil is none
 	warn    func(string)
 	stop    func() bool
 
@@ -69,6 +72,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if err := s.prepare(b); err != nil {
 		return err
 	}
+	s.limit = b.throttle
 	s.bounds, s.warn = outerBounds(e.o.Platform), r.Warn
 	s.bounds.apply(&b.out)
 	if err := e.engage(ctx, b, s); err != nil {
@@ -215,6 +219,10 @@ func (s *running) cancel() {
 // run copies the streams and waits for the end, in a goroutine that Wait joins.
 func (s *running) run() {
 	s.streams.Start()
+	s.meter = &meter{root: s.sentry.pid}
+	if s.limit != nil {
+		go s.limit.run(s, runtime.NumCPU())
+	}
 	go func() {
 		defer close(s.done)
 		s.exit, s.err = s.follow()

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/sandbox"
 )
 
 // What den and the sentry say to each other: frames of JSON on a stream
@@ -31,6 +33,9 @@ type command struct {
 	// Freeze holds the payload's processes, Thaw lets them go on.
 	Freeze bool `json:",omitempty"`
 	Thaw   bool `json:",omitempty"`
+	// Hold and LetGo do it for a limit of processors.
+	Hold  bool `json:",omitempty"`
+	LetGo bool `json:",omitempty"`
 	// Call brings the socket of a connection of its own, on which one of those below is answered,
 	// however long that takes.
 	Call bool       `json:",omitempty"`
@@ -38,6 +43,16 @@ type command struct {
 	// Plug adds a network device, Unplug takes one away.
 	Plug   *device `json:",omitempty"`
 	Unplug string  `json:",omitempty"`
+	// Stat, ReadTar and WriteTar are Filer's, ExportTo is Changer's; tars go through the pipe that comes along.
+	Stat     string    `json:",omitempty"`
+	ReadTar  *readTar  `json:",omitempty"`
+	WriteTar *writeTar `json:",omitempty"`
+	ExportTo bool      `json:",omitempty"`
+	// Pause and Resume are Pauser's, Stats and Processes Inspector's.
+	Pause     bool `json:",omitempty"`
+	Resume    bool `json:",omitempty"`
+	Stats     bool `json:",omitempty"`
+	Processes bool `json:",omitempty"`
 	// Files is how many descriptors come with the frame.
 	Files int `json:",omitempty"`
 }
@@ -56,7 +71,17 @@ type event struct {
 	Exit    *exit    `json:",omitempty"`
 	Export  *export  `json:",omitempty"`
 	// Done says that a call did what it should.
-	Done bool `json:",omitempty"`
+	Done      bool              `json:",omitempty"`
+	Stat      *sandbox.FileStat `json:",omitempty"`
+	Stats     *sandbox.Stats    `json:",omitempty"`
+	Processes []sandbox.Process `json:",omitempty"`
+}
+
+type readTar struct{ Name, As string }
+
+type writeTar struct {
+	Name    string
+	Options sandbox.WriteTarOptions
 }
 
 // execution is one more program.
@@ -74,6 +99,8 @@ type failure struct {
 	Code     int
 	// NotInPath says that PATH has no such program, IsBare that Errno alone is the cause.
 	NotInPath, IsBare bool
+	// Invalid says that what was asked for makes no sense.
+	Invalid bool
 }
 
 // exit is how a payload ended.
