@@ -59,7 +59,7 @@ type UnpackOptions struct {
 	// nothing. It needs no privilege, and keeps devices whatever InUserns says.
 	Image bool
 	// InUserns says that device nodes cannot be made. They are recorded: an
-	// empty file with the attribute user.den.device, which WalkUpper and
+	// empty file with the attribute sys.DeviceAttr, which WalkUpper and
 	// package tree read back as the device.
 	InUserns bool
 	// Recorded says that this process may not chown: owners, modes and nodes are

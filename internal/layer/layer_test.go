@@ -394,6 +394,51 @@ func TestDevicesAreKeptInUserNamespaces(t *testing.T) {
 	}
 }
 
+// TestUsersOfAContainerPlantNoDevices sets what a step's user can set on files that it owns, or
+// that anybody may write to.
+func TestUsersOfAContainerPlantNoDevices(t *testing.T) {
+	upper := t.TempDir()
+	disk := sys.Inode{Mode: unix.S_IFBLK | 0o666, UID: 1000, Rdev: unix.Mkdev(8, 0)}
+	for name, mode := range map[string]os.FileMode{"written": 0o666, "group": 0o660, "text": 0o600, "users": 0o600, "full": 0o600} {
+		p := filepath.Join(upper, name)
+		content := ""
+		if name == "full" {
+			content = "x"
+		}
+		if err := os.WriteFile(p, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(p, mode); err != nil {
+			t.Fatal(err)
+		}
+		value := disk.Format()
+		if name == "text" {
+			value = []byte("b 8:0")
+		}
+		if err := unix.Setxattr(p, sys.DeviceAttr, value, 0); err != nil {
+			t.Skipf("needs user attributes in the temporary directory: %v", err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(filepath.Join(upper, "users"), 1000, 1000); err != nil {
+			t.Fatal(err)
+		}
+	} else if err := os.Remove(filepath.Join(upper, "users")); err != nil {
+		t.Fatal(err)
+	}
+	for f, err := range WalkUpper(upper) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Path != "." && f.Mode&unix.S_IFMT != unix.S_IFREG {
+			t.Errorf("%s is %#o, device %d", f.Path, f.Mode, f.Rdev)
+		}
+		if f.UID == 1000 && f.Path != "users" && os.Geteuid() != 1000 {
+			t.Errorf("%s is another's", f.Path)
+		}
+	}
+}
+
 func TestComparePathsIsTheOrderOfAWalk(t *testing.T) {
 	paths := []string{".", "a", "a/b", "a/b/c", "a/b.d", "a b", "a-b", "a-b/c", "a.b", "b"}
 	for i, a := range paths {

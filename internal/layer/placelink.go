@@ -12,20 +12,22 @@ import (
 	"den/internal/sys"
 )
 
-// record makes the empty file that stands for a device node.
+// record makes the empty file that stands for a device node. It is den's own, and nobody
+// else may write to it, or its mark would not count.
 func (p *placer) record(dirfd int, e *oci.Entry) error {
 	stand := *e
-	stand.Mode = unix.S_IFREG | e.Mode&0o7777
+	stand.Mode, stand.Xattrs = unix.S_IFREG|0o600, nil
 	fd, err := p.file(dirfd, &stand)
 	if err != nil {
 		return err
 	}
 	p.devices++
-	err = unix.Fsetxattr(fd, sys.DeviceAttr, sys.FormatDevice(e.Mode, e.Rdev), 0)
-	if err != nil {
+	if err = unix.Fsetxattr(fd, sys.DeviceAttr, p.inode(e).Format(), 0); err != nil {
 		err = &os.PathError{Op: "record device", Path: e.Path, Err: err}
+	} else {
+		err = setTime(fd, e.ModTime)
 	}
-	return p.finish(room{fd: fd}, &stand, err)
+	return errors.Join(err, unix.Close(fd))
 }
 
 func (p *placer) whiteout(dirfd int, e *oci.Entry) error {

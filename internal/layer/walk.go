@@ -208,8 +208,8 @@ func (w *walker) file(path, base string, d *walkDir, st *unix.Stat_t) (File, err
 	if f.Mode&unix.S_IFMT != unix.S_IFREG {
 		return f, nil
 	}
-	if kind, rdev, ok := sys.ParseDevice(a.Device); ok && st.Size == 0 {
-		f.Mode, f.Rdev = kind|f.Mode&0o7777, rdev
+	if n, ok := a.Node(st.Mode, st.Uid, st.Size); ok {
+		f.Mode, f.UID, f.GID, f.Rdev = n.Mode, n.UID, n.GID, n.Rdev
 		return f, nil
 	}
 	f.Open = func() (io.ReadCloser, error) { return d.open(path, base) }

@@ -1,7 +1,6 @@
 package sys
 
 import (
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +13,7 @@ const (
 	// OpaqueAttr with the value "y" marks a directory that hides those below.
 	OpaqueAttr = "user.overlay.opaque"
 	// DeviceAttr on an empty regular file says which device node the file
-	// stands for, where no node could be made: "c 1:3".
+	// stands for, where no node could be made: the value is that of InodeAttr. See FileAttrs.Node.
 	DeviceAttr = "user.den.device"
 	// CapabilityAttr holds a file's capabilities.
 	CapabilityAttr = "security.capability"
@@ -43,8 +42,8 @@ type FileAttrs struct {
 	// Keep are those that belong to the content.
 	Keep   map[string][]byte
 	Opaque bool
-	// Device is the value of DeviceAttr.
-	Device string
+	// Device is what DeviceAttr says, or nil; anybody may have set it. See Node.
+	Device *Inode
 	// Record is what InodeAttr says, or nil. See Seen.
 	Record *Inode
 }
@@ -80,7 +79,9 @@ func sortAttrs(names []string, get func(attr string) ([]byte, error)) (a FileAtt
 		case OpaqueAttr:
 			a.Opaque = string(value) == "y"
 		case DeviceAttr:
-			a.Device = string(value)
+			if i, ok := ParseInode(value); ok {
+				a.Device = &i
+			}
 		case InodeAttr:
 			if i, ok := ParseInode(value); ok {
 				a.Record = &i
@@ -95,30 +96,16 @@ func sortAttrs(names []string, get func(attr string) ([]byte, error)) (a FileAtt
 	return a, nil
 }
 
-// FormatDevice is the value of DeviceAttr for a device node.
-func FormatDevice(mode uint32, rdev uint64) []byte {
-	kind := "c "
-	if mode&unix.S_IFMT == unix.S_IFBLK {
-		kind = "b "
+// Node is the device node that a file of a tree stands for. Users of a container set
+// attributes of their own files and of those that they may write to, so that a mark counts
+// only on an empty file that is this process's own and that nobody else may write to.
+func (a *FileAttrs) Node(mode, uid uint32, size int64) (Inode, bool) {
+	d := a.Device
+	if d == nil || !isDevice(d.Mode) || d.Mode&unix.S_IFMT == unix.S_IFCHR && d.Rdev == 0 { // a whiteout is none
+		return Inode{}, false
 	}
-	return []byte(kind + strconv.FormatUint(uint64(unix.Major(rdev)), 10) + ":" + strconv.FormatUint(uint64(unix.Minor(rdev)), 10))
-}
-
-// ParseDevice reads the text of FormatDevice: the type bits and the number.
-func ParseDevice(text string) (kind uint32, rdev uint64, ok bool) {
-	numbers, isChar := strings.CutPrefix(text, "c ")
-	kind = unix.S_IFCHR
-	if !isChar {
-		kind = unix.S_IFBLK
-		if numbers, ok = strings.CutPrefix(text, "b "); !ok {
-			return 0, 0, false
-		}
+	if mode&unix.S_IFMT != unix.S_IFREG || !d.Fits(mode, size) || !Self().Keeps(mode, uid) {
+		return Inode{}, false
 	}
-	major, minor, _ := strings.Cut(numbers, ":")
-	a, err1 := strconv.ParseUint(major, 10, 12)
-	b, err2 := strconv.ParseUint(minor, 10, 20)
-	if err1 != nil || err2 != nil || (isChar && a == 0 && b == 0) {
-		return 0, 0, false
-	}
-	return kind, unix.Mkdev(uint32(a), uint32(b)), true
+	return *d, true
 }

@@ -28,7 +28,6 @@ import (
 
 	"den/internal/lower"
 	"den/internal/oci"
-	"den/internal/sys"
 )
 
 // FS is a read-only view of a file tree. It may be used by several goroutines.
@@ -138,10 +137,8 @@ func stat(d lower.Dir, name, path string, marks bool) (*found, error) {
 		return nil, &os.PathError{Op: "getxattr", Path: path, Err: err}
 	}
 	f.Xattrs = a.Keep
-	if marks && f.Size == 0 && f.Mode&unix.S_IFMT == unix.S_IFREG {
-		if kind, rdev, ok := sys.ParseDevice(a.Device); ok {
-			f.Mode, f.Rdev = kind|f.Mode&0o7777, rdev
-		}
+	if n, ok := a.Node(f.Mode, f.UID, f.Size); ok && marks {
+		f.Mode, f.UID, f.GID, f.Rdev = n.Mode, n.UID, n.GID, n.Rdev
 	}
 	return f, nil
 }

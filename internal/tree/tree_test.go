@@ -296,18 +296,25 @@ func TestWalkFindsHardLinksAndSkips(t *testing.T) {
 }
 
 func TestRecordedDevicesAreDevices(t *testing.T) {
-	root := make1(t, "null", "plain=1")
-	for _, name := range []string{"null", "plain"} {
-		if err := unix.Setxattr(filepath.Join(root, name), sys.DeviceAttr, []byte("c 1:3"), 0); err != nil {
+	root := make1(t, "null", "plain=1", "open")
+	for _, name := range []string{"null", "plain", "open"} {
+		record := sys.Inode{Mode: unix.S_IFCHR | 0o666, GID: 5, Rdev: unix.Mkdev(1, 3)}
+		if err := unix.Setxattr(filepath.Join(root, name), sys.DeviceAttr, record.Format(), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Chmod(filepath.Join(root, "open"), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	for _, v := range stacksOf(t, root) {
-		if e, err := v.Lstat("null"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFCHR || e.Rdev != unix.Mkdev(1, 3) {
+		if e, err := v.Lstat("null"); err != nil || e.Mode != unix.S_IFCHR|0o666 || e.GID != 5 || e.Rdev != unix.Mkdev(1, 3) {
 			t.Errorf("%+v, %v", e, err)
 		}
 		if _, err := v.Open("null"); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("open: %v", err)
+		}
+		if e, err := v.Lstat("open"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFREG {
+			t.Errorf("a file that anybody may write to is %+v, %v", e, err)
 		}
 		if e, err := v.Lstat("plain"); err != nil || e.Mode&unix.S_IFMT != unix.S_IFREG {
 			t.Errorf("a file with content is %+v, %v", e, err)
