@@ -25,32 +25,34 @@ func (s *Server) stats(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	sample := func() (engine.Stats, error) {
-		return s.Engine.Stats(c.Context(), found.ID)
+	// What a rung cannot tell is an error with a status, before the answer begins.
+	now, err := s.Engine.Stats(c.Context(), found.ID)
+	if err != nil {
+		return err
 	}
 	out, err := c.flushed(w, "application/json")
 	if err != nil {
 		return err
 	}
 	lines := jsonLines(out)
+	// Who wants one sample with the one before gets it a second later; a container that
+	// does not run is worth no second.
 	var before engine.Stats
-	first := true
+	skip := !stream && !oneShot && !now.Read.IsZero()
 	for {
-		now, err := sample()
-		if err != nil {
-			return err
-		}
-		idle := now.Read.IsZero() // it does not run: there is nothing to wait for
-		if stream || oneShot || !first || idle {
+		if !skip {
 			if err := lines.Encode(statsOf(found, &now, &before, c.version)); err != nil || !stream {
 				return err
 			}
 		}
-		before, first = now, false
+		before, skip = now, false
 		select {
 		case <-c.Context().Done():
 			return nil
 		case <-time.After(statsEvery):
+		}
+		if now, err = s.Engine.Stats(c.Context(), found.ID); err != nil {
+			return err
 		}
 	}
 }
