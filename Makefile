@@ -3,6 +3,8 @@ SHELL      := /bin/sh
 GO         ?= go
 export CGO_ENABLED := 0
 LDFLAGS    := -s -w
+IMAGE      ?= den
+PLATFORMS  ?= linux/amd64,linux/arm64
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The tests, the demonstration and the benchmark are modules of their own.
 MODULES    := . $(patsubst %/go.mod,%,$(wildcard */go.mod */*/go.mod))
@@ -12,7 +14,7 @@ ifneq ($(shell git rev-parse HEAD >/dev/null 2>&1 && echo yes),yes)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 endif
 
-.PHONY: help build demo test unit e2e check bench stress fuzz deps clean
+.PHONY: help build image demo test unit e2e check bench stress fuzz deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,9 @@ help: ## list the targets
 build: ## build bin/den, one static binary
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/den ./cmd/den
+
+image: build ## build den's own images by den: IMAGE:dind, :kaniko, :kaniko-debug (PLATFORMS, PUSH=1)
+	@IMAGE='$(IMAGE)' PLATFORMS='$(PLATFORMS)' PUSH='$(PUSH)' GO='$(GO)' LDFLAGS='$(LDFLAGS)' sh scripts/image.sh
 
 bin/demo-base: $(wildcard demo/base/*.go) demo/go.mod
 	@mkdir -p bin

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -148,8 +149,13 @@ func TestKanikoDebugImageRunsGitLabsScripts(t *testing.T) {
 	if err != nil {
 		t.Skip("needs a static busybox")
 	}
-	d.fill(d.home, files{"src/Dockerfile": "FROM scratch\nCOPY f /\n", "src/f": "f", "den/ca-certificates.crt": "", "busybox/": ""})
-	for to, from := range map[string]string{"den/den": env.den, "busybox/busybox": busybox} {
+	d.fill(d.home, files{"src/Dockerfile": "FROM scratch\nCOPY f /\n", "src/f": "f", "den/ca-certificates.crt": "", "den/linux/" + runtime.GOARCH + "/": "", "busybox/linux/" + runtime.GOARCH + "/": "", "busybox/links/": ""})
+	for _, applet := range []string{"sh", "mkdir", "test", "echo"} {
+		if err := os.Symlink("busybox", filepath.Join(d.home, "busybox/links", applet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for to, from := range map[string]string{"den/linux/" + runtime.GOARCH + "/den": env.den, "busybox/linux/" + runtime.GOARCH + "/busybox": busybox} {
 		if err := copyFile(from, filepath.Join(d.home, to)); err != nil {
 			t.Fatal(err)
 		}

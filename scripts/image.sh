@@ -1,0 +1,74 @@
+#!/bin/sh
+# Builds den's images by den itself: IMAGE:dind, IMAGE:kaniko and IMAGE:kaniko-debug, one index
+# each for all platforms. PUSH=1 pushes them; else they stay in the store, and as OCI archives in bin/image.
+set -eu
+cd "$(dirname "$0")/.."
+image=${IMAGE:-den}
+platforms=${PLATFORMS:-linux/amd64,linux/arm64}
+go=${GO:-go}
+out=$PWD/bin/image
+den=$PWD/bin/den
+rm -rf "$out"
+mkdir -p "$out/context" "$out/busybox/links"
+
+certs=${CA_CERTIFICATES:-/etc/ssl/certs/ca-certificates.crt}
+[ -s "$certs" ] || { echo "image: no CA certificates at $certs; install ca-certificates, or set CA_CERTIFICATES" >&2; exit 1; }
+
+for p in $(echo "$platforms" | tr , ' '); do
+	arch=${p#linux/}
+	mkdir -p "$out/context/linux/$arch"
+	GOOS=linux GOARCH=$arch CGO_ENABLED=0 $go build -trimpath -ldflags "${LDFLAGS:--s -w}" -o "$out/context/linux/$arch/den" ./cmd/den
+	bytes=$(wc -c <"$out/context/linux/$arch/den")
+	echo "image: den for $p: $((bytes / 1000000)) MB"
+done
+
+# What every program expects of a root file system.
+root=$out/context/rootfs
+mkdir -p "$root/etc/ssl/certs" "$root/usr/local/bin" "$root/run" "$root/var" "$root/root" "$root/home/rootless" "$root/certs" "$root/certs/client" "$root/kaniko"
+mkdir -m 1777 "$root/tmp" "$root/var/tmp"
+chmod 1777 "$root/tmp" "$root/var/tmp" "$root/certs" "$root/certs/client"
+ln -s /run "$root/var/run"
+cp "$certs" "$root/etc/ssl/certs/ca-certificates.crt"
+cp "$certs" "$out/context/ca-certificates.crt"
+chmod 644 "$root/etc/ssl/certs/ca-certificates.crt" "$out/context/ca-certificates.crt"
+printf 'root:x:0:0:root:/root:/usr/local/bin/den\nrootless:x:1000:1000:rootless:/home/rootless:/usr/local/bin/den\n' >"$root/etc/passwd"
+printf 'root:x:0:\ndocker:x:2375:\nrootless:x:1000:\n' >"$root/etc/group"
+for name in docker dockerd dockerd-entrypoint.sh docker-entrypoint.sh docker-init dind buildah; do
+	ln -s den "$root/usr/local/bin/$name"
+done
+ln -s /usr/local/bin/den "$root/kaniko/executor"
+ln -s /usr/local/bin/den "$root/kaniko/warmer"
+
+build() { # ROLE PLATFORMS DIRECTORY [OPTION...]
+	role=$1 at=$2 dir=$3
+	shift 3
+	echo "image: $image:$role for $at"
+	if [ -n "${PUSH:-}" ]; then
+		set -- "$@" --push
+	else
+		set -- "$@" --output "type=oci,dest=$out/$role.tar"
+	fi
+	"$den" build -q --target "$role" --platform "$at" --build-context "den=$out/context" --build-context "busybox=$out/busybox" -t "$image:$role" "$@" "$dir"
+}
+build dind "$platforms" images/dind
+build kaniko "$platforms" images/kaniko
+
+# A static busybox is this machine's, or BUSYBOX_ARCH names one.
+debug=
+for p in $(echo "$platforms" | tr , ' '); do
+	arch=${p#linux/}
+	eval "busybox=\${BUSYBOX_$arch:-}"
+	if [ -z "$busybox" ] && [ "$arch" = "$($go env GOHOSTARCH)" ]; then
+		busybox=$(command -v busybox || true)
+	fi
+	[ -n "$busybox" ] || { echo "image: kaniko-debug: no busybox for $p; set BUSYBOX_$arch to a static one" >&2; continue; }
+	mkdir -p "$out/busybox/linux/$arch"
+	cp "$busybox" "$out/busybox/linux/$arch/busybox"
+	debug=${debug:+$debug,}$p
+done
+if [ -n "$debug" ]; then
+	for name in $(busybox --list); do
+		[ "$name" = busybox ] || ln -sf busybox "$out/busybox/links/$name"
+	done
+	build kaniko-debug "$debug" images/kaniko
+fi
