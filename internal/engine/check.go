@@ -1,14 +1,11 @@
 package engine
 
 import (
-	"fmt"
 	"net/netip"
 	"path"
 	"runtime"
 	"slices"
 	"strings"
-
-	"github.com/containerd/errdefs"
 
 	"den/internal/sandbox"
 )
@@ -43,21 +40,6 @@ func (r *RunRequest) check() error {
 		}
 	}
 	return nil
-}
-
-// A sentence is an error whose text says it all, with a class beside it.
-type sentence struct {
-	text  string
-	class error
-}
-
-func (s *sentence) Error() string { return s.text }
-
-// Unwrap gives the error its class.
-func (s *sentence) Unwrap() error { return s.class }
-
-func invalid(format string, args ...any) error {
-	return &sentence{fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument}
 }
 
 func (r *RunRequest) checkNetwork() error {

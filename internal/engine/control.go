@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -26,7 +27,7 @@ const (
 // listen opens the container's FIFO. Requests wait in it until they are served.
 func (c *container) listen() (*os.File, error) {
 	file := filepath.Join(c.dir.Path(), controlFile)
-	if err := unix.Mkfifo(file, 0o600); err != nil {
+	if err := unix.Mkfifo(file, 0o600); err != nil && (!c.record.Resident || !errors.Is(err, os.ErrExist)) {
 		return nil, fmt.Errorf("container %s: control: %w", c.record.ID, err)
 	}
 	// Read and write: the FIFO has no end of file while a den listens.
@@ -88,11 +89,21 @@ func (e *Engine) open(nameOrID string) (*store.ContainerDir, error) {
 	return e.Store.OpenContainer(cid)
 }
 
+// find is the id of the container with that name, id, or beginning of an id; a name may
+// begin with docker's slash.
+func (e *Engine) find(nameOrID string) (string, error) {
+	id, err := e.Store.ContainerByName(trimSlash(nameOrID))
+	return id, missing(nameOrID, err)
+}
+
+func trimSlash(name string) string { return strings.TrimPrefix(name, "/") }
+
 // defaultStop is docker's patience with a container that is to stop.
 const defaultStop = 10 * time.Second
 
 // Stop sends the container's stop signal and, if it does not end in time, kills it. A
-// container that does not run is no error.
+// container that does not run is an error of class errdefs.ErrNotModified where this process
+// looks after it, else none.
 func (e *Engine) Stop(ctx context.Context, nameOrID string, o StopOptions) error {
 	request := controlStop
 	if o.Signal != "" {
@@ -101,6 +112,13 @@ func (e *Engine) Stop(ctx context.Context, nameOrID string, o StopOptions) error
 			return err
 		}
 		request = fmt.Sprint(int(sig))
+	}
+	l, err := e.resident(ctx, nameOrID)
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		return l.stop(ctx, o)
 	}
 	dir, err := e.open(nameOrID)
 	if err != nil {
@@ -136,4 +154,25 @@ func (o StopOptions) within(ctx context.Context, r *record) (context.Context, co
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, time.Duration(*o.Seconds)*time.Second)
+}
+
+// serveControl does what other den processes ask for, until the control is closed.
+func (r *run) serveControl() {
+	lines := bufio.NewScanner(r.control)
+	for lines.Scan() {
+		sig, err := ParseSignal(lines.Text())
+		stop := lines.Text() == controlStop
+		if stop {
+			sig, err = r.c.stopSignal(), nil
+		}
+		if err != nil {
+			continue
+		}
+		if stop || sig == unix.SIGKILL {
+			if _, err := r.life.ending(context.Background()); err != nil {
+				r.life.complain(err)
+			}
+		}
+		r.life.signal(r, sig)
+	}
 }

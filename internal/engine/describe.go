@@ -126,22 +126,3 @@ type Event struct {
 	Attributes map[string]string
 	Time       time.Time
 }
-
-// A Volume is a volume of this engine.
-type Volume struct {
-	Name string
-	// Path is where its files are.
-	Path    string
-	Created time.Time
-	Labels  map[string]string
-	// Options are the local driver's: type, device, o.
-	Options map[string]string
-	// Anonymous volumes were made without a name.
-	Anonymous bool
-}
-
-// A VolumeRequest asks for a volume; without a name for an anonymous one.
-type VolumeRequest struct {
-	Name            string
-	Labels, Options map[string]string
-}

@@ -18,11 +18,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 
 	"den/internal/failpoint"
 	"den/internal/image"
+	"den/internal/network"
 	"den/internal/oci"
 	"den/internal/progress"
 	"den/internal/sandbox"
@@ -42,15 +44,28 @@ type Options struct {
 	// Recorded says that owners in volumes are recorded, because this process
 	// may not chown. See sys.InodeAttr.
 	Recorded bool
+	// Networks are what containers of den serve are connected to; nil where they have
+	// that of the surroundings or none.
+	Networks *network.Networks
+	// Log takes what goes wrong where nobody waits for an answer; may be nil.
+	Log func(error)
 }
 
 // Engine runs containers. It is safe for concurrent use.
 type Engine struct {
 	Options
+	residents residents
+	events    events
+	execs     execs
 }
 
 // New returns an engine.
-func New(o Options) *Engine { return &Engine{Options: o} }
+func New(o Options) *Engine {
+	if o.Log == nil {
+		o.Log = func(error) {}
+	}
+	return &Engine{Options: o}
+}
 
 // An Exit is how a container ended.
 type Exit struct {
@@ -107,6 +122,11 @@ type container struct {
 	view    tree.FS
 	active  *snapshot.Active
 	volumes []attachedVolume
+	// more is what den serve was asked for beyond request; empty for den run.
+	more      *CreateRequest
+	endpoints []network.Endpoint
+	// upper is the name of the tree that this run writes, in dir; empty is den run's.
+	upper string
 }
 
 func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (*container, error) {
@@ -119,7 +139,7 @@ func (e *Engine) create(ctx context.Context, req *RunRequest, s Streams) (*conta
 		return nil, err
 	}
 	warnPlatform(img, req, s)
-	c := &container{engine: e, request: req, image: img, config: config}
+	c := &container{engine: e, request: req, more: &CreateRequest{}, image: img, config: config}
 	if err := c.create(ctx, s); err != nil {
 		return nil, errors.Join(err, c.finish(true))
 	}
@@ -250,19 +270,34 @@ func (c *container) remove() error {
 // container writes stays with the container.
 type draft struct {
 	dir   string
-	image bool // is written when the container has ended, to a file
+	upper string // the tree's name
+	image bool   // is written when the container has ended, to a file
 }
 
 func (c *container) draft() draft {
-	return draft{dir: c.dir.Path(), image: c.engine.Store.ImageForm()}
+	d := draft{dir: c.dir.Path(), image: c.engine.Store.ImageForm(), upper: c.upper}
+	if d.upper == "" {
+		d.upper = upperName(d.image, 0)
+	}
+	return d
 }
 
-func (d draft) FS() string {
-	if d.image {
-		return d.dir + "/image.erofs"
+// upperName is the name of a container's tree number n.
+func upperName(image bool, n int) string {
+	name := "fs"
+	if image {
+		name = "image"
 	}
-	return d.dir + "/fs"
+	if n > 0 {
+		name += "-" + strconv.Itoa(n)
+	}
+	if image {
+		return name + ".erofs"
+	}
+	return name
 }
+
+func (d draft) FS() string { return filepath.Join(d.dir, d.upper) }
 
 func (d draft) Work() string { return d.dir + "/work" }
 

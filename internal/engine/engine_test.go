@@ -187,6 +187,7 @@ func TestOneOfSeveralGetsTheName(t *testing.T) {
 				conflicts++
 				if conflicts == runs-1 { // all but the winner
 					mu.Unlock()
+					started <- <-started // before it runs it cannot be asked
 					if err := r.Signal("same", unix.SIGTERM); err != nil {
 						t.Error(err)
 					}

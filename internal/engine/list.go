@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -36,7 +35,13 @@ type Summary struct {
 }
 
 // Running says that somebody runs the container.
-func (s *Summary) Running() bool { return s.Status == string(stateRunning) }
+func (s *Summary) Running() bool {
+	switch state(s.Status) {
+	case stateRunning, statePaused, stateRestarting:
+		return true
+	}
+	return false
+}
 
 // List returns this engine's containers, newest first, and cleans up those
 // whose den died and that were to be removed.
@@ -130,45 +135,6 @@ func (e *Engine) removeFree(id string) (bool, error) {
 	return err == nil, err
 }
 
-// PruneVolumes removes the volumes that no container has and that keep, if not nil,
-// says nothing against.
-func (e *Engine) PruneVolumes(_ context.Context, _ func(*Volume) bool) (Pruned, error) {
-	names, err := e.pruneVolumes()
-	return Pruned{Names: names}, err
-}
-
-func (e *Engine) pruneVolumes() ([]string, error) {
-	list, err := e.List()
-	if err != nil {
-		return nil, err
-	}
-	used := map[string]bool{}
-	for _, s := range list {
-		for _, v := range s.Volumes {
-			used[v] = true
-		}
-	}
-	names, err := e.Store.Volumes()
-	if err != nil {
-		return nil, err
-	}
-	var removed []string
-	var errs []error
-	for _, v := range names {
-		if used[v] {
-			continue
-		}
-		switch err := e.Store.RemoveVolume(v); {
-		case err == nil:
-			removed = append(removed, v)
-		case errdefs.IsNotFound(err), errdefs.IsFailedPrecondition(err): // somebody was faster
-		default:
-			errs = append(errs, err)
-		}
-	}
-	return removed, errors.Join(errs...)
-}
-
 // summary describes the container id; nil if it was one to clean up.
 func (e *Engine) summary(id string) (*Summary, error) {
 	dir, err := e.Store.OpenContainer(id)
@@ -193,17 +159,17 @@ func (e *Engine) summary(id string) (*Summary, error) {
 		ExitCode: r.ExitCode, OOMKilled: r.OOMKilled, Error: r.Error, Remove: r.Remove, TTY: r.TTY,
 		Volumes: slices.Concat(r.Volumes, r.Named),
 	}
-	if r.State == stateExited && !r.Remove {
+	if r.State == stateExited && !r.Remove || r.Resident && (r.State == stateCreated || e.keeps(id)) {
 		return s, nil
 	}
 	mine, err := dir.TryLock()
 	if err != nil || !mine {
 		return s, err
 	}
-	if r.Remove {
+	if r.reaps() {
 		return nil, e.removeDir(dir, r)
 	}
-	if r.State == stateRunning {
+	if r.alive() || r.State == stateRestarting {
 		s.Status, s.ExitCode = string(stateDead), killedCode
 	}
 	return s, nil

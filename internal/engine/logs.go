@@ -1,20 +1,15 @@
 package engine
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"den/internal/engine/log"
 	"den/internal/store"
 )
 
@@ -34,85 +29,129 @@ type LogOptions struct {
 
 // A LogReader reads a container's log. Close it.
 type LogReader struct {
+	o      LogOptions
 	tty    bool
-	dir    *store.ContainerDir
-	reader *logReader
+	cursor *log.Cursor
+	lines  *log.Lines
+	// ended is closed when the container is; nil where only dir's lock shows it.
+	ended <-chan struct{}
+	store *store.Store
+	dir   *store.ContainerDir
 }
 
-// TTY says that the container has a terminal: all its output is stdout.
-func (l *LogReader) TTY() bool { return l.tty }
-
-// Copy copies the log; each Write is one line of one stream, or a part of a very long one.
-func (l *LogReader) Copy(ctx context.Context, stdout, stderr io.Writer) error {
-	l.reader.stdout, l.reader.stderr = stdout, stderr
-	return l.reader.read(ctx)
-}
-
-// Close frees the reader.
-func (l *LogReader) Close() error {
-	l.reader.close()
-	return l.dir.Close()
-}
-
-// Logs reads what a detached container has written. Containers that were not
+// Logs reads what a container has written. Containers of den run that were not
 // detached have no log: their output went to whoever ran them.
-func (e *Engine) Logs(_ context.Context, nameOrID string, o LogOptions) (*LogReader, error) {
-	dir, err := e.open(nameOrID)
+func (e *Engine) Logs(ctx context.Context, nameOrID string, o LogOptions) (_ *LogReader, err error) {
+	l, err := e.resident(ctx, nameOrID)
 	if err != nil {
 		return nil, err
 	}
-	return &LogReader{dir: dir, reader: &logReader{store: e.Store, dir: dir, o: o}}, nil
-}
-
-// A logReader reads a log from its beginning and, if asked, along with its writer.
-type logReader struct {
-	store          *store.Store
-	dir            *store.ContainerDir
-	o              LogOptions
-	stdout, stderr io.Writer
-	file           *os.File
-	buf            *bufio.Reader
-	partial        []byte
-	skip           int // lines before the tail
-}
-
-func (l *logReader) close() {
-	if l.file != nil {
-		l.file.Close()
+	r := &LogReader{o: o, store: e.Store}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	if l != nil {
+		err = r.open(l)
+	} else {
+		err = r.openForeign(e, nameOrID)
 	}
+	if err != nil {
+		return nil, err
+	}
+	r.lines, err = log.NewLines(r.cursor, log.Selection{Stdout: o.Stdout, Stderr: o.Stderr, Since: o.Since, Until: o.Until, Tail: o.Tail})
+	return r, err
 }
 
-func (l *logReader) read(ctx context.Context) error {
-	if err := l.countTail(); err != nil {
+// open reads along with the run of a container that this process looks after.
+func (r *LogReader) open(l *life) (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.tty = l.request.TTY
+	if l.request.LogConfig.Driver == "none" {
+		return unsupported("configured logging driver does not support reading")
+	}
+	if l.run != nil {
+		r.ended = l.run.ended
+		r.cursor, err = l.run.streams.log.Cursor()
 		return err
 	}
-	// Whether the container runs is asked first: what it writes before it ends
-	// is there when the answer is no.
-	for first := true; ; first = false {
-		running, err := l.running()
+	closed := make(chan struct{})
+	close(closed)
+	r.ended = closed
+	r.cursor, err = log.Read(l.logPath())
+	return err
+}
+
+func (r *LogReader) openForeign(e *Engine, nameOrID string) (err error) {
+	if r.dir, err = e.open(nameOrID); err != nil {
+		return missing(nameOrID, err)
+	}
+	rec, err := readRecord(r.dir)
+	if err != nil {
+		return err
+	}
+	r.tty = rec.TTY
+	r.cursor, err = log.Read(filepath.Join(r.dir.Path(), logDir))
+	return err
+}
+
+// TTY says that the container has a terminal: all its output is stdout.
+func (r *LogReader) TTY() bool { return r.tty }
+
+// Copy copies the log; each Write is one line of one stream, or a part of a very long one.
+func (r *LogReader) Copy(ctx context.Context, stdout, stderr io.Writer) error {
+	for {
+		changed := r.cursor.Changed()
+		// Whether the container runs is asked first: what it writes before it ends
+		// is there when the answer is no.
+		running, err := r.running()
 		if err != nil {
 			return err
 		}
-		if err := l.drain(first); err != nil {
+		if err := r.drain(stdout, stderr); err != nil {
 			return err
 		}
-		if !running || !l.o.Follow || !l.o.Until.IsZero() && time.Now().After(l.o.Until) {
+		past := !r.o.Until.IsZero() && time.Now().After(r.o.Until)
+		if !running {
+			return r.rest(stdout, stderr)
+		}
+		if !r.o.Follow || past {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pollEvery):
+		if err := r.pause(ctx, changed); err != nil {
+			return err
 		}
 	}
 }
 
-// running says whether more may come. The lock is given back at once.
-func (l *logReader) running() (bool, error) {
-	if !l.o.Follow {
-		return false, nil
+// pause waits until there may be more.
+func (r *LogReader) pause(ctx context.Context, changed <-chan struct{}) error {
+	var poll, until <-chan time.Time
+	if changed == nil {
+		poll = time.After(pollEvery)
 	}
-	probe, err := l.store.OpenContainer(l.dir.ID())
+	if !r.o.Until.IsZero() {
+		until = time.After(time.Until(r.o.Until))
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-changed:
+	case <-r.ended:
+	case <-poll:
+	case <-until:
+	}
+	return nil
+}
+
+// running says whether more may come. A lock is given back at once.
+func (r *LogReader) running() (bool, error) {
+	if r.ended != nil {
+		return !isClosed(r.ended), nil
+	}
+	probe, err := r.store.OpenContainer(r.dir.ID())
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
@@ -120,141 +159,65 @@ func (l *logReader) running() (bool, error) {
 		return false, err
 	}
 	mine, err := probe.TryLock()
-	return !mine, errors.Join(err, probe.Close())
+	return !mine && !gone(probe), errors.Join(err, probe.Close())
 }
 
-// countTail finds how many lines come before the tail.
-func (l *logReader) countTail() error {
-	if l.o.Tail < 0 {
-		return nil
-	}
-	counter := &logReader{dir: l.dir, o: l.o, stdout: io.Discard, stderr: io.Discard}
-	counter.o.Tail, counter.o.Timestamps = -1, false
-	lines := &lineCounter{}
-	counter.stdout, counter.stderr = lines, lines
-	defer counter.close()
-	if err := counter.drain(true); err != nil {
-		return err
-	}
-	l.skip = max(0, lines.n-l.o.Tail)
-	return nil
-}
-
-type lineCounter struct{ n int }
-
-func (c *lineCounter) Write(p []byte) (int, error) {
-	c.n++
-	return len(p), nil
-}
-
-// drain copies what is there, beginning with the older file if it is the first
-// time, and goes over to the next file when the writer has.
-func (l *logReader) drain(fromOld bool) error {
-	if fromOld {
-		old, err := l.openFile(oldLogFile)
-		if err != nil {
-			return err
-		}
-		if old {
-			if err := l.copy(); err != nil {
-				return err
-			}
-		}
-	}
+func (r *LogReader) drain(stdout, stderr io.Writer) error {
 	for {
-		if l.file != nil {
-			if err := l.copy(); err != nil {
-				return err
-			}
-			if current, err := l.isCurrent(); current || err != nil {
-				return err
-			}
-			// What was written between the copy and the renaming.
-			if err := l.copy(); err != nil {
-				return err
-			}
-		}
-		opened, err := l.openFile(logFile)
-		if err != nil || !opened {
-			return err
-		}
-	}
-}
-
-// isCurrent says that the open file is the one that is written to, or that
-// there is none any more.
-func (l *logReader) isCurrent() (bool, error) {
-	now, err := os.Lstat(filepath.Join(l.dir.Path(), logFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("container log: %w", err)
-	}
-	fi, err := l.file.Stat()
-	if err != nil {
-		return false, fmt.Errorf("container log: %w", err)
-	}
-	return os.SameFile(now, fi), nil
-}
-
-func (l *logReader) openFile(name string) (bool, error) {
-	f, err := os.Open(filepath.Join(l.dir.Path(), name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("container log: %w", err)
-	}
-	l.close()
-	l.file, l.buf, l.partial = f, bufio.NewReader(f), nil
-	return true, nil
-}
-
-// copy copies to the end of the open file; a line without an end is still being
-// written.
-func (l *logReader) copy() error {
-	for {
-		b, err := l.buf.ReadBytes('\n')
-		if len(l.partial)+len(b) > maxRecordBytes {
-			return fmt.Errorf("container log: a line of more than %d bytes", maxRecordBytes)
-		}
-		l.partial = append(l.partial, b...)
+		line, err := r.lines.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
+		if err == nil {
+			err = r.show(line, stdout, stderr)
+		}
 		if err != nil {
-			return fmt.Errorf("container log: %w", err)
-		}
-		var line logLine
-		torn := json.Unmarshal(l.partial, &line) != nil // by a crash
-		l.partial = l.partial[:0]
-		if torn {
-			continue
-		}
-		if err := l.show(line); err != nil {
 			return err
 		}
 	}
 }
 
-func (l *logReader) show(line logLine) error {
-	if line.Time.Before(l.o.Since) || !l.o.Until.IsZero() && line.Time.After(l.o.Until) {
+// rest shows what has no line's end: nothing more comes.
+func (r *LogReader) rest(stdout, stderr io.Writer) error {
+	for {
+		line, ok := r.lines.Rest()
+		if !ok {
+			return nil
+		}
+		if err := r.show(line, stdout, stderr); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *LogReader) show(line log.Line, stdout, stderr io.Writer) error {
+	w := stdout
+	if line.Stream == log.Stderr {
+		w = stderr
+	}
+	if w == nil {
 		return nil
 	}
-	if l.skip > 0 {
-		l.skip--
-		return nil
+	text := line.Text
+	if r.o.Timestamps {
+		text = append(line.Time.AppendFormat(nil, timestampFormat), ' ')
+		text = append(text, line.Text...)
 	}
-	w := l.stdout
-	if line.Stream == "stderr" {
-		w = l.stderr
-	}
-	var b strings.Builder
-	if l.o.Timestamps {
-		b.WriteString(line.Time.Format(time.RFC3339Nano) + " ")
-	}
-	b.WriteString(line.Log)
-	_, err := io.WriteString(w, b.String())
+	_, err := w.Write(text)
 	return err
+}
+
+// timestampFormat is docker's: RFC 3339 with all nine digits.
+const timestampFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
+// Close frees the reader.
+func (r *LogReader) Close() error {
+	var errs []error
+	if r.cursor != nil {
+		errs = append(errs, r.cursor.Close())
+	}
+	if r.dir != nil {
+		errs = append(errs, r.dir.Close())
+	}
+	return errors.Join(errs...)
 }

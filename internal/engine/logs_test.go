@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
+
+	"den/internal/engine/log"
 )
 
 // talker is a program that writes what it is sent.
@@ -45,7 +44,7 @@ func TestLogKeepsStreamsApartAndLinesWhole(t *testing.T) {
 	r := newRig(t)
 	lines := make(chan string, 8)
 	r.exec.program = talker(lines)
-	long := strings.Repeat("x", logLineBytes+10)
+	long := strings.Repeat("x", log.MaxLine+10)
 	for _, l := range []string{"a\nb", "c\n", "err 1\nerr 2\n", long + "\n", "no end"} {
 		lines <- l
 	}
@@ -124,65 +123,4 @@ func TestFollowerEndsWhenItsCallerDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-ended
-}
-
-func TestFullLogIsReplacedAndTheOneBeforeKept(t *testing.T) {
-	dir := t.TempDir()
-	l, err := openLog(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.limit = 200
-	w, flush := l.stream("stdout")
-	for i := range 20 {
-		fmt.Fprintf(w, "line %d\n", i)
-	}
-	flush()
-	if err := l.close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{logFile, oldLogFile} {
-		fi, err := os.Stat(filepath.Join(dir, name))
-		if err != nil || fi.Size() > 300 {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestTornLogLineIsSkipped(t *testing.T) {
-	r := newRig(t)
-	r.mustRun(RunRequest{Name: "c", Log: true})
-	dir, err := r.open("c")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	text := `{"log":"a\n","stream":"stdout","time":"2026-01-02T03:04:05Z"}` + "\n" + `{"log":"to` + "\n" +
-		`{"log":"b\n","stream":"stdout","time":"2026-01-02T03:04:06Z"}` + "\n" + `{"log":"unfinished`
-	if err := os.WriteFile(filepath.Join(dir.Path(), logFile), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, _ := r.logs(LogOptions{Tail: -1}); out != "a\nb\n" {
-		t.Errorf("log is %q", out)
-	}
-}
-
-func TestLogThatCannotBeWrittenDoesNotEndTheProgram(t *testing.T) {
-	l, err := openLog(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.file.Close()
-	if l.file, err = os.OpenFile("/dev/full", os.O_WRONLY, 0); err != nil {
-		t.Skipf("needs /dev/full: %v", err)
-	}
-	w, _ := l.stream("stdout")
-	for range 3 {
-		if n, err := io.WriteString(w, "line\n"); n != 5 || err != nil {
-			t.Errorf("wrote %d, %v", n, err)
-		}
-	}
-	if err := l.close(); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("at the end: %v", err)
-	}
 }

@@ -53,8 +53,10 @@ func (e *Engine) nameContainer(name, id string) (string, error) {
 	owner := "another container"
 	if cid, err := e.Store.ContainerByName(name); err == nil {
 		owner = "container " + cid[:12]
-		if s, err := e.summary(cid); err == nil && s == nil { // it was reaped
-			return name, e.Store.NameContainer(name, id)
+		if s, err := e.summary(cid); err == nil && s == nil { // it was reaped, or is just being made
+			if err := e.Store.NameContainer(name, id); !errdefs.IsAlreadyExists(err) {
+				return name, err
+			}
 		}
 	}
 	return "", &sentence{

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"path"
@@ -13,8 +14,8 @@ import (
 
 // mounts are the container's own: names, binds, tmpfs and volumes, in the order
 // in which one may lie in another.
-func (c *container) mounts() ([]oci.Mount, error) {
-	out, err := c.nameFiles()
+func (c *container) mounts(ctx context.Context) ([]oci.Mount, error) {
+	out, err := c.nameFiles(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -33,8 +34,12 @@ func (c *container) mounts() ([]oci.Mount, error) {
 		}
 	}
 	for _, v := range c.volumes {
-		b := bindMount(v.mount, v.dir)
-		b.Hold = []*os.File{v.hold}
+		b, err := v.oci()
+		if err != nil {
+			return nil, err
+		}
+		// A name that a volume is mounted on is the user's, too.
+		out = slices.DeleteFunc(out, func(o oci.Mount) bool { return o.Target == v.mount.Target })
 		out = append(out, b)
 	}
 	sortByDepth(out)

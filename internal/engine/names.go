@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,16 +16,23 @@ import (
 )
 
 // nameFiles writes the container's hostname, hosts and resolv.conf.
-func (c *container) nameFiles() ([]oci.Mount, error) {
-	hosts, err := c.hosts()
+func (c *container) nameFiles(ctx context.Context) ([]oci.Mount, error) {
+	if dir, err := c.namesOf(ctx); dir != "" || err != nil {
+		return nameMounts(dir), err
+	}
+	hostsOf, resolvOf := c.hosts, c.resolvConf
+	if c.more.connects() && c.engine.Options.Networks != nil {
+		hostsOf = func() ([]byte, error) { return c.networkHosts(ctx) }
+		resolvOf = func() ([]byte, error) { return c.networkResolv(ctx) }
+	}
+	hosts, err := hostsOf()
 	if err != nil {
 		return nil, err
 	}
-	resolv, err := c.resolvConf()
+	resolv, err := resolvOf()
 	if err != nil {
 		return nil, err
 	}
-	var out []oci.Mount
 	for _, f := range []struct {
 		name string
 		text []byte
@@ -38,9 +46,16 @@ func (c *container) nameFiles() ([]oci.Mount, error) {
 		if err := os.Chmod(file, 0o644); err != nil { // whatever the umask
 			return nil, fmt.Errorf("container %s: %w", c.record.ID, err)
 		}
-		out = append(out, oci.Mount{Type: "bind", Source: file, Target: "/etc/" + f.name, Options: []string{"bind", "rw"}})
 	}
-	return out, nil
+	return nameMounts(c.dir.Path()), nil
+}
+
+// nameMounts show the files that nameFiles wrote in dir.
+func nameMounts(dir string) (out []oci.Mount) {
+	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
+		out = append(out, oci.Mount{Type: "bind", Source: filepath.Join(dir, name), Target: "/etc/" + name, Options: []string{"bind", "rw"}})
+	}
+	return out
 }
 
 // hosts is /etc/hosts of the container: that of the surroundings where it shares
@@ -68,20 +83,29 @@ func (c *container) hosts() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// parseHost reads NAME:ADDRESS or NAME=ADDRESS.
-func parseHost(h string) (name string, ip netip.Addr, err error) {
+// splitHost reads NAME:ADDRESS or NAME=ADDRESS; ADDRESS may be in brackets, or a word.
+func splitHost(h string) (name, addr string, err error) {
 	name, addr, ok := strings.Cut(h, "=")
 	if !ok {
 		name, addr, ok = strings.Cut(h, ":")
+	}
+	if !ok || name == "" || strings.ContainsAny(name, " \t\n") {
+		return "", "", invalid("invalid IP address in add-host: %q; want NAME:ADDRESS", h)
+	}
+	return name, addr, nil
+}
+
+// parseHost is splitHost with the address parsed.
+func parseHost(h string) (name string, ip netip.Addr, err error) {
+	name, addr, err := splitHost(h)
+	if err != nil {
+		return "", ip, err
 	}
 	if addr == "host-gateway" {
 		// The network is shared, so the host is this machine itself.
 		addr = "127.0.0.1"
 	}
 	if ip, err = netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")); err != nil {
-		ok = false
-	}
-	if !ok || name == "" || strings.ContainsAny(name, " \t\n") {
 		return "", ip, invalid("invalid IP address in add-host: %q; want NAME:ADDRESS", h)
 	}
 	return name, ip, nil

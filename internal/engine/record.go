@@ -41,6 +41,17 @@ type record struct {
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	// Error is why the program could not be started.
 	Error string `json:"error,omitempty"`
+	// Resident containers are den serve's: they are there, created or ended, without
+	// anybody who holds their lock.
+	Resident bool `json:"resident,omitempty"`
+	// Pid is the first process as den sees it.
+	Pid          int `json:"pid,omitempty"`
+	RestartCount int `json:"restartCount,omitempty"`
+	// Stopped says that a person ended the last run, which unless-stopped heeds.
+	Stopped bool    `json:"stopped,omitempty"`
+	Health  *Health `json:"health,omitempty"`
+	// Uppers are the trees of what the container wrote, in its directory, bottom first.
+	Uppers []string `json:"uppers,omitempty"`
 }
 
 // state is where a container is in its life. A running one whose directory is
@@ -51,6 +62,12 @@ const (
 	stateCreated state = "created"
 	stateRunning state = "running"
 	stateExited  state = "exited"
+	// statePaused is a running one that is held.
+	statePaused state = "paused"
+	// stateRestarting has ended, and will be started again after a while.
+	stateRestarting state = "restarting"
+	// stateRemoving is never written.
+	stateRemoving state = "removing"
 	// stateDead is never written: it is what a reader makes of a running
 	// container that nobody runs.
 	stateDead state = "dead"
@@ -74,6 +91,12 @@ func newRecord(c *container, id, name string) record {
 		StopSeconds: req.StopSeconds, Created: time.Now().UTC(), State: stateCreated,
 	}
 }
+
+// alive says that the container's program runs, held or not.
+func (r *record) alive() bool { return r.State == stateRunning || r.State == statePaused }
+
+// reaps says that the container is to be removed by whoever finds that nobody runs it.
+func (r *record) reaps() bool { return r.Remove && (!r.Resident || r.State != stateCreated) }
 
 // patience is how long the program may take to stop.
 func (r *record) patience() time.Duration {

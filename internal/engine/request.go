@@ -35,6 +35,12 @@ type Mount struct {
 	CreateSource bool
 	// Options are further options of mount(8), such as a tmpfs's size.
 	Options []string
+	// Anonymous volumes were asked for without a name, and go with their container.
+	Anonymous bool
+	// Labels and DriverOptions are for a volume that is not there yet.
+	Labels, DriverOptions map[string]string
+	// Subpath is the directory of a volume that is mounted; empty is all of it.
+	Subpath string
 }
 
 // A Ulimit is one resource limit: a name as in ulimit(1)'s long form ("nofile").

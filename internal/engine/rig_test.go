@@ -36,14 +36,48 @@ func (f *fakeExecutor) Start(_ context.Context, r *sandbox.Request) (sandbox.San
 	if f.fail != nil {
 		return nil, f.fail
 	}
-	sb := &fakeSandbox{request: r, signals: make(chan unix.Signal, 16), sizes: make(chan Size, 16), done: make(chan struct{})}
+	own, shut := inherited(r)
+	sb := &fakeSandbox{request: own, signals: make(chan unix.Signal, 16), sizes: make(chan Size, 16), done: make(chan struct{})}
 	go func() {
 		defer close(sb.done)
+		defer shut()
 		if f.program != nil {
 			sb.code = f.program(sb)
 		}
 	}()
 	return sb, nil
+}
+
+// inherited is r with streams of the program's own, as a program inherits them.
+func inherited(r *sandbox.Request) (*sandbox.Request, func()) {
+	own := *r
+	var files []*os.File
+	dup := func(v any) *os.File {
+		f, ok := v.(*os.File)
+		if !ok || f == nil {
+			return nil
+		}
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			panic(err)
+		}
+		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+		return files[len(files)-1]
+	}
+	if f := dup(r.Stdin); f != nil {
+		own.Stdin = f
+	}
+	if f := dup(r.Stdout); f != nil {
+		own.Stdout = f
+	}
+	if f := dup(r.Stderr); f != nil {
+		own.Stderr = f
+	}
+	return &own, func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
 }
 
 func (f *fakeExecutor) last(t *testing.T) *sandbox.Request {

@@ -3,13 +3,16 @@ package engine
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/engine/log"
 	"den/internal/failpoint"
 	"den/internal/sandbox"
 )
@@ -20,7 +23,7 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 	if c.request.TTY {
 		s.Stdout = hangup
 	}
-	r, closeLog, err := c.sandboxRequest(s)
+	r, closeLog, err := c.sandboxRequest(ctx, s)
 	if err != nil {
 		return Exit{}, errors.Join(err, c.failed(err))
 	}
@@ -72,12 +75,12 @@ func (c *container) run(ctx context.Context, s Streams) (exit Exit, err error) {
 }
 
 // sandboxRequest says what to run and in what. The function closes the log.
-func (c *container) sandboxRequest(s Streams) (*sandbox.Request, func() error, error) {
+func (c *container) sandboxRequest(ctx context.Context, s Streams) (*sandbox.Request, func() error, error) {
 	spec, err := c.spec()
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, err := c.mounts()
+	mounts, err := c.mounts(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,20 +108,40 @@ func kill(ctx context.Context, sb sandbox.Sandbox) error {
 	return errors.Join(err, werr)
 }
 
-// log sends the output of r to the container's log; the function closes it.
+// logBytes and logFiles bound the log of a detached den run.
+const (
+	logBytes = 64 << 20
+	logFiles = 2
+)
+
+// log sends the output of r to the container's log; the function closes it. A program with
+// a terminal writes to one stream.
 func (c *container) log(r *sandbox.Request) (func() error, error) {
-	l, err := openLog(c.dir.Path())
-	if err != nil {
+	s := &streams{}
+	var err error
+	if s.log, err = log.Open(filepath.Join(c.dir.Path(), logDir), log.Options{MaxBytes: logBytes, MaxFiles: logFiles}); err != nil {
 		return nil, err
 	}
-	stdout, flushOut := l.stream("stdout")
-	stderr, flushErr := l.stream("stderr")
-	r.Stdout, r.Stderr = stdout, stderr
-	return func() error {
-		flushOut()
-		flushErr()
-		return l.close()
-	}, nil
+	if c.request.TTY {
+		r.Stdout = s.log.Writer(log.Stdout)
+		return s.finish, nil
+	}
+	for _, o := range []struct {
+		stream log.Stream
+		to     *io.Writer
+	}{{log.Stdout, &r.Stdout}, {log.Stderr, &r.Stderr}} {
+		own, child, err := s.pipe("", "", false)
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		pump, err := s.log.Pump(o.stream, own)
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		s.pumps = append(s.pumps, pump)
+		*o.to = child
+	}
+	return s.finish, nil
 }
 
 // forward passes signals, those of other den processes too, and terminal sizes

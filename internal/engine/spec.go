@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"bytes"
-	"fmt"
-	"io"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -13,7 +11,6 @@ import (
 
 	"den/internal/oci"
 	"den/internal/sandbox"
-	"den/internal/tree"
 )
 
 // defaultPath is what docker gives an image that sets none.
@@ -50,21 +47,30 @@ func (c *container) spec() (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	sec := securityOptions{}
-	for _, s := range req.Security {
-		if err := security(s, &sec); err != nil {
-			return nil, err
-		}
+	cwd := first(req.WorkingDir, cfg.WorkingDir, "/")
+	if !path.IsAbs(cwd) {
+		return nil, invalid("the working directory %q is invalid, it needs to be an absolute path", cwd)
+	}
+	spec, err := c.baseSpec(args, who, cwd, c.more.Privileged)
+	if err != nil {
+		return nil, err
+	}
+	return spec, c.refine(spec)
+}
+
+// baseSpec is docker's default specification for a program of the container's.
+func (c *container) baseSpec(args []string, who *user.ExecUser, cwd string, insecure bool) (*specs.Spec, error) {
+	req := c.request
+	sec, err := securityOf(req.Security)
+	if err != nil {
+		return nil, err
 	}
 	o := sandbox.SpecOptions{
-		Args: args, Env: c.environment(who.Home), Cwd: first(req.WorkingDir, cfg.WorkingDir, "/"),
+		Args: args, Env: c.environment(who.Home), Cwd: cwd,
 		Hostname: c.hostname(), UID: uint32(who.Uid), GID: uint32(who.Gid),
 		CapAdd: req.CapAdd, CapDrop: req.CapDrop, Terminal: req.TTY, ReadOnlyRoot: req.ReadOnly,
-		ShmSizeBytes: req.ShmBytes, Resources: resources(req.Limits),
+		ShmSizeBytes: req.ShmBytes, Resources: resources(req.Limits), Insecure: insecure,
 		NoNewPrivileges: sec.noNewPrivileges, NoSeccomp: sec.noSeccomp,
-	}
-	if !path.IsAbs(o.Cwd) {
-		return nil, invalid("the working directory %q is invalid, it needs to be an absolute path", o.Cwd)
 	}
 	// With the primary one, or who drops that could read what is closed to its
 	// group and open to others (CVE-2022-36109).
@@ -77,17 +83,16 @@ func (c *container) spec() (*specs.Spec, error) {
 	for _, u := range req.Ulimits {
 		o.Rlimits = append(o.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: u.Soft, Hard: u.Hard})
 	}
-	spec, err := sandbox.DefaultSpec(o)
-	if err != nil {
-		return nil, err
-	}
-	c.refine(spec, sec)
-	return spec, nil
+	return sandbox.DefaultSpec(o)
 }
 
 // refine applies what DefaultSpec has no option for.
-func (c *container) refine(spec *specs.Spec, sec securityOptions) {
+func (c *container) refine(spec *specs.Spec) error {
 	req := c.request
+	sec, err := securityOf(req.Security)
+	if err != nil {
+		return err
+	}
 	if len(req.Sysctls) > 0 {
 		spec.Linux.Sysctl = req.Sysctls
 	}
@@ -105,6 +110,16 @@ func (c *container) refine(spec *specs.Spec, sec securityOptions) {
 	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
 		return taken[m.Destination] || taken["/dev"] && strings.HasPrefix(m.Destination, "/dev/")
 	})
+	return c.refineMore(spec)
+}
+
+func securityOf(options []string) (sec securityOptions, err error) {
+	for _, s := range options {
+		if err := security(s, &sec); err != nil {
+			return sec, err
+		}
+	}
+	return sec, nil
 }
 
 // securityOptions are what --security-opt asks for.
@@ -131,7 +146,14 @@ func security(s string, o *securityOptions) error {
 	return nil
 }
 
-func (c *container) hostname() string { return first(c.request.Hostname, c.record.ID[:12]) }
+func (c *container) hostname() string {
+	if c.request.Hostname == "" && c.record.Resident && c.more.NetworkMode == sandbox.NetworkHost {
+		if name, err := os.Hostname(); err == nil { // as docker has it
+			return name
+		}
+	}
+	return first(c.request.Hostname, c.record.ID[:12])
+}
 
 func first(values ...string) string {
 	for _, v := range values {
@@ -140,38 +162,6 @@ func first(values ...string) string {
 		}
 	}
 	return ""
-}
-
-// environment is the image's, overridden by the request's; later entries win
-// and each name appears once.
-func (c *container) environment(home string) []string {
-	env := []string{defaultPath, "HOSTNAME=" + c.hostname()}
-	if c.request.TTY {
-		env = append(env, "TERM=xterm")
-	}
-	env = append(append(env, c.config.Config.Env...), c.request.Env...)
-	index := map[string]int{}
-	var out []string
-	for _, e := range env {
-		name, _, ok := strings.Cut(e, "=")
-		if !ok { // NAME alone takes it away
-			if i, seen := index[name]; seen {
-				out[i] = ""
-				delete(index, name)
-			}
-			continue
-		}
-		if i, seen := index[name]; seen {
-			out[i] = e
-			continue
-		}
-		index[name] = len(out)
-		out = append(out, e)
-	}
-	if _, ok := index["HOME"]; !ok {
-		out = append(out, "HOME="+home)
-	}
-	return slices.DeleteFunc(out, func(e string) bool { return e == "" })
 }
 
 func resources(l Limits) *specs.LinuxResources {
@@ -204,49 +194,4 @@ func resources(l Limits) *specs.LinuxResources {
 		r.Pids = &specs.LinuxPids{Limit: &l.Pids}
 	}
 	return r
-}
-
-// maxUserFile bounds what is read of an image's passwd and group files.
-const maxUserFile = 16 << 20
-
-// lookupUser resolves USER[:GROUP] against the image's own files.
-func (c *container) lookupUser(spec string) (*user.ExecUser, error) {
-	passwd, err := c.readFile("/etc/passwd")
-	if err != nil {
-		return nil, err
-	}
-	group, err := c.readFile("/etc/group")
-	if err != nil {
-		return nil, err
-	}
-	who, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
-	if err != nil {
-		return nil, invalid("%v", err) // docker's text: unable to find user ...
-	}
-	if len(c.request.GroupAdd) > 0 {
-		more, err := user.GetAdditionalGroups(c.request.GroupAdd, bytes.NewReader(group))
-		if err != nil {
-			return nil, invalid("%v", err)
-		}
-		who.Sgids = append(who.Sgids, more...)
-	}
-	return who, nil
-}
-
-// readFile reads a file of the image; one that is missing is empty.
-func (c *container) readFile(name string) ([]byte, error) {
-	p, err := tree.Resolve(c.view, name)
-	if err != nil {
-		return nil, err
-	}
-	r, err := c.view.Open(p)
-	if err != nil {
-		return nil, nil // an image without users is common
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, maxUserFile))
-	if err != nil {
-		return nil, fmt.Errorf("read %s of the image: %w", name, err)
-	}
-	return b, nil
 }

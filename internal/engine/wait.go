@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -52,7 +54,19 @@ func gone(dir *store.ContainerDir) bool {
 
 // Wait tells how the container ends, once what condition says is true. Whatever happens
 // after Wait has returned is not missed. The channel gets one result.
-func (e *Engine) Wait(ctx context.Context, nameOrID string, _ WaitCondition) (<-chan WaitResult, error) {
+func (e *Engine) Wait(ctx context.Context, nameOrID string, condition WaitCondition) (<-chan WaitResult, error) {
+	switch condition {
+	case "", WaitNotRunning, WaitNextExit, WaitRemoved:
+	default:
+		return nil, invalid("invalid condition: %q", condition)
+	}
+	l, err := e.resident(ctx, nameOrID)
+	if err != nil {
+		return nil, err
+	}
+	if l != nil {
+		return l.wait(ctx, condition), nil
+	}
 	dir, err := e.open(nameOrID)
 	if err != nil {
 		return nil, err
@@ -76,6 +90,16 @@ func (e *Engine) Wait(ctx context.Context, nameOrID string, _ WaitCondition) (<-
 
 // Remove deletes a container that does not run; with Force it is killed first.
 func (e *Engine) Remove(ctx context.Context, nameOrID string, o RemoveOptions) error {
+	l, err := e.resident(ctx, nameOrID)
+	if err != nil && !o.Link {
+		return err
+	}
+	if o.Link {
+		return e.removeLink(ctx, nameOrID)
+	}
+	if l != nil {
+		return l.removeFor(ctx, o)
+	}
 	dir, err := e.open(nameOrID)
 	if err != nil {
 		return err
@@ -117,6 +141,153 @@ func (e *Engine) remove(dir *store.ContainerDir) error {
 		return dir.Remove()
 	}
 	return e.removeDir(dir, r)
+}
+
+// wait tells how the container ends, once condition says is true.
+func (l *life) wait(ctx context.Context, condition WaitCondition) <-chan WaitResult {
+	l.mu.Lock()
+	exits := l.exits
+	result := make(chan WaitResult, 1)
+	done := func() bool { // with mu
+		switch condition {
+		case WaitNextExit:
+			return l.exits > exits || l.removed
+		case WaitRemoved:
+			return l.removed
+		}
+		return l.exits > exits || l.run == nil && l.record.State != stateRestarting || l.removed
+	}
+	if done() {
+		result <- WaitResult{Code: l.code}
+		l.mu.Unlock()
+		return result
+	}
+	changed := l.change()
+	l.mu.Unlock()
+	go func() {
+		for {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				result <- WaitResult{Err: context.Cause(ctx)}
+				return
+			}
+			l.mu.Lock()
+			if done() {
+				result <- WaitResult{Code: l.code}
+				l.mu.Unlock()
+				return
+			}
+			changed = l.change()
+			l.mu.Unlock()
+		}
+	}()
+	return result
+}
+
+// removeFor removes the container for a person.
+func (l *life) removeFor(ctx context.Context, o RemoveOptions) error {
+	l.mu.Lock()
+	running, waits, id := l.run != nil, l.record.State == stateRestarting, l.id
+	paused := l.record.State == statePaused
+	l.mu.Unlock()
+	if running || waits {
+		if !o.Force {
+			state := "running"
+			if paused {
+				state = "paused"
+			}
+			return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+l.snapshot().Name, state)
+		}
+		r, err := l.ending(ctx)
+		if err != nil {
+			return err
+		}
+		if r != nil {
+			l.engine.thaw(ctx, r)
+			l.signal(r, unix.SIGKILL)
+			if err := r.awaitEnd(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if err := l.lock(ctx); err != nil {
+		return err
+	}
+	defer l.unlock()
+	l.mu.Lock()
+	gone, again := l.removed, l.run != nil
+	l.mu.Unlock()
+	switch {
+	case gone && o.Force:
+		return nil // it removed itself
+	case gone:
+		return notFound("No such container: %s", id)
+	case again:
+		return conflict("container %s was started again meanwhile", id)
+	}
+	return l.remove(ctx, o)
+}
+
+// remove removes the container, which does not run. The caller holds op.
+func (l *life) remove(ctx context.Context, o RemoveOptions) error {
+	l.cancelRestart()
+	dir, err := l.locked(ctx)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	r := l.snapshot()
+	volumes := r.Volumes
+	if !o.Volumes {
+		r.Volumes = nil
+	}
+	if err := l.engine.removeDir(dir, &r); err != nil && !gone(dir) {
+		return err
+	} else if err != nil {
+		l.complain(err)
+	}
+	if o.Volumes {
+		for _, v := range volumes {
+			l.engine.volumeEvent(v, "destroy", nil)
+		}
+	}
+	l.mu.Lock()
+	l.removed = true
+	for _, a := range l.waiting {
+		a.end()
+	}
+	l.waiting = nil
+	l.notify()
+	l.mu.Unlock()
+	l.engine.forget(l)
+	l.engine.execs.forget(l.id)
+	l.engine.containerEvent(&r, "destroy", nil)
+	return nil
+}
+
+// removeLink takes a link out of what a container was asked for.
+func (e *Engine) removeLink(ctx context.Context, path string) error {
+	name, alias, ok := strings.Cut(trimSlash(path), "/")
+	if !ok {
+		return invalid("Bad parameters: want /CONTAINER/ALIAS")
+	}
+	l, err := e.mine(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := l.lock(ctx); err != nil {
+		return err
+	}
+	defer l.unlock()
+	next := *l.request
+	next.Links = slices.DeleteFunc(slices.Clone(next.Links), func(link string) bool {
+		return link == alias || strings.HasSuffix(link, ":"+alias)
+	})
+	if len(next.Links) == len(l.request.Links) {
+		return notFound("no link %s of container %s", alias, name)
+	}
+	return l.keepRequest(&next)
 }
 
 // removeDir deletes a container, with its name and its anonymous volumes.

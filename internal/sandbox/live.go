@@ -61,6 +61,12 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// A Limiter is a Sandbox whose limits can be changed while it runs.
+type Limiter interface {
+	// SetLimits puts what of r is set in force; nil is no limit.
+	SetLimits(ctx context.Context, r *specs.LinuxResources) error
+}
+
 // An Inspector is a Sandbox that knows what it uses.
 type Inspector interface {
 	Stats(ctx context.Context) (Stats, error)

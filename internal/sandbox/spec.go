@@ -184,6 +184,32 @@ func outerDevices() ([]specs.LinuxDevice, error) {
 	return devs, err
 }
 
+// Devices describes the device node at path, or all below it if it is a directory.
+func Devices(path string) ([]specs.LinuxDevice, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() {
+		d, err := device(path)
+		if err == nil && fi.Mode()&os.ModeDevice == 0 {
+			err = fmt.Errorf("%s is not a device node", path)
+		}
+		return []specs.LinuxDevice{d}, err
+	}
+	var devs []specs.LinuxDevice
+	err = filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&os.ModeDevice == 0 {
+			return nil //nolint:nilerr // a device that cannot be read cannot be given
+		}
+		if dev, err := device(name); err == nil {
+			devs = append(devs, dev)
+		}
+		return nil
+	})
+	return devs, err
+}
+
 // device describes the device node at path.
 func device(path string) (specs.LinuxDevice, error) {
 	var st unix.Stat_t

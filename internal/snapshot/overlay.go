@@ -43,6 +43,9 @@ func bind(dir string, access string, hold []*os.File) oci.Mount {
 // Name is "overlay".
 func (overlay) Name() string { return "overlay" }
 
+// Continues says that an upper directory can be used again.
+func (overlay) Continues() {}
+
 // Prepare describes an overlay whose upper directory is the draft's tree.
 func (overlay) Prepare(_ context.Context, stack []Tree, d Draft) (*Active, error) {
 	lower, hold, err := lowers(stack)

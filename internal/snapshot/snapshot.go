@@ -57,6 +57,14 @@ type Driver interface {
 	Changes(ctx context.Context, a *Active) error
 }
 
+// A Continuer is a Driver whose writable roots need nothing of the process that prepared
+// them, and which prepares one on a draft that an earlier sandbox has written.
+type Continuer interface {
+	Driver
+	// Continues does nothing.
+	Continues()
+}
+
 // Active is a root file system in use.
 type Active struct {
 	// Root is to be mounted at "/".

@@ -87,6 +87,9 @@ func (s *Store) OpenContainer(cid string) (*ContainerDir, error) {
 	return &ContainerDir{store: s, id: cid, file: f}, nil
 }
 
+// ContainerPath is where the directory of the container cid is, if there is one.
+func (s *Store) ContainerPath(cid string) string { return s.containerPath(cid) }
+
 // Containers lists the ids of the engine's containers.
 func (s *Store) Containers() ([]string, error) {
 	names, err := readNames(s.path(s.engineRel("containers")))

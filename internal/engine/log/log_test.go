@@ -262,6 +262,30 @@ func TestTornIndexIsMended(t *testing.T) {
 	}
 }
 
+func TestFullDiskDoesNotHoldUpTheProgram(t *testing.T) {
+	l := open(t, Options{})
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("needs /dev/full: %v", err)
+	}
+	l.current.data.Close()
+	l.current.data = full
+	r, w := fifo(t)
+	p, err := l.Pump(Stdout, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(bytes.Repeat([]byte("line\n"), 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
 func FuzzReaderSurvivesAnyIndex(f *testing.F) {
 	f.Add([]byte("data\nmore"), entry{0, Stdout, 5}.appendTo(nil))
 	f.Add([]byte("data"), append(entry{9, Stderr, 5}.appendTo(nil), entry{2, 3, -1}.appendTo(nil)...))

@@ -97,7 +97,7 @@ func (l *Log) move(s Stream, fd int, n int64) error {
 	if !l.copies {
 		var moved int64
 		moved, err = l.splice(fd, room)
-		l.size += moved
+		l.size += max(0, moved)
 		if moved > 0 || errors.Is(err, unix.EAGAIN) {
 			return nil
 		}

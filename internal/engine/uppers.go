@@ -1,0 +1,139 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"den/internal/layer"
+	"den/internal/oci"
+	"den/internal/snapshot"
+	"den/internal/sys"
+)
+
+// maxUppers is how many trees of a container's own are stacked before they become one.
+const maxUppers = 8
+
+// upperTree is what an earlier run of a container wrote, as a tree of its stack.
+type upperTree string
+
+// Dirs is the tree's path.
+func (u upperTree) Dirs() []string { return []string{string(u)} }
+
+// Hold is empty: the container's directory keeps it.
+func (u upperTree) Hold() []*os.File { return nil }
+
+// DiffID is empty: it is no layer.
+func (u upperTree) DiffID() oci.Digest { return "" }
+
+// Close does nothing.
+func (u upperTree) Close() error { return nil }
+
+// own are the paths of the trees that the container wrote, top first. On the weak rungs
+// one may be missing: the sandbox ended without a word.
+func (r *record) own(dir string) []string {
+	var out []string
+	for _, u := range slices.Backward(r.Uppers) {
+		path := filepath.Join(dir, u)
+		if _, err := os.Lstat(path); err == nil {
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// nextUpper chooses the tree that this run writes: the last one goes on where the driver
+// can do that, else there is a new one on top. The record gets it with the start.
+func (c *container) nextUpper(ctx context.Context) error {
+	dir := c.dir.Path()
+	c.dropMissing()
+	_, continues := c.engine.Driver.(snapshot.Continuer)
+	if n := len(c.record.Uppers); n > 0 && continues && !c.engine.Store.ImageForm() {
+		c.upper = c.record.Uppers[n-1]
+	} else {
+		if n >= maxUppers {
+			if err := c.flatten(ctx); err != nil {
+				return err
+			}
+		}
+		c.upper = c.freeUpper()
+		c.record.Uppers = append(slices.Clone(c.record.Uppers), c.upper)
+		if !c.engine.Store.ImageForm() {
+			if err := os.Mkdir(filepath.Join(dir, c.upper), 0o755); err != nil {
+				return fmt.Errorf("container %s: %w", c.record.ID, err)
+			}
+		}
+	}
+	work := filepath.Join(dir, "work")
+	if err := sys.RemoveTree(work); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("container %s: %w", c.record.ID, err)
+	}
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return fmt.Errorf("container %s: %w", c.record.ID, err)
+	}
+	// From now on the tree is found by whoever removes or reads the container.
+	return c.record.write(dir)
+}
+
+// dropMissing forgets trees that were never written.
+func (c *container) dropMissing() {
+	c.record.Uppers = slices.DeleteFunc(slices.Clone(c.record.Uppers), func(u string) bool {
+		_, err := os.Lstat(filepath.Join(c.dir.Path(), u))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// freeUpper is a name that no tree of the container has.
+func (c *container) freeUpper() string {
+	for n := 0; ; n++ {
+		name := upperName(c.engine.Store.ImageForm(), n)
+		if _, err := os.Lstat(filepath.Join(c.dir.Path(), name)); err != nil {
+			return name
+		}
+	}
+}
+
+// treeOptions are for trees of the container's own.
+func (e *Engine) treeOptions() layer.UnpackOptions {
+	return layer.UnpackOptions{Image: e.Store.ImageForm(), InUserns: e.InUserns}
+}
+
+// flatten makes one tree of the container's own ones.
+func (c *container) flatten(ctx context.Context) error {
+	dir := c.dir.Path()
+	old := c.record.own(dir)
+	name := c.freeUpper()
+	path := filepath.Join(dir, name)
+	o := c.engine.treeOptions()
+	if !o.Image {
+		if err := os.Mkdir(path, 0o755); err != nil {
+			return fmt.Errorf("container %s: %w", c.record.ID, err)
+		}
+	}
+	if err := layer.Create(ctx, path, layer.WalkStack(old), o); err != nil {
+		return errors.Join(fmt.Errorf("container %s: %w", c.record.ID, err), sys.RemoveTree(path))
+	}
+	c.record.Uppers = []string{name}
+	errs := []error{c.record.write(dir)}
+	for _, u := range old {
+		errs = append(errs, removeUpper(u))
+	}
+	return errors.Join(errs...)
+}
+
+// removeUpper removes a tree, and what lies beside an image.
+func removeUpper(path string) error {
+	files, err := filepath.Glob(path + ".*")
+	if err != nil {
+		return err
+	}
+	errs := []error{sys.RemoveTree(path)}
+	for _, f := range files {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
+}
