@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -234,6 +235,9 @@ func (b *builder) root() error {
 	switch m.Type {
 	case "bind", "rbind", "":
 		root.Writable = !readOnly
+		if noExec(m.Source) {
+			return errNoExec(m.Source)
+		}
 		root.BindFD, err = b.share(share{Path: m.Source, ReadOnly: readOnly})
 		return err
 	case "tmpfs": // an image without layers
@@ -242,10 +246,15 @@ func (b *builder) root() error {
 		return nil
 	case "overlay":
 		root.Writable = m.Upper != "" && !readOnly
+		for _, p := range m.Lower {
+			if noExec(p) {
+				return errNoExec(p)
+			}
+		}
 		if root.Lower, err = b.lower(m.Lower); err != nil || !root.Writable {
 			return err
 		}
-		f, err := backing(filepath.Dir(m.Upper))
+		f, err := b.backing(filepath.Dir(m.Upper))
 		if err != nil {
 			return err
 		}
@@ -255,8 +264,25 @@ func (b *builder) root() error {
 	return fmt.Errorf("type %.40q cannot be a root", m.Type)
 }
 
+// noExec reports whether programs cannot be mapped from where path lies. The sentry maps files
+// of the outer container into the processes that run the payload's code, and one that
+// this is refused for dies of SIGSEGV.
+func noExec(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Flags&unix.ST_NOEXEC != 0
+}
+
+func errNoExec(path string) error {
+	return fmt.Errorf("%s lies on a file system that is mounted noexec, from which a sandbox of this rung can run nothing: keep the store elsewhere, or mount it without noexec: %w", path, errdefs.ErrFailedPrecondition)
+}
+
 // backing is a file without a name for what a sandbox writes.
-func backing(dir string) (*os.File, error) {
+func (b *builder) backing(dir string) (*os.File, error) {
+	if noExec(dir) {
+		b.warn(dir + " is mounted noexec: what the sandbox writes is kept in memory, so that it can run it")
+		fd, err := unix.MemfdCreate("upper", unix.MFD_CLOEXEC)
+		return os.NewFile(uintptr(fd), "upper"), err
+	}
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err == nil {
 		return os.NewFile(uintptr(fd), "upper"), nil
@@ -345,6 +371,7 @@ func (b *builder) mount(m oci.Mount) (mount, error) {
 	case "overlay":
 		out.Source = m.Source
 		out.ReadOnly = out.ReadOnly || m.Upper == ""
+		out.NoExec = out.NoExec || slices.ContainsFunc(m.Lower, noExec)
 		out.Lower, err = b.lower(m.Lower)
 		return out, err
 	case "proc", "sysfs", "devpts", "mqueue", "tmpfs":
@@ -359,6 +386,7 @@ func (b *builder) mount(m oci.Mount) (mount, error) {
 		return mount{}, fmt.Errorf("source: %w", &os.PathError{Op: "stat", Path: m.Source, Err: err})
 	}
 	out.Kind = uint16(st.Mode & unix.S_IFMT)
+	out.NoExec = out.NoExec || noExec(m.Source) // as a bind of the kernel's is
 	out.FD, err = b.share(share{Path: m.Source, ReadOnly: out.ReadOnly})
 	return out, err
 }
