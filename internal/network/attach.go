@@ -444,12 +444,32 @@ func (ns *Networks) restore(ctx context.Context, n *Network) error {
 	}
 	var errs []error
 	for _, e := range es {
+		errs = append(errs, ns.reconnect(ctx, n, &e))
 		if len(e.Ports) > 0 {
 			_, err := ns.driver.Publish(ctx, n, &e)
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(append(errs, ns.tell(ctx, n))...)
+}
+
+// reconnect puts an endpoint's device back if it was lost. One that is there stays.
+func (ns *Networks) reconnect(ctx context.Context, n *Network, e *Endpoint) error {
+	if ns.pid == nil {
+		return nil
+	}
+	pid := ns.pid(e.Container)
+	if pid <= 0 {
+		return nil
+	}
+	s, err := ns.driver.OpenSpace(ctx, e.Container, pid)
+	if err != nil {
+		return fmt.Errorf("network %s: container %s: %w", n.Name, e.Name, err)
+	}
+	if err := ns.driver.Connect(ctx, s, n, e, e.Gateway); err != nil {
+		return errors.Join(fmt.Errorf("network %s: container %s: %w", n.Name, e.Name, err), s.Close())
+	}
+	return s.Close()
 }
 
 // mac is the endpoint's, which was checked when it was written.

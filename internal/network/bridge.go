@@ -283,6 +283,11 @@ func plug(bridge netlink.Link, container *os.File, n *Network, e *Endpoint) erro
 	if err != nil {
 		return err
 	}
+	if link.Attrs().MasterIndex != bridge.Attrs().Index {
+		if err := netlink.LinkSetMaster(link, bridge); err != nil { // of a bridge that was lost
+			return err
+		}
+	}
 	noLinkLocal(link)
 	if n.Isolated {
 		// In the bridge itself, because frames between its ports pass nftables only where
@@ -360,6 +365,7 @@ const (
 // containers have, it is as one in a world without IPv6 (see Connect).
 func allowForwarding(n *Network) error {
 	if n.family(true) != nil && !forwards(forwarding6) {
+		keepRoutes()
 		_ = os.WriteFile("/proc/sys/net/"+forwarding6, []byte("1"), 0)
 	}
 	if n.family(false) == nil || forwards(forwarding4) {
@@ -369,6 +375,21 @@ func allowForwarding(n *Network) error {
 		return fmt.Errorf("network %s: net.ipv4.ip_forward is 0 and cannot be written (%w): start the outer container with --sysctl net.ipv4.ip_forward=1, or use internal networks", n.Name, cause(err))
 	}
 	return nil
+}
+
+// keepRoutes makes devices that learn their routes from routers go on doing so once the
+// kernel routes itself, which otherwise ends that (accept_ra in the kernel's ip-sysctl.rst).
+func keepRoutes() {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return
+	}
+	for _, l := range links {
+		path := "/proc/sys/net/ipv6/conf/" + l.Attrs().Name + "/accept_ra"
+		if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == "1" {
+			_ = os.WriteFile(path, []byte("2"), 0)
+		}
+	}
 }
 
 // forwards says whether a switch is on.

@@ -378,6 +378,55 @@ func TestBridgeComesBackAfterACrash(t *testing.T) {
 	}
 }
 
+func TestDevicesThatWereLostComeBack(t *testing.T) {
+	if !ownNetwork(t) {
+		return
+	}
+	outside := world(t)
+	ns := bridges(t)
+	n, err := ns.Create(t.Context(), CreateRequest{Name: "n"})
+	must(t, err)
+	a, ea := join(t, ns, "a", EndpointRequest{Network: "n"})
+	b, _ := join(t, ns, "b", EndpointRequest{Network: "n"})
+	server := whoami(t, outside, "tcp", "192.0.2.1:0")
+	inA := whoami(t, a, "tcp", netip.AddrPortFrom(ea[0].IPv4.Addr(), 0).String())
+	// A process in a's namespace, as its payload is.
+	pid := sleeper(t, a)
+	ns.Locate(func(container string) int {
+		if container == "a" {
+			return pid
+		}
+		return 0
+	})
+	link, err := netlink.LinkByName(bridgeName(n))
+	must(t, err)
+	must(t, netlink.LinkDel(link))
+	must(t, Unplug(&ea[0]))
+	must(t, ns.Reconcile(t.Context(), func(string) bool { return true }))
+	got, err := askIn(a, "tcp", server, patience)
+	expect(t, "from a", "192.0.2.2", got, err)
+	if got, err := askIn(b, "tcp", server, silence); err == nil {
+		t.Errorf("b, which nobody located, is back: %q", got)
+	}
+	got, err = askIn(nil, "tcp", inA, patience)
+	expect(t, "to a's socket, which outlived its device", "172.18.0.1", got, err)
+}
+
+// sleeper starts a process in ns.
+func sleeper(t *testing.T, ns *os.File) int {
+	t.Helper()
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", "-test.run=^$") // the end of its input ends it
+	cmd.Env = append(os.Environ(), sleepEnv+"=1")
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	must(t, In(ns, cmd.Start)) // clone(2) takes the thread's namespace along
+	t.Cleanup(func() {
+		must(t, in.Close())
+		must(t, cmd.Wait())
+	})
+	return cmd.Process.Pid
+}
+
 func TestForeignBridgeStays(t *testing.T) {
 	if !ownNetwork(t) {
 		return

@@ -26,6 +26,7 @@ type Networks struct {
 	dir    string
 	driver Driver
 	o      Options
+	pid    func(container string) int // see Locate; may be nil
 }
 
 // Options are what dockerd has flags for; the zero value is dockerd's default.
@@ -109,6 +110,11 @@ func Open(dir string, d Driver, o Options) (*Networks, error) {
 
 // Driver is what makes frames move.
 func (ns *Networks) Driver() Driver { return ns.driver }
+
+// Locate tells how to find a process of a container that runs; 0 says that none is
+// known. Reconcile and Watch need it to put back devices that were lost with their
+// network. It is called once, before those.
+func (ns *Networks) Locate(pid func(container string) int) { ns.pid = pid }
 
 // Create makes a network; nothing moves in it until a container is attached.
 func (ns *Networks) Create(_ context.Context, r CreateRequest) (*Network, error) {

@@ -19,9 +19,16 @@ import (
 	"github.com/miekg/dns"
 )
 
+// sleepEnv makes this program wait for the end of its standard input.
+const sleepEnv = "DEN_TEST_SLEEP"
+
 // TestMain lets the test's own program be a den-net, with one more driver.
 func TestMain(m *testing.M) {
 	if Main(Link{Driver: "loop", Open: openLoop}) {
+		return
+	}
+	if os.Getenv(sleepEnv) != "" {
+		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
 	}
 	if dir := os.Getenv(crashEnv); dir != "" {
