@@ -28,6 +28,8 @@ type cgroup struct {
 	m  cgroupManager
 	rs *cgroups.Resources
 	v  int
+
+	controllers []string // of the limits that were asked for
 }
 
 // cgroupManager is what is used of the managers for versions 1 and 2.
@@ -37,6 +39,9 @@ type cgroupManager interface {
 	Destroy() error
 	OOMKillCount() (uint64, error)
 	GetPaths() map[string]string
+	GetStats() (*cgroups.Stats, error)
+	Freeze(cgroups.FreezerState) error
+	GetFreezerState() (cgroups.FreezerState, error)
 }
 
 // cgroupVersion is 2, 1 or, without cgroups, 0.
@@ -61,7 +66,7 @@ func newCgroup(r *Request, version int) *cgroup {
 	if len(controllers) == 0 {
 		return nil
 	}
-	c := &cgroup{r: r, rs: rs, v: version}
+	c := &cgroup{r: r, rs: rs, v: version, controllers: controllers}
 	// A path of the specification is taken below den's own cgroup, never above.
 	name := strings.TrimPrefix(inside(r.Spec.Linux.CgroupsPath), "/")
 	if name == "" {
@@ -94,10 +99,21 @@ func cgroupPaths(version int, name string, controllers []string) (map[string]str
 			}
 			paths[c] = filepath.Join(own, name)
 		}
+		for _, c := range countingControllers {
+			if own, err := cgroups.GetOwnCgroupPath(c); err == nil && mountedWritable(own) {
+				paths[c] = filepath.Join(own, name)
+			}
+		}
 		return paths, nil
 	}
 	return nil, errors.New("no cgroup file system at " + cgroupRoot)
 }
+
+// countingControllers limit nothing: they count what Stats says, and pause. A sandbox with
+// a cgroup is in those of version 1 that can be written, too; version 2 has them in one place.
+var countingControllers = []string{"cpuacct", "memory", "pids", "blkio", "freezer"}
+
+func mountedWritable(dir string) bool { return unix.Access(dir, unix.W_OK) == nil }
 
 func newCgroupManager(version int, name string, paths map[string]string) (cgroupManager, error) {
 	config := &cgroups.Cgroup{Name: name, Resources: &cgroups.Resources{SkipDevices: true}}
@@ -112,8 +128,22 @@ func newCgroupManager(version int, name string, paths map[string]string) (cgroup
 
 func (c *cgroup) warn(err error) {
 	if c.r.Warn != nil {
-		c.r.Warn(fmt.Sprintf("limits of memory, cpu and processes are not in force: %v", err))
+		c.r.Warn(fmt.Sprintf("limits of %s are not in force: %v", limited(c.controllers), err))
 	}
+}
+
+// limited names what controllers limit, as in "memory, cpu and processes".
+func limited(controllers []string) string {
+	words := map[string]string{"memory": "memory", "cpu": "cpu", "cpuset": "cpu sets", "pids": "processes", "blkio": "block devices"}
+	var names []string
+	for _, c := range controllers {
+		names = append(names, words[c])
+	}
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
 // limits translates those that were asked for, and names their controllers.
@@ -244,6 +274,9 @@ func ownCgroup2(controllers []string) (string, error) {
 	}
 	if err != nil {
 		return "", err
+	}
+	for _, c := range []string{"memory", "pids", "cpu", "io"} { // to count, where they are to be had
+		_ = os.WriteFile(control, []byte("+"+c), 0)
 	}
 	return dir, nil
 }

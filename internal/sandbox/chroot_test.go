@@ -88,6 +88,8 @@ type live interface {
 	sandbox.Execer
 	sandbox.Filer
 	sandbox.Freezer
+	sandbox.Pauser
+	sandbox.Inspector
 }
 
 func (s *chrootedSandbox) Wait(ctx context.Context) (sandbox.Exit, error) {
@@ -125,6 +127,7 @@ func TestChrootContract(t *testing.T) {
 		"OverlaySubtree":            "needs overlay mounts",
 		"ExecSeesTheSandbox":        "needs a UTS namespace",
 		"ExecHasItsOwnRights":       proc,
+		"StatsOfOwnNetwork":         "needs a network namespace",
 		"ExecWithTerminal":          "needs devpts in the root",
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
@@ -33,6 +34,11 @@ func TestHelperStartsDetached(t *testing.T) {
 	fmt.Printf("upper %s\n", b.Upper)
 	r := detachable(b, dir, os.Getenv("DEN_TEST_SCRIPT"))
 	r.Spec.Process.Terminal = os.Getenv("DEN_TEST_TERMINAL") != ""
+	if os.Getenv("DEN_TEST_MEMORY") != "" {
+		limit := int64(16 << 20)
+		r.Spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+		r.Warn = func(s string) { fmt.Println("warning", s) }
+	}
 	s, err := b.Exec.Start(t.Context(), r)
 	if err != nil {
 		fmt.Println("error", err)
@@ -90,6 +96,7 @@ func detachDir(t testing.TB) string {
 // may kill it earlier. It returns the upper directory and the payload's id, 0 if it did not come to run.
 func startedAndKilled(t *testing.T, dir, script string, env ...string) (upper string, pid int) {
 	t.Helper()
+	a := adopter(t)
 	den := exec.Command(os.Args[0], "-test.run=^TestHelperStartsDetached$")
 	den.Env = append(os.Environ(), append(env, "DEN_TEST_DETACH="+dir, "DEN_TEST_SCRIPT="+script, "TMPDIR="+filepath.Join(dir, "tmp"))...)
 	den.Stderr = os.Stderr
@@ -100,11 +107,20 @@ func startedAndKilled(t *testing.T, dir, script string, env ...string) (upper st
 	if err := den.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // whatever became of the test
+		if s, err := a.Adopt(context.Background(), "cleanup", filepath.Join(dir, "detach")); err == nil {
+			_ = s.Signal(unix.SIGKILL)
+			_, _ = s.Wait(context.Background())
+		}
+	})
 	for sc := bufio.NewScanner(out); pid == 0 && sc.Scan(); {
 		_, _ = fmt.Sscanf(sc.Text(), "upper %s", &upper)
 		_, _ = fmt.Sscanf(sc.Text(), "pid %d", &pid)
 		if text, ok := strings.CutPrefix(sc.Text(), "error "); ok {
 			t.Error(text)
+		}
+		if text, ok := strings.CutPrefix(sc.Text(), "warning "); ok {
+			defer t.Skip("needs a cgroup: ", text)
 		}
 	}
 	_ = den.Process.Signal(syscall.SIGKILL)
@@ -330,6 +346,74 @@ func TestDetachedTerminalIsTakenOver(t *testing.T) {
 	wantLine(t, out, "33 44")
 	if exit, err := s.Wait(t.Context()); err != nil || exit.Code != 3 {
 		t.Errorf("exit is %+v, %v", exit, err)
+	}
+}
+
+func TestDetachedSandboxOutOfMemoryIsSeenByWhoAdopts(t *testing.T) {
+	a := adopter(t)
+	dir := detachDir(t)
+	upper, pid := startedAndKilled(t, dir, "echo ready; read x; dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; exit 9", "DEN_TEST_MEMORY=1")
+	wantLine(t, outOf(t, dir), "ready")
+	s, err := a.Adopt(t.Context(), "adopted", filepath.Join(dir, "detach"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := s.(sandbox.Inspector).Stats(t.Context()); err != nil || st.MemoryLimitBytes != 16<<20 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "in"), []byte("x\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and by who adopts it once more, when the cgroup is gone
+		if exit, err := s.Wait(t.Context()); err != nil || exit.Code != 9 || !exit.OOMKilled {
+			t.Errorf("exit is %+v, %v", exit, err)
+		}
+		if s, err = a.Adopt(t.Context(), "again", filepath.Join(dir, "detach")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantNothingLeft(t, dir, upper, pid)
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/*TestHelperStartsDetached*"); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
+}
+
+// TestHoldersOfDetachedSandboxesAreSmall bounds what an idle container costs beside its program.
+func TestHoldersOfDetachedSandboxesAreSmall(t *testing.T) {
+	dir := detachDir(t)
+	a := adopter(t)
+	_, pid := startedAndKilled(t, dir, "echo ready; exec sleep 1000")
+	wantLine(t, outOf(t, dir), "ready")
+	s, err := a.Adopt(t.Context(), "adopted", filepath.Join(dir, "detach"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = s.Signal(unix.SIGKILL)
+		_, _ = s.Wait(t.Context())
+	}()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	rollup, err := os.ReadFile("/proc/" + strings.Fields(rest)[1] + "/smaps_rollup")
+	if err != nil {
+		t.Skip("needs to look into the holder: ", err)
+	}
+	kib := 0
+	for line := range strings.Lines(string(rollup)) {
+		var n int
+		if c, _ := fmt.Sscanf(line, "Private_Clean: %d", &n); c == 1 {
+			kib += n
+		}
+		if c, _ := fmt.Sscanf(line, "Private_Dirty: %d", &n); c == 1 {
+			kib += n
+		}
+	}
+	t.Logf("private memory of the holder: %d KiB", kib)
+	if kib == 0 || kib > 512 {
+		t.Errorf("private memory of the holder: %d KiB", kib)
 	}
 }
 

@@ -286,6 +286,9 @@ func (s *running) Signal(sig unix.Signal) error {
 	if s.pipes.toHolder == nil { // it had ended before it was adopted
 		return fmt.Errorf("sandbox %s: signal %d: %w", s.id, sig, os.ErrProcessDone)
 	}
+	if sig == unix.SIGKILL {
+		defer s.cgroup.thawForKill()
+	}
 	_, err := s.pipes.toHolder.Write(binary.LittleEndian.AppendUint64(nil, uint64(sig)))
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("sandbox %s: signal %d: %w", s.id, sig, os.ErrProcessDone)

@@ -87,6 +87,12 @@ func contract() []promise {
 		{"FilesAreReadWhileItRuns", filesRead},
 		{"FilesAreWrittenWhileItRuns", filesWrite},
 		{"HostileFilesLeadNowhere", filesHostile},
+		{"PausedProcessesStandStillAndCanBeKilled", paused},
+		{"PausedInACgroup", pausedWithLimits},
+		{"StatsSayWhatIsUsed", stats},
+		{"LimitsAreInForceAndCounted", limitsCounted},
+		{"StatsOfOwnNetwork", statsOfNetwork},
+		{"ProcessesAreListed", processes},
 		{"ManyAtOnceLeaveNothingOpen", many},
 	}
 }
