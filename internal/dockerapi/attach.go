@@ -98,11 +98,12 @@ func (s *Server) logs(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	stdout, stderr := out, io.Writer(nil)
+	lines := newBatch(out)
+	stdout, stderr := io.Writer(lines), io.Writer(nil)
 	if !l.TTY() {
-		stdout, stderr = frames(out, stdcopy.Stdout), frames(out, stdcopy.Stderr)
+		stdout, stderr = frames(lines, stdcopy.Stdout), frames(lines, stdcopy.Stderr)
 	}
-	err = l.Copy(c.Context(), stdout, stderr)
+	err = errors.Join(l.Copy(c.Context(), stdout, stderr), lines.Close())
 	if c.Context().Err() != nil {
 		return nil // the client has seen enough
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // serve listens on a unix socket and serves s until the test ends.
-func serve(t *testing.T, s *Server) (dial func() *net.UnixConn) {
+func serve(t testing.TB, s *Server) (dial func() *net.UnixConn) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)

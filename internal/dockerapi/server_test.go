@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,9 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/system"
+
+	"den/internal/engine"
 )
 
 // ask sends one request to s and returns the answer with its body.
@@ -177,5 +181,21 @@ func TestSwarmAndPluginsAreRefusedInDockersWords(t *testing.T) {
 	}
 	if resp, body := ask(t, s, "GET", "/plugins", ""); resp.StatusCode != 200 || body != "[]\n" {
 		t.Errorf("plugins: status %d, %s", resp.StatusCode, body)
+	}
+}
+
+func TestInfoCountsContainers(t *testing.T) {
+	f := &fake{containers: []*engine.Container{
+		{State: engine.State{Running: true}}, {State: engine.State{Running: true, Paused: true}}, {}, {},
+	}}
+	s := New(Options{Engine: f, Info: func(context.Context) (system.Info, error) { return system.Info{Name: "n"}, nil }})
+	_, text := ask(t, s, "GET", "/info", "")
+	for key, want := range map[string]any{"Containers": 4.0, "ContainersRunning": 1.0, "ContainersPaused": 1.0, "ContainersStopped": 2.0, "Name": "n"} {
+		if got := at(t, text, key); got != want {
+			t.Errorf("%s is %v, want %v", key, got, want)
+		}
+	}
+	if resp, _ := ask(t, New(Options{}), "GET", "/info", ""); resp.StatusCode != 503 {
+		t.Errorf("without facts: status %d", resp.StatusCode)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
@@ -82,6 +83,22 @@ func (s *Server) info(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return fmt.Errorf("info: %w", err)
 	}
+	all, err := s.Engine.Containers(c.Context())
+	if err != nil {
+		return fmt.Errorf("info: %w", err)
+	}
+	for _, one := range all {
+		info.Containers++
+		switch {
+		case one.State.Paused:
+			info.ContainersPaused++
+		case one.State.Running:
+			info.ContainersRunning++
+		default:
+			info.ContainersStopped++
+		}
+	}
+	info.SystemTime = time.Now().Format(time.RFC3339Nano)
 	return writeJSON(w, http.StatusOK, info)
 }
 
