@@ -47,3 +47,25 @@ func TestTrustedStepsRunInAChrootOfAPlainContainer(t *testing.T) {
 	d.run("build", "--secret", "id=s,src="+priv+"/s", "-o", "type=tar,dest="+d.home+"/priv.tar", priv)
 	equal(t, "trees", readTree(t, filepath.Join(d.home, "priv.tar")).below(""), tr.below(""))
 }
+
+// What docs/security.md promises for the rung, and what it says is not: a step has nothing of den's in
+// its hands, no /proc to look for it, and can leave its root when it likes.
+func TestStepsInAChrootAreGivenNothingAndCanLeave(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	d := newDen(t)
+	d.fill(d.home, files{"s": "hush-of-the-file", "docker/config.json": `{"auths":{"registry.invalid":{"auth":"aHVzaC1vZi10aGUtcmVnaXN0cnk6"}}}`, "ctx/Dockerfile": `FROM @small
+RUN --mount=type=secret,id=s true
+RUN toolbox spy hush-of- the > /spied; toolbox spy aHVzaC1vZi 10aGUtcmVnaXN0cnk6 >> /spied; ls -A /proc /run/secrets 2>/dev/null | grep -v : | wc -w > /listed; toolbox hostile > /hostile; true
+`})
+	o := outer{docker, d, []string{"-e", "DEN_STORE=/work/store", "-e", "DEN_ISOLATION=chroot", "-e", "TOKEN=hush-of-the-environment", "-e", "DOCKER_CONFIG=/work/docker"}}
+	if _, err := o.sh(`den build --secret id=s,src=s -o type=tar,dest=/work/out.tar ctx`); err != nil {
+		t.Fatal(err)
+	}
+	tr := readTree(t, filepath.Join(d.home, "out.tar"))
+	tr.holds(t, "spied", "looked\nlooked\n")
+	tr.holds(t, "listed", "0\n")
+	if tr["hostile"].Size == 0 {
+		t.Error("the step cannot leave its root: docs/security.md says that it can")
+	}
+}
