@@ -62,6 +62,9 @@ func (e *Engine) Attach(ctx context.Context, nameOrID string, o AttachOptions) (
 		a.begin(l.run)
 	default:
 		l.waiting = append(l.waiting, a)
+		if l.launching != nil {
+			a.place(l.launching)
+		}
 	}
 	return a, nil
 }
@@ -72,11 +75,18 @@ func (l *life) logPath() string {
 	return filepath.Join(l.engine.Store.ContainerPath(l.id), name)
 }
 
+// place says that the client sees what a run writes from now on. The caller holds the life's mu.
+func (a *Attachment) place(r *run) {
+	if a.cursor == nil && a.err == nil {
+		a.cursor, a.err = r.streams.log.End()
+	}
+}
+
 // begin connects the client to a run. The caller holds the life's mu.
 func (a *Attachment) begin(r *run) {
 	a.once.Do(func() {
 		a.run = r
-		a.cursor, a.err = r.streams.log.End()
+		a.place(r)
 		close(a.ready)
 	})
 }

@@ -62,6 +62,8 @@ type life struct {
 	image   *image.Image
 	config  *oci.Image
 	run     *run
+	// launching is the run whose streams are open and whose program does not run yet.
+	launching *run
 	// waiting are the clients that attached before the start.
 	waiting []*Attachment
 	exits   int

@@ -106,7 +106,7 @@ func (l *life) start(ctx context.Context) (err error) {
 	next.Stopped, next.Error, next.Uppers = false, "", r.c.record.Uppers
 	if err = next.write(dir.Path()); err == nil {
 		l.record, r.c.record = next, next
-		l.run = r
+		l.run, l.launching = r, nil
 		r.begin()
 		for _, a := range l.waiting {
 			a.begin(r)
@@ -121,6 +121,17 @@ func (l *life) start(ctx context.Context) (err error) {
 	l.engine.containerEvent(&next, "start", nil)
 	l.engine.residents.wg.Go(r.follow)
 	return nil
+}
+
+// launch sees to it that the clients that wait miss nothing: a short program has ended
+// before anybody could look.
+func (l *life) launch(r *run) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.launching = r
+	for _, a := range l.waiting {
+		a.place(r)
+	}
 }
 
 // begin starts what goes on beside the program. The caller holds mu.
@@ -176,6 +187,7 @@ func (r *run) launch(ctx context.Context) error {
 	if err := failpoint.Hit("engine.start.start"); err != nil {
 		return err
 	}
+	r.life.launch(r)
 	if r.sb, err = c.engine.Exec.Start(context.WithoutCancel(ctx), q); err != nil {
 		return err
 	}
@@ -212,7 +224,7 @@ func (l *life) notStarted(r *run, cause error) error {
 	next.Uppers = r.c.record.Uppers
 	r.c.record = next
 	errs = append(errs, r.c.writeExit(), next.write(r.c.dir.Path()))
-	l.record, l.code = next, code
+	l.record, l.code, l.launching = next, code, nil
 	for _, a := range l.waiting {
 		a.end()
 	}
