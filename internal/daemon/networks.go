@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"den/internal/network"
+	"den/internal/network/vswitch"
 	"den/internal/sandbox"
 )
 
@@ -54,6 +55,8 @@ func networkDriver(name, dir string) (network.Driver, error) {
 	switch name {
 	case network.BridgeDriver:
 		return network.NewBridge(dir)
+	case network.SwitchDriver:
+		return vswitch.New(vswitch.Options{HostLoopback: true}), nil
 	}
 	return nil, fmt.Errorf("networks: no driver %q in this den: %w", name, errdefs.ErrNotImplemented)
 }

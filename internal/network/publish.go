@@ -20,6 +20,16 @@ type opening struct {
 
 func (o *opening) Close() error { return closeAll(o.closers) }
 
+// OpenPorts opens an endpoint's ports by side and returns them as assigned; closing the
+// Closer ends them. It is for drivers without a den-net.
+func OpenPorts(side Side, e *Endpoint) ([]Port, io.Closer, error) {
+	o, err := openPorts(side, e)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o.ports, o, nil
+}
+
 // openPorts opens all of an endpoint's ports or none.
 func openPorts(side Side, e *Endpoint) (*opening, error) {
 	o := &opening{}

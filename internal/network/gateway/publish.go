@@ -14,9 +14,9 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// A Publication is a port outside that leads to a container. Close ends its
+// A publication is a port outside that leads to a container. Close ends its
 // listener and all that came through it.
-type Publication struct {
+type publication struct {
 	g    *Gateway
 	to   netip.AddrPort
 	mu   sync.Mutex
@@ -24,8 +24,8 @@ type Publication struct {
 	work sync.WaitGroup
 }
 
-func (g *Gateway) newPublication(to netip.AddrPort, listener io.Closer) (*Publication, error) {
-	p := &Publication{g: g, to: to, open: map[io.Closer]struct{}{listener: {}}}
+func (g *Gateway) newPublication(to netip.AddrPort, listener io.Closer) (*publication, error) {
+	p := &publication{g: g, to: to, open: map[io.Closer]struct{}{listener: {}}}
 	if err := g.hold(p); err != nil {
 		listener.Close()
 		return nil, err
@@ -34,7 +34,7 @@ func (g *Gateway) newPublication(to netip.AddrPort, listener io.Closer) (*Public
 }
 
 // Close ends the publication and waits until nothing of it is left.
-func (p *Publication) Close() error {
+func (p *publication) Close() error {
 	p.mu.Lock()
 	open := p.open
 	p.open = nil
@@ -49,7 +49,7 @@ func (p *Publication) Close() error {
 }
 
 // serve runs f with c, which Close closes. After Close it closes c itself.
-func (p *Publication) serve(c io.Closer, f func()) {
+func (p *publication) serve(c io.Closer, f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open == nil {
@@ -77,7 +77,7 @@ func (r reset) Close() error {
 
 // Publish hands connections that l accepts to a container's port, with the client's
 // address as Dial's. It owns l.
-func (g *Gateway) Publish(l *net.TCPListener, to netip.AddrPort) (*Publication, error) {
+func (g *Gateway) Publish(l *net.TCPListener, to netip.AddrPort) (io.Closer, error) {
 	p, err := g.newPublication(to, l)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (g *Gateway) Publish(l *net.TCPListener, to netip.AddrPort) (*Publication, 
 }
 
 // connect carries one connection.
-func (p *Publication) connect(c *net.TCPConn) {
+func (p *publication) connect(c *net.TCPConn) {
 	select {
 	case p.g.tcpSlots <- struct{}{}:
 	default:
@@ -121,7 +121,7 @@ func (p *Publication) connect(c *net.TCPConn) {
 
 // PublishUDP hands datagrams that come on c to a container's port, one flow for each
 // client, and answers back. It owns c.
-func (g *Gateway) PublishUDP(c *net.UDPConn, to netip.AddrPort) (*Publication, error) {
+func (g *Gateway) PublishUDP(c *net.UDPConn, to netip.AddrPort) (io.Closer, error) {
 	p, err := g.newPublication(to, c)
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (g *Gateway) PublishUDP(c *net.UDPConn, to netip.AddrPort) (*Publication, e
 }
 
 // datagram sends b of client to the container, by a flow that it opens if there is none.
-func (p *Publication) datagram(clients *flows[netip.AddrPort], c *net.UDPConn, client netip.AddrPort, b []byte) {
+func (p *publication) datagram(clients *flows[netip.AddrPort], c *net.UDPConn, client netip.AddrPort, b []byte) {
 	f := clients.get(client)
 	if f == nil {
 		in, err := p.g.dialInUDP(client.Addr(), p.to)
