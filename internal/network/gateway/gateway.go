@@ -64,6 +64,10 @@ const (
 	dialTimeout = 30 * time.Second
 )
 
+// windowBytes bounds what a container sends before it is acknowledged. The buffers that
+// anybody can have for a socket (net.core.wmem_max, 212992, doubled) hold as much in frames of 1500 bytes.
+const windowBytes = 256 << 10
+
 // nic is the stack's only network device.
 const nic tcpip.NICID = 1
 
@@ -109,7 +113,9 @@ func (g *Gateway) configure(link stack.LinkEndpoint) error {
 	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber6, g.echo6)
 	g.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
+	// Not more than a cable's buffer holds: a stack of a sandbox drops what does not fit,
+	// and needs 200 ms for each two segments to repair that.
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: windowBytes, Max: windowBytes}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	ttl := tcpip.DefaultTTLOption(64)
 	for _, err := range []tcpip.Error{

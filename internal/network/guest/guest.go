@@ -39,6 +39,7 @@ func New(i oci.Interface) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20) // the kernel gives what it allows
 	g := &Guest{fd: fd, stack: stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -61,6 +62,8 @@ func (g *Guest) configure(i oci.Interface) error {
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
 	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
 	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &moderate)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: 256 << 10}
+	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &receive)
 	if err := g.stack.CreateNIC(1, link); err != nil {
 		return fmt.Errorf("guest: %v", err)
 	}
