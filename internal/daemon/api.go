@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/containerd/errdefs"
-
 	"den/internal/dockerapi"
 	"den/internal/engine"
 	"den/internal/sandbox"
@@ -40,7 +38,16 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	if err != nil {
 		return nil, err
 	}
-	e, err := d.Engine(ctx)
+	networks, choice, err := d.Networks(ctx, s.Engine)
+	if err != nil {
+		return nil, err
+	}
+	if networks == nil {
+		o.Notice("networks: " + choice.Why)
+	} else {
+		o.Debug("networks: " + choice.Driver + ": " + choice.Why)
+	}
+	e, err := d.engine(ctx, networks)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +97,7 @@ func (a *api) shutdown(ctx context.Context, s ServeOptions) error {
 	if s.LiveRestore && a.live {
 		mode = engine.EndDependent
 	}
-	return ignoreUnwritten(a.engine.Shutdown(ctx, mode))
+	return a.engine.Shutdown(ctx, mode)
 }
 
 // close waits for who supervises, whose context has ended, and closes the store.
@@ -99,14 +106,7 @@ func (a *api) close() error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	return errors.Join(ignoreUnwritten(err), a.den.Close())
-}
-
-func ignoreUnwritten(err error) error {
-	if errdefs.IsNotImplemented(err) {
-		return nil
-	}
-	return err
+	return errors.Join(err, a.den.Close())
 }
 
 // unavailable answers every request with the reason why den could not open.

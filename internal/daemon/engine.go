@@ -4,18 +4,23 @@ import (
 	"context"
 
 	"den/internal/engine"
+	"den/internal/network"
 	"den/internal/oci"
 	"den/internal/sys"
 )
 
 // Engine runs containers on the chosen rung.
-func (d *Den) Engine(ctx context.Context) (*engine.Engine, error) {
+func (d *Den) Engine(ctx context.Context) (*engine.Engine, error) { return d.engine(ctx, nil) }
+
+// engine is Engine with networks, nil for none.
+func (d *Den) engine(ctx context.Context, networks *network.Networks) (*engine.Engine, error) {
 	r, err := d.Runner(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return engine.New(engine.Options{
 		Store: d.Store, Images: d.Images, Exec: r.Exec, Driver: r.Driver, InUserns: !sys.MakesDevices(), Recorded: !sys.MayChown(),
+		Networks: networks, Log: func(err error) { d.options.Notice(err.Error()) },
 	}), nil
 }
 
