@@ -33,6 +33,9 @@ func (d *Den) Networks(ctx context.Context, e EngineOptions) (*network.Networks,
 		return nil, choice, err
 	}
 	driver, err := networkDriver(choice.Driver, dir)
+	if errdefs.IsNotImplemented(err) {
+		return nil, network.Choice{Why: fmt.Sprintf("containers share the outer network: %v", err)}, nil
+	}
 	if err != nil {
 		return nil, choice, err
 	}

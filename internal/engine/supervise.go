@@ -36,7 +36,9 @@ func (e *Engine) Supervise(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	wait := e.watchNetworks(ctx)
 	<-ctx.Done()
+	wait()
 	return nil
 }
 
@@ -70,12 +72,7 @@ func (e *Engine) adoptAll(ctx context.Context) error {
 			again = append(again, l)
 		}
 	}
-	if e.Options.Networks != nil {
-		err := e.Options.Networks.Reconcile(ctx, func(container string) bool { return alive[container] })
-		if err != nil {
-			e.Log(fmt.Errorf("networks: %w", err))
-		}
-	}
+	e.reconcileNetworks(ctx, alive)
 	for _, l := range again {
 		e.residents.wg.Go(func() {
 			if l.lock(ctx) != nil {
