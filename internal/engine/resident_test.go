@@ -193,6 +193,27 @@ func TestAttachedClientGetsWhatComesAndGivesInput(t *testing.T) {
 	}
 }
 
+func TestAttachedBeforeTheStartMissesNothingOfABriefProgram(t *testing.T) {
+	r := newRig(t)
+	r.exec.program = func(s *fakeSandbox) int {
+		_, _ = io.WriteString(s.request.Stdout, "brief")
+		return 0
+	}
+	// The program has written, and its bytes are in the log, before its start is known.
+	r.exec.late = func() { time.Sleep(20 * time.Millisecond) }
+	id := r.create(CreateRequest{})
+	a, err := r.Attach(t.Context(), id, AttachOptions{Stdout: true, Stream: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	r.start(id)
+	var out bytes.Buffer
+	if err := a.Copy(t.Context(), &out, nil); err != nil || out.String() != "brief" {
+		t.Errorf("got %q, %v", out.String(), err)
+	}
+}
+
 func TestStopKillsAResidentThatDoesNotListen(t *testing.T) {
 	r := newRig(t)
 	r.exec.program = func(s *fakeSandbox) int {

@@ -25,6 +25,8 @@ type fakeExecutor struct {
 	fail     error
 	// program is what the payload does; its result is the exit code.
 	program func(*fakeSandbox) int
+	// late, if set, is called between the program's start and Start's return.
+	late func()
 }
 
 func (f *fakeExecutor) Name() string { return "fake" }
@@ -45,6 +47,9 @@ func (f *fakeExecutor) Start(_ context.Context, r *sandbox.Request) (sandbox.San
 			sb.code = f.program(sb)
 		}
 	}()
+	if f.late != nil {
+		f.late()
+	}
 	return sb, nil
 }
 

@@ -23,16 +23,9 @@ import (
 // container any more, but those that can live without it go on. Until what runs is found,
 // other calls wait.
 func (e *Engine) Supervise(ctx context.Context) error {
-	adopted := make(chan struct{})
-	e.residents.mu.Lock()
-	if e.residents.adopted != nil {
-		e.residents.mu.Unlock()
-		return conflict("the containers are looked after already")
-	}
-	e.residents.serving, e.residents.adopted = true, adopted
-	e.residents.mu.Unlock()
+	e.Begin()
 	err := e.adoptAll(ctx)
-	close(adopted)
+	close(e.residents.adopted)
 	if err != nil {
 		return err
 	}
@@ -40,6 +33,17 @@ func (e *Engine) Supervise(ctx context.Context) error {
 	<-ctx.Done()
 	wait()
 	return nil
+}
+
+// Begin makes this process the one that looks after resident containers: what is asked of
+// it waits until Supervise, which is called once, has found what runs.
+func (e *Engine) Begin() {
+	e.residents.mu.Lock()
+	defer e.residents.mu.Unlock()
+	e.residents.serving = true
+	if e.residents.adopted == nil {
+		e.residents.adopted = make(chan struct{})
+	}
 }
 
 // adoptAll goes through all resident containers, as another den has left them.
