@@ -82,9 +82,6 @@ func (r *run) watchHealth() *monitor {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &monitor{cancel, make(chan struct{})}
-	if r.life.record.Health == nil || r.life.record.Health.Status == "" {
-		r.life.record.Health = &Health{Status: healthStarting}
-	}
 	go func() {
 		defer close(m.done)
 		r.check(ctx, h)

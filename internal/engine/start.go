@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +15,7 @@ import (
 	"den/internal/failpoint"
 	"den/internal/image"
 	"den/internal/network"
+	"den/internal/oci"
 	"den/internal/sandbox"
 	"den/internal/snapshot"
 	"den/internal/store"
@@ -36,6 +39,9 @@ type run struct {
 	health  *monitor
 	// stopping is set when a person asked for the end; guarded by life.mu.
 	stopping bool
+	// targets are where something is mounted: the sandbox makes what is missing for as long
+	// as it runs. Empty for an adopted one.
+	targets []string
 	// lasting runs survive the end of this process.
 	lasting bool
 	// ended is closed when the end is accounted for.
@@ -103,7 +109,10 @@ func (l *life) start(ctx context.Context) (err error) {
 	l.mu.Lock()
 	next := l.record
 	next.State, next.Started, next.Pid = stateRunning, time.Now().UTC(), r.sb.Pid()
-	next.Stopped, next.Error, next.Uppers = false, "", r.c.record.Uppers
+	next.Stopped, next.Error, next.Uppers, next.Health = false, "", r.c.record.Uppers, nil
+	if r.c.healthCheck() != nil {
+		next.Health = &Health{Status: healthStarting}
+	}
 	if err = next.write(dir.Path()); err == nil {
 		l.record, r.c.record = next, next
 		l.run, l.launching = r, nil
@@ -193,10 +202,21 @@ func (r *run) launch(ctx context.Context) error {
 	}
 	r.streams.follow(r.sb)
 	r.plug()
+	for _, m := range append(specMounts(q), q.Mounts...) {
+		r.targets = append(r.targets, strings.Trim(path.Clean("/"+m.Target), "/"))
+	}
 	if c.request.TTY && c.request.Console != (Size{}) {
 		_ = r.sb.Resize(c.request.Console.Rows, c.request.Console.Cols) // a courtesy
 	}
 	return nil
+}
+
+// specMounts are the mounts of the specification, as those of the request are.
+func specMounts(q *sandbox.Request) (out []oci.Mount) {
+	for _, m := range q.Spec.Mounts {
+		out = append(out, oci.Mount{Target: m.Destination})
+	}
+	return out
 }
 
 // notStarted undoes what launch did, and keeps why.

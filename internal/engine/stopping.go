@@ -274,7 +274,8 @@ func (e *Engine) Update(ctx context.Context, nameOrID string, u *UpdateRequest) 
 	}
 	defer l.unlock()
 	next := *l.request
-	if u.Limits != nil {
+	limited := u.Limits != nil && *u.Limits != next.Limits
+	if limited {
 		next.Limits = *u.Limits
 	}
 	if u.Restart != nil {
@@ -287,7 +288,7 @@ func (e *Engine) Update(ctx context.Context, nameOrID string, u *UpdateRequest) 
 		return nil, err
 	}
 	r, running := l.running()
-	if u.Limits != nil && running == nil {
+	if limited && running == nil {
 		up, ok := r.sb.(sandbox.Limiter)
 		if ok {
 			err = up.SetLimits(ctx, resources(next.Limits))

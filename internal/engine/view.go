@@ -36,6 +36,8 @@ type look struct {
 	// image is the view without them.
 	image tree.FS
 	temp  string
+	// stubs are mount points that may be there only for as long as the container runs.
+	stubs map[string]bool
 }
 
 // look opens the container's files. A sandbox that keeps to itself what it wrote is asked for it.
@@ -55,6 +57,10 @@ func (l *life) look(ctx context.Context) (_ *look, err error) {
 		return nil, missing(l.id, err)
 	}
 	if r != nil {
+		k.stubs = map[string]bool{}
+		for _, t := range r.targets {
+			k.stubs[t] = true
+		}
 		if ch, ok := r.sb.(sandbox.Changer); ok {
 			if err := k.capture(ctx, ch); err != nil {
 				return nil, err
@@ -94,8 +100,23 @@ func (k *look) capture(ctx context.Context, ch sandbox.Changer) error {
 	return err
 }
 
-// changes are what the container wrote, as one layer.
-func (k *look) changes() iter.Seq2[layer.File, error] { return layer.WalkStack(k.own) }
+// changes are what the container wrote, as one layer, without the mount points that the
+// sandbox has made for it.
+func (k *look) changes() iter.Seq2[layer.File, error] {
+	return func(yield func(layer.File, error) bool) {
+		for f, err := range layer.WalkStack(k.own) {
+			if err == nil && k.stubs[f.Path] {
+				var below bool
+				if below, err = exists(k.image, f.Path); err == nil && !below {
+					continue
+				}
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}
+}
 
 func (k *look) close() error {
 	var errs []error
