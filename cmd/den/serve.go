@@ -66,6 +66,7 @@ func (o *serveOptions) run(cmd *cobra.Command, g *globals, io streams) error {
 		return err
 	}
 	do, err := g.daemonOptions(io)
+	do.Adopts = true
 	if err == nil {
 		err = daemon.Enter(ctx, &do)
 	}

@@ -8,9 +8,11 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"den/internal/engine"
 	"den/internal/probe"
 	"den/internal/sandbox"
 	"den/internal/snapshot"
+	"den/internal/store"
 )
 
 // Surroundings are what the outer container allows, and what den makes of it.
@@ -94,6 +96,16 @@ func Enter(ctx context.Context, o *Options) error {
 	}
 	if s.Err != nil || images || !s.Choice.Enter {
 		return s.Err
+	}
+	if o.Adopts {
+		root := o.StoreRoot
+		if root == "" {
+			root = store.DefaultRoot()
+		}
+		dirs := engine.SandboxDirs(store.EngineContainers(root, o.DataRoot))
+		if err := sandbox.JoinUserns(dirs, os.Args, os.Environ()); err != nil {
+			return fmt.Errorf("join what runs: %w", err)
+		}
 	}
 	if err := sandbox.EnterUserns(s.Facts, os.Args, os.Environ()); err != nil {
 		return fmt.Errorf("enter user namespace: %w", err)

@@ -62,6 +62,9 @@ type Options struct {
 	NoTrees error
 	// Version of den, for records and user agents.
 	Version string
+	// Adopts says that this process takes over what runs of the engine's containers: Enter joins
+	// their user namespace, if they have one, instead of making another.
+	Adopts bool
 	// Surroundings, if set, are what Enter found: nobody has to look again.
 	Surroundings *Surroundings
 	// Notice takes lines for the user, Debug those about what den chose and

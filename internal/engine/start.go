@@ -27,6 +27,15 @@ import (
 // by. It is there from before the start until the end is accounted for.
 const sandboxDir = "sandbox"
 
+// SandboxDirs are the places of what outlives den in containers' directories, for sandbox.JoinUserns.
+func SandboxDirs(containers []string) []string {
+	dirs := make([]string, len(containers))
+	for i, c := range containers {
+		dirs[i] = filepath.Join(c, sandboxDir)
+	}
+	return dirs
+}
+
 // A run is what runs of a container now.
 type run struct {
 	life    *life

@@ -120,3 +120,26 @@ func nearest(dir string) string {
 		dir = filepath.Dir(dir)
 	}
 }
+
+// EngineContainers lists the directories of an engine's containers in the store at root, before the store
+// is opened: whoever is to enter a user namespace first has to know what lives there. dir is
+// Options.EngineDir. An engine that has not named anything has none.
+func EngineContainers(root, dir string) []string {
+	dirs := []string{dir}
+	if dir == "" {
+		dirs = engineDirs(os.Geteuid(), os.Getenv)
+	}
+	var all []string
+	for _, d := range dirs {
+		id, err := readEngineID(filepath.Join(d, engineIDFile))
+		if err != nil || dir == "" && checkOwner(d) != nil {
+			continue
+		}
+		folder := filepath.Join(root, "engines", id, "containers")
+		names, _ := readNames(folder)
+		for _, name := range names {
+			all = append(all, filepath.Join(folder, name))
+		}
+	}
+	return all
+}
