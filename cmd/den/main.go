@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"den/internal/network"
+	"den/internal/network/userns"
 	"den/internal/sandbox"
 	"den/internal/sandbox/sentry"
 )
@@ -34,7 +35,7 @@ type exitError struct {
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 func main() {
-	if sandbox.Reap() || sentry.Main() || network.Main() {
+	if sandbox.Reap() || sentry.Main() || network.Main(userns.Link()) {
 		return
 	}
 	os.Exit(run(os.Args, streams{in: os.Stdin, out: &stdout{File: os.Stdout}, err: os.Stderr}))

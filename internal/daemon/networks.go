@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"den/internal/network"
+	"den/internal/network/userns"
 	"den/internal/network/vswitch"
 	"den/internal/sandbox"
 )
@@ -58,6 +59,8 @@ func networkDriver(name, dir string) (network.Driver, error) {
 	switch name {
 	case network.BridgeDriver:
 		return network.NewBridge(dir)
+	case network.UsernsDriver:
+		return userns.New(dir)
 	case network.SwitchDriver:
 		return vswitch.New(vswitch.Options{HostLoopback: true}), nil
 	}

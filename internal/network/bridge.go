@@ -207,7 +207,10 @@ func (s *kernelSpace) SetPlug(func(context.Context, oci.Interface) error, func(c
 func (s *kernelSpace) Close() error { return s.ns.Close() }
 
 // NewSpace is Driver's.
-func (b *Bridge) NewSpace(context.Context, string) (Space, error) {
+func (b *Bridge) NewSpace(context.Context, string) (Space, error) { return NewKernelSpace() }
+
+// NewKernelSpace makes the space of a container that has the kernel's network stack.
+func NewKernelSpace() (Space, error) {
 	ns, err := NewNamespace()
 	if err != nil {
 		return nil, err
@@ -217,6 +220,11 @@ func (b *Bridge) NewSpace(context.Context, string) (Space, error) {
 
 // OpenSpace is Driver's.
 func (b *Bridge) OpenSpace(_ context.Context, _ string, pid int) (Space, error) {
+	return OpenKernelSpace(pid)
+}
+
+// OpenKernelSpace is the space of the container whose payload's first process is pid.
+func OpenKernelSpace(pid int) (Space, error) {
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return nil, fmt.Errorf("network namespace of process %d: %w", pid, err)

@@ -198,6 +198,9 @@ func (d *Driver) Connect(ctx context.Context, s network.Space, n *network.Networ
 	if !ok {
 		return fmt.Errorf("connect %s: a space of another driver", e.Name)
 	}
+	if d.connected(n, e, isGateway) {
+		return nil
+	}
 	i, err := d.connect(n, e, isGateway)
 	if err != nil {
 		return fmt.Errorf("connect %s to network %s: %w", e.Name, n.Name, err)
@@ -206,6 +209,17 @@ func (d *Driver) Connect(ctx context.Context, s network.Space, n *network.Networ
 		return errors.Join(fmt.Errorf("connect %s to network %s: %w", e.Name, n.Name, err), d.disconnect(n, e))
 	}
 	return nil
+}
+
+// connected reports whether the endpoint's device is as it is wanted.
+func (d *Driver) connected(n *network.Network, e *network.Endpoint, isGateway bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l := d.live[n.ID]; l != nil {
+		p, ok := l.ports[e.ID]
+		return ok && p.gateway == isGateway
+	}
+	return false
 }
 
 // connect makes the endpoint's port, and the device at the other end of its cable. One
@@ -243,6 +257,7 @@ func (d *Driver) connect(n *network.Network, e *network.Endpoint, isGateway bool
 	if err != nil {
 		return nil, errors.Join(err, ours.Close(), theirs.Close())
 	}
+	p.gateway = isGateway
 	l.ports[e.ID] = p
 	i.Cable = theirs
 	return i, nil

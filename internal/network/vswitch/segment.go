@@ -61,6 +61,7 @@ type port struct {
 	id      identity
 	cable   *os.File
 	raw     syscall.RawConn
+	gateway bool          // the device has the default route; the driver's
 	done    chan struct{} // closed when nothing reads the cable any more
 
 	writing sync.Mutex  // of those who wait
