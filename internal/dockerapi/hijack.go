@@ -32,8 +32,11 @@ type hijacked struct {
 // it when nothing can fail any more that has a status of its own, and after the body
 // has been read.
 func (c *call) hijack(w http.ResponseWriter, multiplexed bool) (*hijacked, error) {
-	if c.Body != nil && c.ContentLength != 0 && c.Header.Get("Upgrade") == "" {
-		c.Body.Close() // a body of unknown length is not the stream: docker takes neither
+	if c.ContentLength > 0 && c.Header.Get("Upgrade") == "" {
+		// dockerode sends its options as a body, too: that is not the program's input.
+		if _, err := io.Copy(io.Discard, io.LimitReader(c.Body, maxOptions)); err != nil {
+			return nil, fmt.Errorf("hijack: read the request's body: %w: %w", errdefs.ErrInvalidArgument, err)
+		}
 	}
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -50,6 +53,9 @@ func (c *call) hijack(w http.ResponseWriter, multiplexed bool) (*hijacked, error
 	}
 	return h, nil
 }
+
+// maxOptions bounds the body of a request that becomes a stream, in bytes.
+const maxOptions = 1 << 20
 
 // greeting is the head of the answer.
 func (c *call) greeting(multiplexed bool) string {
