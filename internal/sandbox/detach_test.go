@@ -145,7 +145,7 @@ func outOf(t *testing.T, dir string) *bufio.Reader {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if err := f.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := f.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return bufio.NewReader(f)
@@ -296,7 +296,7 @@ func TestDenKilledAtAnyStepOfAStartLeavesNothingUnowned(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 				defer cancel()
 				// Before it executes, a payload may see den's end before the holder does.
 				if exit, err := s.Wait(ctx); err != nil || exit.Signal != unix.SIGKILL && (released || exit.Code != 125 && exit.Code != 126) {
@@ -334,7 +334,7 @@ func TestDetachedTerminalIsTakenOver(t *testing.T) {
 	}
 	master := s.(sandbox.Terminal).Terminal()
 	defer master.Close()
-	if err := master.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := master.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	out := bufio.NewReader(master)

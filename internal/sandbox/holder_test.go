@@ -93,7 +93,7 @@ func diesWithDen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the lease was not released: the holder or the payload still lives")
 	}
 	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {

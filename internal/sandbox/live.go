@@ -51,7 +51,9 @@ type ExecRequest struct {
 // A Terminal is a Sandbox whose Request had Detach and Process.Terminal: nobody
 // copies the terminal's bytes but who asks for it.
 type Terminal interface {
-	// Terminal is the terminal's master, which the sandbox goes on owning; nil without one.
+	// Terminal is the terminal's master, the same file for all who ask; nil without one. Reading
+	// it ends with an error after the payload's last byte. It may be closed when the payload has
+	// ended, never before.
 	Terminal() *os.File
 }
 

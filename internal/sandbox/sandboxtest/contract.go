@@ -21,7 +21,7 @@ import (
 )
 
 // limit ends a test that hangs.
-const limit = 30 * time.Second
+const limit = 2 * time.Minute
 
 // Skips says, by names of tests, what an executor cannot do and why.
 type Skips map[string]string
