@@ -32,9 +32,6 @@ func (s *Server) create(w http.ResponseWriter, c *call) error {
 		}
 		req.Platform = &platform
 	}
-	if err := s.createVolumes(c.Context(), &body); err != nil {
-		return err
-	}
 	made, err := s.Engine.Create(c.Context(), req)
 	if err != nil {
 		return err

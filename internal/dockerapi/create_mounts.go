@@ -1,7 +1,6 @@
 package dockerapi
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"path"
@@ -222,15 +221,12 @@ func volumeMount(in *mount.Mount, m engine.Mount) (engine.Mount, error) {
 	if o == nil {
 		return m, nil
 	}
-	m.NoCopy = o.NoCopy
-	if o.Subpath != "" {
-		return m, invalid("invalid mount config for type %q: den does not mount a subpath of a volume: mount all of it", in.Type)
-	}
-	if o.DriverConfig != nil && o.DriverConfig.Name != "" && o.DriverConfig.Name != volumeDriver {
-		return m, noVolumeDriver(o.DriverConfig.Name)
-	}
-	if in.Source == "" && (len(o.Labels) > 0 || o.DriverConfig != nil && len(o.DriverConfig.Options) > 0) {
-		return m, invalid("invalid mount config for type %q: a volume with labels or options needs a name", in.Type)
+	m.NoCopy, m.Labels, m.Subpath = o.NoCopy, o.Labels, o.Subpath
+	if d := o.DriverConfig; d != nil {
+		if d.Name != "" && d.Name != volumeDriver {
+			return m, noVolumeDriver(d.Name)
+		}
+		m.DriverOptions = d.Options
 	}
 	return m, nil
 }
@@ -249,28 +245,6 @@ func tmpfsOptions(o *mount.TmpfsOptions) (options []string) {
 		options = append(options, strings.Join(pair, "="))
 	}
 	return options
-}
-
-// createVolumes makes the named volumes whose mounts have labels or options: the
-// container's own creation would make them without.
-func (s *Server) createVolumes(ctx context.Context, b *createBody) error {
-	for _, m := range b.HostConfig.Mounts {
-		o := m.VolumeOptions
-		if m.Type != mount.TypeVolume || m.Source == "" || o == nil {
-			continue
-		}
-		v := engine.VolumeRequest{Name: m.Source, Labels: o.Labels}
-		if o.DriverConfig != nil {
-			v.Options = o.DriverConfig.Options
-		}
-		if len(v.Labels)+len(v.Options) == 0 {
-			continue
-		}
-		if _, err := s.Engine.CreateVolume(ctx, v); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // logConfig translates a log driver and its options.

@@ -196,6 +196,17 @@ func TestDockersSocketIsThisServers(t *testing.T) {
 	}
 }
 
+func TestVolumeMountsSayWhatTheirVolumeIs(t *testing.T) {
+	got := created(t, "/containers/create", `{"Image":"a","HostConfig":{"Mounts":[{"Type":"volume","Source":"data","Target":"/d","VolumeOptions":{"NoCopy":true,"Subpath":"x/y","Labels":{"k":"v"},"DriverConfig":{"Name":"local","Options":{"type":"tmpfs"}}}}]}}`)
+	want := []engine.Mount{{
+		Kind: engine.MountVolume, Source: "data", Target: "/d", NoCopy: true, Subpath: "x/y",
+		Labels: map[string]string{"k": "v"}, DriverOptions: map[string]string{"type": "tmpfs"},
+	}}
+	if diff := cmp.Diff(want, got.Mounts); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestCreateBodiesOfOldClients(t *testing.T) {
 	got := created(t, "/v1.24/containers/create", `{"Image":"a","Cmd":"date","Entrypoint":"","MacAddress":"02:42:ac:11:00:02","Volumes":{"/v":{},"/b":{}},"HostConfig":{"Binds":["/x:/b"],"KernelMemory":5}}`)
 	if diff := cmp.Diff([]string{"date"}, got.Args); diff != "" {
