@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io/fs"
@@ -310,6 +311,11 @@ func TestStatsLetClientsReckonPercents(t *testing.T) {
 	if _, text := ask(t, New(Options{Engine: f}), "GET", "/containers/a/stats?stream=false&one-shot=1", ""); at(t, text, "precpu_stats", "cpu_usage", "total_usage") != 0.0 {
 		t.Error(text)
 	}
+	// One that ends between the two samples is answered, too.
+	ended := &endingStats{fake: f, first: sample(1)}
+	if _, text := ask(t, New(Options{Engine: ended}), "GET", "/containers/a/stats?stream=0", ""); at(t, text, "preread") != "1970-01-01T00:00:01Z" {
+		t.Error(text)
+	}
 	// One that does not run is answered at once.
 	if _, text := ask(t, New(Options{Engine: f}), "GET", "/containers/a/stats?stream=0", ""); at(t, text, "read") != "0001-01-01T00:00:00Z" {
 		t.Error(text)
@@ -319,6 +325,21 @@ func TestStatsLetClientsReckonPercents(t *testing.T) {
 			t.Errorf("%s: status %d, %s", target, resp.StatusCode, text)
 		}
 	}
+}
+
+// endingStats knows the stats of a container that ends after the first sample.
+type endingStats struct {
+	*fake
+	first engine.Stats
+	asked bool
+}
+
+func (e *endingStats) Stats(context.Context, string) (engine.Stats, error) {
+	if e.asked {
+		return engine.Stats{}, conflict("container a is not running")
+	}
+	e.asked = true
+	return e.first, nil
 }
 
 func TestTopShowsTheColumnsOfPs(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
@@ -51,8 +52,11 @@ func (s *Server) stats(w http.ResponseWriter, c *call) error {
 			return nil
 		case <-time.After(statsEvery):
 		}
-		if now, err = s.Engine.Stats(c.Context(), found.ID); err != nil {
-			return err
+		switch now, err = s.Engine.Stats(c.Context(), found.ID); {
+		case c.Context().Err() != nil, errdefs.IsNotFound(err):
+			return nil // the client is gone, or the container
+		case err != nil:
+			now = engine.Stats{} // it has ended meanwhile, which is no failure of the answer
 		}
 	}
 }
