@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+
+	"github.com/containerd/errdefs"
 
 	"den/internal/dockerapi"
 	"den/internal/engine"
@@ -39,6 +42,9 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 		return nil, err
 	}
 	networks, choice, err := d.Networks(ctx, s.Engine)
+	if errdefs.IsNotImplemented(err) { // containers have the outer network then
+		networks, choice.Why, err = nil, strings.TrimPrefix(err.Error(), "networks: "), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -51,11 +57,15 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	if err != nil {
 		return nil, err
 	}
+	served, err := withDefaultsOf(dockerapi.For(e), s.Engine)
+	if err != nil {
+		return nil, err
+	}
 	_, live := r.Exec.(sandbox.Adopter)
 	a := &api{den: d, engine: e, live: live, supervised: make(chan error, 1)}
 	facts := facts{den: d, runner: r, serve: s}
 	a.handler = dockerapi.New(dockerapi.Options{
-		Engine: dockerapi.For(e), Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
+		Engine: served, Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
 		SocketPath: socketPath(s.Listeners), Log: logger(o),
 	})
 	e.Begin() // before anybody asks
