@@ -43,7 +43,8 @@ func (d *defaulted) Create(ctx context.Context, r *engine.CreateRequest) (engine
 			r.Ulimits = append(r.Ulimits, u)
 		}
 	}
-	if r.LogConfig == (engine.LogConfig{}) {
+	// Who names no driver is given json-file by the door before.
+	if r.LogConfig == (engine.LogConfig{}) || r.LogConfig == (engine.LogConfig{Driver: "json-file"}) {
 		r.LogConfig = d.log
 	}
 	return d.Engine.Create(ctx, r)
