@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // newProxy is a forward proxy that sends every request to one host.
@@ -256,6 +257,26 @@ func TestForeignArchitecturesSayHowToRunThem(t *testing.T) {
 		return
 	}
 	t.Skip("needs an architecture that this machine cannot run")
+}
+
+// Where no emulator helps, which the sentry never lets, nobody waits for other stages to learn it.
+func TestForeignArchitecturesAreRefusedBeforeWorkIsLost(t *testing.T) {
+	t.Parallel()
+	d := newSentryDen(t)
+	arch := "arm64"
+	if runtime.GOARCH == arch {
+		arch = "amd64"
+	}
+	foreign, maker := newName(t), newDen(t)
+	maker.run("build", "--platform=linux/"+arch, "--push", "-t", foreign, maker.dir(files{"f": "f", "Dockerfile": "FROM scratch\nCOPY f /bin/sh\n"}))
+	ctx := d.dir(files{"f": "f", "Dockerfile": "FROM --platform=$BUILDPLATFORM @small AS slow\nRUN sleep 600\nFROM " + foreign + "\nCOPY f /f\nCOPY --from=slow /bin/sh /x\nRUN true\n"})
+	r := d.try(nil, "build", "--progress=plain", "--platform", "linux/"+arch, ctx)
+	if r.code == 0 || !strings.Contains(r.err, "the sentry knows no emulators") {
+		t.Errorf("exit %d:\n%s", r.code, r.err)
+	}
+	if r.took > time.Minute || strings.Contains(r.err, "B / ") {
+		t.Errorf("after %v:\n%s", r.took, r.err)
+	}
 }
 
 // registered reports whether binfmt_misc has an interpreter for arch.

@@ -12,6 +12,9 @@ import (
 	"den/internal/oci"
 )
 
+// Refused says why the command cannot run on this machine, or on the rung.
+func (o *execOp) Refused(ctx context.Context) error { return o.env.canRun(ctx, o.platform) }
+
 // canRun returns nil if programs for p run on this machine, by itself or by an
 // emulator that is registered with the kernel (binfmt_misc).
 func (e *Env) canRun(ctx context.Context, p oci.Platform) error {

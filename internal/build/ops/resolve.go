@@ -22,9 +22,27 @@ func NewResolver(env *Env) solver.Resolver[*llb.Vertex] {
 		if err != nil {
 			return nil, err
 		}
+		switch op := op.(type) {
+		case *execOp:
+			return refusedOp{&spaceOp{op, env}, op}, nil
+		case *imageOp:
+			return unseenOp{&spaceOp{op, env}, op}, nil
+		}
 		return &spaceOp{op, env}, nil
 	}
 }
+
+// A refusedOp and an unseenOp say what the operation within knows before anything is executed.
+type (
+	refusedOp struct {
+		*spaceOp
+		solver.Refuser
+	}
+	unseenOp struct {
+		*spaceOp
+		solver.Fixture
+	}
+)
 
 // A spaceOp is an operation that is tried once more when it failed for a full
 // disk and the store could give up some cache.

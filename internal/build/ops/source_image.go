@@ -124,6 +124,18 @@ func imageKey(img *image.Image, a imageAttrs) (oci.Digest, error) {
 	}{d, p.OS, p.Architecture, p.Variant, p.OSVersion, p.OSFeatures, limit})
 }
 
+// Unseen says that the image's first layer was never unpacked here, after CacheMap.
+func (o *imageOp) Unseen(ctx context.Context) bool {
+	if o.image == nil || len(o.image.Layers) == 0 {
+		return false
+	}
+	l, err := o.env.Store.Layer(ctx, o.image.Layers[0].DiffID)
+	if err == nil {
+		_ = l.Close()
+	}
+	return errdefs.IsNotFound(err)
+}
+
 // Exec returns the layers, of which none is fetched yet.
 func (o *imageOp) Exec(ctx context.Context, _ []solver.Result, sink progress.Sink) ([]solver.Result, error) {
 	r, err := o.env.imageRef(ctx, o.image, o.attrs, o.v.Digest)

@@ -94,6 +94,9 @@ func (s *Solver) Solve(ctx context.Context, edges ...Edge) ([]Result, error) {
 	for i, e := range edges {
 		st := s.state(e.Vertex)
 		group.Go(func() error {
+			if err := s.refuse(ctx, st); err != nil {
+				return err
+			}
 			r, err := s.solve(ctx, edge{st, e.Index})
 			out[i] = r
 			return err

@@ -149,8 +149,7 @@ func (s *Solver) pin(ctx context.Context, st *state) (*CacheMap, error) {
 }
 
 func (s *Solver) askCacheMap(ctx context.Context, st *state) (*CacheMap, error) {
-	st.once.Do(func() { st.op, st.err = st.vertex.Op() })
-	if st.err != nil {
+	if s.operation(st); st.err != nil {
 		return nil, st.err
 	}
 	return st.op.CacheMap(ctx, s.sink)

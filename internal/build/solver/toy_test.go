@@ -28,7 +28,17 @@ type toy struct {
 	source  bool // keeps no record
 	ignore  bool
 	pin     func(ctx context.Context) error
+	refused error // of a step that cannot be executed here
+	image   bool  // its content is what its key says
+	unseen  bool  // and was never here
 }
+
+// An imageToy is a source whose content its key says.
+type imageToy struct{ toyOp }
+
+func (t imageToy) Unseen(context.Context) bool { return t.unseen }
+
+func (t toyOp) Refused(context.Context) error { return t.refused }
 
 // A log counts what happened, in order.
 type trail struct {
@@ -85,6 +95,9 @@ func (t toyOp) CacheMap(ctx context.Context, _ progress.Sink) (*CacheMap, error)
 }
 
 func (t toyOp) Exec(ctx context.Context, inputs []Result, _ progress.Sink) ([]Result, error) {
+	if t.refused != nil {
+		return nil, t.refused
+	}
 	t.trail.add(t.name)
 	in := make([]string, len(inputs))
 	for i, r := range inputs {
@@ -108,7 +121,12 @@ func graph(l *trail, t *toy) Edge {
 			return v
 		}
 		v := &Vertex{Digest: digest.FromString("vertex " + t.name), Name: t.name, IgnoreCache: t.ignore}
-		v.Op = func() (Op, error) { return toyOp{t, l}, nil }
+		v.Op = func() (Op, error) {
+			if t.image {
+				return imageToy{toyOp{t, l}}, nil
+			}
+			return toyOp{t, l}, nil
+		}
 		for _, in := range t.inputs {
 			v.Inputs = append(v.Inputs, Edge{Vertex: rec(in)})
 		}
