@@ -144,3 +144,37 @@ func TestReadingFilesEndsWithItsContext(t *testing.T) {
 		t.Error("a tar was written after the end")
 	}
 }
+
+func TestFilesKeepAttributesAndHardLinks(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	for _, err := range []error{
+		os.WriteFile(filepath.Join(from, "a"), []byte("text"), 0o640), os.Link(filepath.Join(from, "a"), filepath.Join(from, "b")),
+		unix.Mkfifo(filepath.Join(from, "p"), 0o600), os.Symlink("a", filepath.Join(from, "l")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Setxattr(filepath.Join(from, "a"), "user.note", []byte("kept\x00"), 0); err != nil {
+		t.Skip("needs a file system with user attributes: ", err)
+	}
+	var b bytes.Buffer
+	if err := sandbox.NewFiles(openRoot(t, from)).ReadTar(t.Context(), "/", ".", &b); err != nil {
+		t.Fatal(err)
+	}
+	o := sandbox.WriteTarOptions{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	if err := sandbox.NewFiles(openRoot(t, to)).WriteTar(t.Context(), "/", &b, o); err != nil {
+		t.Fatal(err)
+	}
+	value := make([]byte, 16)
+	if n, err := unix.Getxattr(filepath.Join(to, "b"), "user.note", value); err != nil || string(value[:n]) != "kept\x00" {
+		t.Errorf("the attribute is %q, %v", value[:max(n, 0)], err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(to, "a"), &st); err != nil || st.Nlink != 2 || st.Mode&0o777 != 0o640 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := unix.Lstat(filepath.Join(to, "p"), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
