@@ -128,13 +128,15 @@ func (ns *Networks) join(ctx context.Context, s Space, n *Network, r EndpointReq
 	if err == nil {
 		err = failpoint.Hit("network.join.publish")
 	}
-	if err == nil && gateway {
+	if err != nil {
+		err = fmt.Errorf("network %s: %w", n.Name, err)
+	} else if gateway {
 		err = ns.publish(ctx, n, e, r.Ports)
 	}
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("network %s: %w", n.Name, err), ns.part(ctx, s, n, e))
+		return nil, errors.Join(err, ns.part(ctx, s, n, e))
 	}
 	return e, nil
 }

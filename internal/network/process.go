@@ -27,7 +27,7 @@ const (
 	processLock = "den-net.lock"
 	processLog  = "den-net.log"
 	// busyTime is how long a new den-net waits for the end of the one before.
-	busyTime = 10 * time.Second
+	busyTime = 30 * time.Second
 	// watchEvery is how often a den-net looks whether anybody needs it.
 	watchEvery = 30 * time.Second
 	// readyFD is where a new den-net says that it is ready, or why not.
@@ -40,6 +40,7 @@ func Main(links ...Link) bool {
 	if filepath.Base(os.Args[0]) != ProcessName || len(os.Args) != 3 {
 		return false
 	}
+	_ = os.WriteFile("/proc/self/comm", []byte(ProcessName), 0) // for ps, which would show "exe"
 	ready := os.NewFile(readyFD, "ready")
 	unix.CloseOnExec(readyFD)
 	p := &process{dir: os.Args[1], open: map[string]*opening{}, stop: make(chan struct{})}
