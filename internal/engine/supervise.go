@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/failpoint"
@@ -56,6 +57,10 @@ func (e *Engine) adoptAll(ctx context.Context) error {
 	alive := map[string]bool{}
 	for _, id := range ids {
 		l, err := e.life(id)
+		if errdefs.IsNotFound(err) { // a den died before it wrote a record
+			_, err = e.summary(id)
+			l = nil
+		}
 		if err != nil {
 			// One that cannot be read must not keep the others from starting.
 			e.Log(fmt.Errorf("container %s: %w", id[:12], err))
