@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/context"
@@ -174,8 +175,18 @@ func (b *box) prepare(platformName, network string) error {
 	})
 }
 
-// quiet drops gVisor's log: what a child has to say goes over its socket, or is a panic.
-func quiet() { log.SetTarget(&log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}}) }
+// quiet drops gVisor's log: what a child has to say goes over its socket, or is a panic. Times are in
+// UTC: for the local zone a file would be read when the first one is written, which no filter allows.
+func quiet() {
+	time.Local = time.UTC
+	log.SetTarget(silence{})
+}
+
+// silence drops what is logged.
+type silence struct{}
+
+// Emit implements log.Emitter.
+func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
 
 // newPlatform is the way in which the sentry runs code that is not its own.
 // Each is named here, so that none is linked that nobody may choose (kvm).
