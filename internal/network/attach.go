@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -217,69 +216,6 @@ func device(own []Endpoint) string {
 	}
 }
 
-// publish opens ports and records them as they were assigned.
-func (ns *Networks) publish(ctx context.Context, n *Network, e *Endpoint, ports []Port) error {
-	if len(ports) == 0 {
-		return nil
-	}
-	e.Ports = slices.Clone(ports)
-	for i := range e.Ports {
-		p := &e.Ports[i]
-		if !p.HostIP.IsValid() {
-			p.HostIP = n.hostIP(ns.o.HostIP)
-		}
-	}
-	if err := ns.allocated(e); err != nil {
-		return err
-	}
-	assigned, err := ns.driver.Publish(ctx, n, e)
-	if err != nil {
-		return err
-	}
-	if err := failpoint.Hit("network.publish.record"); err != nil {
-		return err
-	}
-	e.Ports = assigned
-	return writeJSON(ns.endpointPath(n.ID, e.Container), e)
-}
-
-// allocated refuses a port that another container of this engine has. It is asked
-// for dockerd's sentence; who comes between finds the port in use.
-func (ns *Networks) allocated(e *Endpoint) error {
-	all, err := ns.all()
-	if err != nil {
-		return err
-	}
-	for _, n := range all {
-		es, err := ReadEndpoints(ns.network(n.ID))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		for _, o := range es {
-			if o.Container == e.Container {
-				continue
-			}
-			for _, p := range e.Ports {
-				if slices.ContainsFunc(o.Ports, p.collides) {
-					return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): Bind for %s failed: port is already allocated", e.Name, e.ID, hostPort(p.HostIP, p.Host))
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// collides says that p, which wants one certain port, cannot be had while o is open.
-func (p Port) collides(o Port) bool {
-	if p.Protocol != o.Protocol || p.Host == 0 || p.Host != o.Host || p.HostEnd > p.Host {
-		return false
-	}
-	if !p.HostIP.IsValid() || !o.HostIP.IsValid() {
-		return true
-	}
-	return p.HostIP == o.HostIP || p.HostIP.Is4() == o.HostIP.Is4() && (p.HostIP.IsUnspecified() || o.HostIP.IsUnspecified())
-}
-
 // Disconnect takes a container off a network. s may be nil if the container has ended.
 func (ns *Networks) Disconnect(ctx context.Context, container string, s Space, network string, force bool) error {
 	n, err := ns.Network(ctx, network)
@@ -390,88 +326,6 @@ func (ns *Networks) Release(ctx context.Context, container string) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, ns.announce(ctx, es))...)
-}
-
-// Reconcile makes true again what the records say, after a crash of den, of a
-// den-net or of the machine: endpoints whose container is not alive are
-// released, networks of the others brought up, their ports opened again.
-func (ns *Networks) Reconcile(ctx context.Context, alive func(container string) bool) error {
-	if err := ns.sweep(); err != nil {
-		return err
-	}
-	all, err := ns.all()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	dead := map[string]bool{}
-	for _, n := range all {
-		es, err := ReadEndpoints(ns.network(n.ID))
-		if err != nil {
-			return err
-		}
-		for _, e := range es {
-			if _, known := dead[e.Container]; !known {
-				dead[e.Container] = !alive(e.Container)
-			}
-		}
-	}
-	for _, c := range slices.Sorted(maps.Keys(dead)) {
-		if dead[c] {
-			errs = append(errs, ns.Release(ctx, c))
-		}
-	}
-	for _, n := range all {
-		errs = append(errs, ns.restore(ctx, n))
-	}
-	return errors.Join(errs...)
-}
-
-// restore makes the driver do for n what its records say.
-func (ns *Networks) restore(ctx context.Context, n *Network) error {
-	lock, err := ns.lockNetwork(n.ID)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = lock.Close() }()
-	es, err := ReadEndpoints(ns.network(n.ID))
-	if err != nil {
-		return err
-	}
-	if len(es) == 0 {
-		return ns.driver.Down(ctx, n)
-	}
-	if err := ns.driver.Up(ctx, n); err != nil {
-		return fmt.Errorf("network %s: %w", n.Name, err)
-	}
-	var errs []error
-	for _, e := range es {
-		errs = append(errs, ns.reconnect(ctx, n, &e))
-		if len(e.Ports) > 0 {
-			_, err := ns.driver.Publish(ctx, n, &e)
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(append(errs, ns.tell(ctx, n))...)
-}
-
-// reconnect puts an endpoint's device back if it was lost. One that is there stays.
-func (ns *Networks) reconnect(ctx context.Context, n *Network, e *Endpoint) error {
-	if ns.pid == nil {
-		return nil
-	}
-	pid := ns.pid(e.Container)
-	if pid <= 0 {
-		return nil
-	}
-	s, err := ns.driver.OpenSpace(ctx, e.Container, pid)
-	if err != nil {
-		return fmt.Errorf("network %s: container %s: %w", n.Name, e.Name, err)
-	}
-	if err := ns.driver.Connect(ctx, s, n, e, e.Gateway); err != nil {
-		return errors.Join(fmt.Errorf("network %s: container %s: %w", n.Name, e.Name, err), s.Close())
-	}
-	return s.Close()
 }
 
 // mac is the endpoint's, which was checked when it was written.
