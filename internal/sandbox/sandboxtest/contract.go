@@ -82,6 +82,7 @@ func contract() []promise {
 		{"ExecEndsBySignalCancelAndWithTheSandbox", execEnds},
 		{"ExecWithTerminal", execTerminal},
 		{"ExecIsFrozenWithTheSandbox", execFrozen},
+		{"ExecBesideInit", execBesideInit},
 		{"ExecIsInterruptedAtTheTerminal", execInterrupted},
 		{"ExecsManyAtOnceLeaveNothingOpen", execMany},
 		{"FilesAreReadWhileItRuns", filesRead},

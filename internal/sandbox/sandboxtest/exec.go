@@ -296,3 +296,28 @@ func execMany(b *Bench) {
 	}
 	end()
 }
+
+// execBesideInit: process 1 is den's, which nobody may look into without a right to.
+func execBesideInit(b *Bench) {
+	if ownKernel(b.Exec) {
+		b.Skip("needs the machine's kernel, to which process 1 is a process like others")
+	}
+	r := b.Request(idle)
+	r.Init = true
+	s, end := b.live(r)
+	e, err := b.execer(s).Exec(b.Context(), &sandbox.ExecRequest{ID: "exec", Process: b.process(sandbox.SpecOptions{}, "exit 6")})
+	if errors.Is(err, os.ErrPermission) {
+		end()
+		b.Skip("needs CAP_SYS_PTRACE: ", err)
+	}
+	b.must(err)
+	if exit, err := e.Wait(b.Context()); err != nil || exit.Code != 6 {
+		b.Errorf("exit is %+v, %v", exit, err)
+	}
+	if f, ok := s.(sandbox.Filer); ok {
+		if _, err := f.Stat(b.Context(), "/bin/sh"); err != nil {
+			b.Error(err)
+		}
+	}
+	end()
+}
