@@ -32,7 +32,7 @@ type hijacked struct {
 // it when nothing can fail any more that has a status of its own, and after the body
 // has been read.
 func (c *call) hijack(w http.ResponseWriter, multiplexed bool) (*hijacked, error) {
-	if c.ContentLength > 0 && c.Header.Get("Upgrade") == "" {
+	if c.ContentLength > 0 {
 		// dockerode sends its options as a body, too: that is not the program's input.
 		if _, err := io.Copy(io.Discard, io.LimitReader(c.Body, maxOptions)); err != nil {
 			return nil, fmt.Errorf("hijack: read the request's body: %w: %w", errdefs.ErrInvalidArgument, err)

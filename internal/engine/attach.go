@@ -66,6 +66,7 @@ func (e *Engine) Attach(ctx context.Context, nameOrID string, o AttachOptions) (
 			a.place(l.launching)
 		}
 	}
+	e.containerEvent(&l.record, "attach", nil)
 	return a, nil
 }
 

@@ -269,8 +269,8 @@ func (c *container) networkHosts(ctx context.Context) ([]byte, error) {
 	return []byte(text), err
 }
 
-func (c *container) networkResolv(ctx context.Context) ([]byte, error) {
-	text, err := c.engine.Options.Networks.Resolv(ctx, c.endpoints, network.Resolv{
+func (c *container) networkResolv(ctx context.Context, es []network.Endpoint) ([]byte, error) {
+	text, err := c.engine.Options.Networks.Resolv(ctx, es, network.Resolv{
 		Servers: c.servers(), Search: c.request.DNSSearch, Options: c.request.DNSOptions,
 	})
 	return []byte(text), err

@@ -23,7 +23,7 @@ func (c *container) nameFiles(ctx context.Context) ([]oci.Mount, error) {
 	hostsOf, resolvOf := c.hosts, c.resolvConf
 	if c.more.connects() && c.engine.Options.Networks != nil {
 		hostsOf = func() ([]byte, error) { return c.networkHosts(ctx) }
-		resolvOf = func() ([]byte, error) { return c.networkResolv(ctx) }
+		resolvOf = func() ([]byte, error) { return c.networkResolv(ctx, c.endpoints) }
 	}
 	hosts, err := hostsOf()
 	if err != nil {

@@ -1,8 +1,12 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"den/internal/network"
@@ -98,12 +102,47 @@ func (e *Engine) ConnectNetwork(ctx context.Context, nameOrID string, r network.
 		if err != nil {
 			return err
 		}
+		before, err := e.Options.Networks.Of(ctx, l.id)
+		if err != nil {
+			return err
+		}
 		if _, err := e.Options.Networks.Connect(ctx, l.id, run.sb.Pid(), run.space, full[len(full)-1]); err != nil {
 			return err
 		}
 		e.networkEvent(n.ID, n.Name, "connect", l.id)
+		if err := run.c.renewResolv(ctx, before); err != nil {
+			return err
+		}
 	}
 	return l.keepRequest(&next)
+}
+
+// renewResolv writes the running container's resolv.conf for the networks that it has now, as
+// docker does: who was on the default bridge alone knew no names. What the container
+// has changed itself stays.
+func (c *container) renewResolv(ctx context.Context, before []network.Endpoint) error {
+	now, err := c.engine.Options.Networks.Of(ctx, c.record.ID)
+	if err != nil {
+		return err
+	}
+	old, err := c.networkResolv(ctx, before)
+	if err != nil {
+		return err
+	}
+	next, err := c.networkResolv(ctx, now)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(c.engine.Store.ContainerPath(c.record.ID), "resolv.conf")
+	text, err := readBounded(file, int64(len(old))+1)
+	if err != nil || !bytes.Equal(text, old) || bytes.Equal(old, next) {
+		return err
+	}
+	// In place: the file itself is mounted in the container.
+	if err := os.WriteFile(file, next, 0o644); err != nil {
+		return fmt.Errorf("container %s: %w", c.record.ID, err)
+	}
+	return nil
 }
 
 // completed are the endpoint requests of next, as a start would make them.
@@ -148,10 +187,17 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, nameOrID, networkNameOrI
 				defer func() { _ = space.Close() }()
 			}
 		}
+		before, err := e.Options.Networks.Of(ctx, l.id)
+		if err != nil {
+			return err
+		}
 		if err := e.Options.Networks.Disconnect(ctx, l.id, space, n.ID, o.Force); err != nil {
 			return err
 		}
 		e.networkEvent(n.ID, n.Name, "disconnect", l.id)
+		if err := run.c.renewResolv(ctx, before); err != nil {
+			return err
+		}
 	} else if len(next.Endpoints) == len(l.request.Endpoints) && !o.Force {
 		return &sentence{"container " + l.id + " is not connected to network " + n.Name, errForbidden}
 	}
