@@ -152,6 +152,9 @@ func (p *placing) run(r *tar.Reader) error {
 }
 
 func (p *placing) add(h *tar.Header, r io.Reader) error {
+	if c := path.Clean(h.Name); c == ".." || strings.HasPrefix(c, "../") {
+		return invalid("%.200q: the name leads out of the directory", h.Name)
+	}
 	rel := strings.Trim(path.Clean("/"+h.Name), "/")
 	if rel == "" { // the directory itself stays as it is
 		return nil

@@ -350,26 +350,3 @@ func TestListenerThatFallsBehindLosesTheOldest(t *testing.T) {
 		}
 	})
 }
-
-func TestRenameAndUpdate(t *testing.T) {
-	r := newRig(t)
-	id := r.create(CreateRequest{RunRequest: RunRequest{Name: "old"}})
-	if err := r.Rename(t.Context(), "old", "/new"); err != nil {
-		t.Fatal(err)
-	}
-	if c := r.inspect("new"); c.ID != id || c.Name != "new" {
-		t.Errorf("it is %+v", c)
-	}
-	if _, err := r.Container(t.Context(), "old"); !errdefs.IsNotFound(err) {
-		t.Errorf("the old name: %v", err)
-	}
-	if _, err := r.Update(t.Context(), id, &UpdateRequest{Restart: &RestartPolicy{Name: "always"}, Limits: &Limits{Pids: 7}}); err != nil {
-		t.Fatal(err)
-	}
-	again := New(r.Options)
-	again.serve()
-	c, err := again.Container(t.Context(), id)
-	if err != nil || c.Request.Restart.Name != "always" || c.Request.Limits.Pids != 7 {
-		t.Errorf("another process sees %+v, %v", c, err)
-	}
-}
