@@ -1,6 +1,7 @@
 #!/bin/sh
 # The workloads of docs/performance.md: den beside the physical floor and BuildKit, as a markdown table.
-# Arguments go to scripts/bench (-rounds N, -only W1,W2, -buildkit DIR|none, -cache DIR).
+# Arguments go to scripts/bench (-rounds N, -only W1,W2, -buildkit DIR|none, -cache DIR; -weak is
+# den in a plain container, beside its privileged rung and kaniko's figures).
 set -eu
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then

@@ -20,6 +20,7 @@ import (
 type options struct {
 	den, cache, buildkit, only string
 	rounds                     int
+	weak                       bool
 }
 
 // A bench is one run of all workloads.
@@ -30,6 +31,7 @@ type bench struct {
 	mirror              string // of Debian packages
 	golang              string // GOROOT
 	group               *group
+	weak                bool
 	table               table
 }
 
@@ -40,7 +42,14 @@ func main() {
 	flag.StringVar(&o.cache, "cache", "", "directory that keeps the base image, the packages and BuildKit for the next run (default: den-bench in the user's cache directory)")
 	flag.StringVar(&o.only, "only", "", "comma-separated workloads (default: all)")
 	flag.StringVar(&o.buildkit, "buildkit", os.Getenv("DEN_BENCH_BUILDKIT"), "directory with buildkitd and buildctl, or none (default: "+buildkitVersion+", built once)")
+	flag.BoolVar(&o.weak, "weak", false, "measure den in a plain container beside den's privileged rung, instead of the floor and BuildKit")
 	flag.Parse()
+	if o.weak {
+		o.buildkit = "none"
+		if o.only == "" {
+			o.only = "W1,W2,W5,run"
+		}
+	}
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -60,7 +69,7 @@ func run(o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b := &bench{dir: dir, cache: o.cache, table: table{cells: map[cell][]sample{}}}
+	b := &bench{dir: dir, cache: o.cache, weak: o.weak, table: table{cells: map[cell][]sample{}}}
 	if b.den, err = filepath.Abs(o.den); err != nil {
 		return err
 	}
@@ -73,7 +82,7 @@ func run(o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { fmt.Print(b.table.markdown()) }() // what there is, also after an error
+	defer func() { fmt.Print(b.markdown()) }() // what there is, also after an error
 	for round := range o.rounds {
 		for _, w := range chosen {
 			if err := b.round(w, round); err != nil {
@@ -83,6 +92,13 @@ func run(o options) (err error) {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d done\n", round+1, o.rounds)
 	}
 	return nil
+}
+
+func (b *bench) markdown() string {
+	if b.weak {
+		return b.table.weakMarkdown()
+	}
+	return b.table.markdown()
 }
 
 // choose picks workloads by name.
@@ -105,6 +121,9 @@ func choose(only string) ([]workload, error) {
 // round takes one sample of a workload with each peer; who is first changes.
 func (b *bench) round(w workload, round int) error {
 	peers := []func(string, workload) peer{b.newDen, b.newFloor}
+	if b.weak {
+		peers[1] = b.newPlain
+	}
 	if b.buildkitd != "" && !w.noBuildKit {
 		peers = append(peers, b.newBuildKit)
 	}

@@ -41,6 +41,8 @@ type denPeer struct {
 	w   workload
 	rss peak
 	to  *registryServer // that it pushes to
+	// around, where set, makes a command of den's arguments and store.
+	around func(store string, args []string) (env, command []string)
 }
 
 func (b *bench) newDen(fs string, w workload) peer { return &denPeer{b: b, fs: fs, w: w} }
@@ -67,7 +69,12 @@ func instances(fs, name string, w workload) []string {
 // run runs den with the store of build i.
 func (d *denPeer) run(i int, args ...string) error {
 	stores := d.stores()
-	return d.b.group.runPeak(&d.rss, d.fs, []string{"DEN_STORE=" + stores[i%len(stores)]}, append([]string{d.b.den}, args...)...)
+	store := stores[i%len(stores)]
+	env, command := []string{"DEN_STORE=" + store}, append([]string{d.b.den}, args...)
+	if d.around != nil {
+		env, command = d.around(store, args)
+	}
+	return d.b.group.runPeak(&d.rss, d.fs, env, command...)
 }
 
 func (d *denPeer) start() error {

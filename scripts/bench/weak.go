@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// plainPeer is den in a container like Docker's plain one: root with 14 capabilities, Docker's
+// seccomp profile, no namespaces and no mounts. den itself, privileged, is who makes that container, which
+// costs what "run true" does.
+type plainPeer struct{ denPeer }
+
+func (b *bench) newPlain(fs string, w workload) peer {
+	p := &plainPeer{denPeer{b: b, fs: fs, w: w}}
+	p.around = p.container
+	return p
+}
+
+func (p *plainPeer) name() string { return "plain" }
+
+// outerImage is what the container around den is made of: any that has a shell.
+const outerImage = "debian"
+
+// container is the command that runs den, with its store, in such a container.
+func (p *plainPeer) container(store string, args []string) (env, command []string) {
+	b := p.b
+	command = append([]string{b.den, "run", "--rm", "--network=host", "-v", p.fs + ":" + p.fs, "-v", b.dir + "/ctx:" + b.dir + "/ctx:ro",
+		"-v", b.den + ":/bin/den:ro", "-e", "DEN_STORE=" + store, b.registry + "/" + outerImage, "/bin/den"}, args...)
+	return []string{"DEN_STORE=" + p.outer()}, command
+}
+
+func (p *plainPeer) outer() string { return filepath.Join(p.fs, "outer") }
+
+func (p *plainPeer) start() error {
+	for _, dir := range p.stores() { // the volumes of the container
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := p.b.group.run(p.fs, []string{"DEN_STORE=" + p.outer()}, p.b.den, "pull", "-q", p.b.registry+"/"+outerImage); err != nil {
+		return err
+	}
+	return p.denPeer.start()
+}
+
+// do takes, instead of the largest process, what all of them hold together: the den inside, its
+// sentries and gofers, and the payloads' memory.
+func (p *plainPeer) do(part part) error {
+	end, ended := make(chan struct{}), make(chan struct{})
+	var most int64
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			most = max(most, p.b.group.shares())
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	err := p.denPeer.do(part)
+	close(end)
+	<-ended
+	p.rss.kib.Store(most)
+	return err
+}
+
+// shares adds up the proportional set sizes of all processes of the group, in KiB.
+func (g *group) shares() (kib int64) {
+	_ = filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return nil //nolint:nilerr // groups come and go
+		}
+		pids, _ := os.ReadFile(path)
+		for pid := range strings.FieldsSeq(string(pids)) {
+			rollup, _ := os.ReadFile("/proc/" + pid + "/smaps_rollup")
+			for line := range strings.Lines(string(rollup)) {
+				if v, ok := strings.CutPrefix(line, "Pss:"); ok {
+					n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+					kib += n
+				}
+			}
+		}
+		return nil
+	})
+	return kib
+}
+
+// kanikoSeconds is kaniko (osscontainertools, commit 6bcc9344) alone in a container, with these
+// workloads, on a machine of 2 cores, 20 November 2026: its module is not to be had from
+// the Go proxy, so it is not measured again. Ratios to it say little on another machine.
+var kanikoSeconds = map[string]float64{"W1 cold": 8.04, "W1 unchanged": 0.26, "W2 cold": 7.08, "W2 unchanged": 2.63, "W2 one changed": 8.81, "W5 cold": 7.20}
+
+// weakMarkdown compares den in a plain container with den's privileged rung.
+func (t *table) weakMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| workload | privileged s (CPU) | peak MiB | plain s (CPU) | range s | all of it MiB | plain/privileged wall, CPU | plain - privileged ms | kaniko s | kaniko/plain |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, row := range t.rows {
+		d, p := t.cells[cell{row, "den"}], t.cells[cell{row, "plain"}]
+		more, k, faster := "", "", ""
+		if len(d) > 0 && len(p) > 0 {
+			more = fmt.Sprintf("%.0f", 1000*(median(p, wallSeconds)-median(d, wallSeconds)))
+		}
+		if s := kanikoSeconds[row]; s > 0 && len(p) > 0 {
+			k, faster = fmt.Sprintf("%.2f", s), fmt.Sprintf("%.1f", s/median(p, wallSeconds))
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", row, times(d), memory(d), times(p), spread(p), memory(p), both(p, d), more, k, faster)
+	}
+	return b.String()
+}
