@@ -207,3 +207,44 @@ func TestDoctorAsksTheRegistriesThatAreNamed(t *testing.T) {
 		t.Error(out)
 	}
 }
+
+// In each kind of outer container doctor says the rung and its verdict in words, ends at once and with 0, and
+// colours what it says only on a terminal.
+func TestDoctorSpeaksInEveryOuterContainer(t *testing.T) {
+	t.Parallel()
+	docker := needDockerd(t)
+	for _, k := range outerKinds {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			out, err := k.outer(t, docker).sh(`den doctor; echo exit $?
+for i in $(seq 20); do read a _ </proc/uptime; den doctor >/dev/null; read b _ </proc/uptime; echo $a $b | awk '{print "took", ($2-$1 < 1 ? "little" : "long")}'; done`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, word := range []string{k.rung, "exit 0\n", "took little\n"} { // a busy machine may take long now and then
+				if !strings.Contains(out, word) {
+					t.Errorf("it does not say %q:\n%s", word, out)
+				}
+			}
+			if k.rung == "privileged" == strings.Contains(out, "--security-opt seccomp=unconfined") && k.name != "user with user namespaces" {
+				t.Errorf("the line that lifts the rung:\n%s", out)
+			}
+			if strings.Contains(out, "\x1b[") {
+				t.Errorf("it is coloured in a file:\n%q", out)
+			}
+		})
+	}
+}
+
+// The binary stays small.
+func TestBinaryIsSmall(t *testing.T) {
+	t.Parallel()
+	const most = 60_000_000
+	fi, err := os.Stat(env.den)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Size() > most {
+		t.Errorf("den takes %d bytes, want at most %d", fi.Size(), most)
+	}
+}
