@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,7 +20,7 @@ import (
 // The base images, by the name that a test's Dockerfile calls them: @small is
 // busybox and the toolbox, @debian a Debian, @go the small one with this
 // machine's Go.
-var bases = map[string]func(*testing.T) string{
+var bases = map[string]func(testing.TB) string{
 	"@small":  smallImage,
 	"@debian": debianImage,
 	"@go":     goImage,
@@ -28,7 +29,7 @@ var bases = map[string]func(*testing.T) string{
 var baseName = regexp.MustCompile(`@(small|debian|go)\b`)
 
 // expand replaces base images' names by their references.
-func expand(t *testing.T, dockerfile string) string {
+func expand(t testing.TB, dockerfile string) string {
 	t.Helper()
 	return baseName.ReplaceAllStringFunc(dockerfile, func(name string) string { return bases[name](t) })
 }
@@ -38,12 +39,15 @@ func goarch() string { return runtime.GOARCH }
 const basePath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 var smallImage = once(func() (string, error) {
-	tar, err := smallTar()
+	tar, err := smallLayer()
 	if err != nil {
 		return "", err
 	}
 	return pushBase("e2e/small", containerConfig{Env: []string{basePath}, Cmd: []string{"sh"}}, tar)
 })
+
+// smallLayer is smallTar's, made once.
+var smallLayer = sync.OnceValues(smallTar)
 
 // smallTar makes the layer of busybox and the toolbox.
 func smallTar() (string, error) {
@@ -132,7 +136,7 @@ var debianImage = once(func() (string, error) {
 
 // goImage is the small image and the Go tree that compiled this test.
 var goImage = once(func() (string, error) {
-	small, err := smallTar()
+	small, err := smallLayer()
 	if err != nil {
 		return "", err
 	}

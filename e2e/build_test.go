@@ -29,7 +29,7 @@ func (d *den) tree(args ...string) tree {
 var pushed atomic.Int64
 
 // newName is a reference of the test registry that nobody else uses.
-func newName(t *testing.T) string {
+func newName(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("%s/t/i%d", needRegistry(t), pushed.Add(1))
 }
@@ -53,7 +53,7 @@ type vertex struct {
 }
 
 // vertices parses rawjson; the last word on each vertex counts.
-func vertices(t *testing.T, text string) []vertex {
+func vertices(t testing.TB, text string) []vertex {
 	t.Helper()
 	last := map[string]vertex{}
 	var order []string
@@ -86,7 +86,7 @@ func vertices(t *testing.T, text string) []vertex {
 
 // executed are the numbered steps that a build did not find in the cache:
 // "[2/3] RUN x". FROM is only looked up and so is left out.
-func executed(t *testing.T, rawjson string) []string {
+func executed(t testing.TB, rawjson string) []string {
 	t.Helper()
 	var out []string
 	for _, v := range vertices(t, rawjson) {

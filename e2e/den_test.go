@@ -19,14 +19,14 @@ import (
 
 // A den is den with a store of its own, run by root or by a plain user.
 type den struct {
-	t    *testing.T
+	t    testing.TB
 	home string
 	env  []string
 	cred *syscall.Credential
 }
 
 // newDen is den as the user who runs the tests.
-func newDen(t *testing.T) *den {
+func newDen(t testing.TB) *den {
 	t.Helper()
 	home, err := os.MkdirTemp(env.dir, "job-")
 	if err != nil {
@@ -48,7 +48,7 @@ func newDen(t *testing.T) *den {
 const plainUser = "dentest"
 
 // newPlainDen is den as a plain user on rung userns.
-func newPlainDen(t *testing.T) *den {
+func newPlainDen(t testing.TB) *den {
 	t.Helper()
 	needRoot(t)
 	need(t, "newuidmap")
@@ -73,7 +73,7 @@ const randomUser = 1000670000
 var randomUsers atomic.Uint32
 
 // newSentryDen is den as a user who has nothing but a user id, on the rung sentry.
-func newSentryDen(t *testing.T) *den {
+func newSentryDen(t testing.TB) *den {
 	t.Helper()
 	needRoot(t)
 	d := newDen(t)

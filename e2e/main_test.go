@@ -64,6 +64,9 @@ func runAll(m *testing.M) (code int, err error) {
 	if err := build(".", filepath.Join(env.dir, "measure"), "./measure"); err != nil {
 		return 1, err
 	}
+	if err := build(".", filepath.Join(env.dir, "lonely"), "./lonely"); err != nil {
+		return 1, err
+	}
 	stop, err := startRegistry()
 	if err != nil {
 		return 1, err

@@ -11,7 +11,7 @@ import (
 )
 
 // need skips where a program is missing.
-func need(t *testing.T, programs ...string) {
+func need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
@@ -20,7 +20,7 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -28,7 +28,7 @@ func needRoot(t *testing.T) {
 }
 
 // needRegistry skips where there is no docker-registry; it returns its host:port.
-func needRegistry(t *testing.T) string {
+func needRegistry(t testing.TB) string {
 	t.Helper()
 	if env.registry == "" {
 		t.Skip("needs docker-registry")
@@ -69,11 +69,11 @@ func (e errMissing) Error() string { return "needs " + string(e) }
 
 // once makes something for all tests when the first one asks for it; an
 // errMissing skips every test that asks.
-func once(make func() (string, error)) func(*testing.T) string {
+func once(make func() (string, error)) func(testing.TB) string {
 	var o sync.Once
 	var made string
 	var err error
-	return func(t *testing.T) string {
+	return func(t testing.TB) string {
 		t.Helper()
 		o.Do(func() { made, err = make() })
 		var missing errMissing

@@ -274,7 +274,7 @@ func put(url, mediaType string, body io.Reader) error {
 }
 
 // fetch reads one manifest or blob of the test registry.
-func fetch(t *testing.T, name, kind, ref string) []byte {
+func fetch(t testing.TB, name, kind, ref string) []byte {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, "http://"+env.registry+"/v2/"+name+"/"+kind+"/"+ref, nil)
 	if err != nil {
@@ -301,7 +301,7 @@ func statusError(res *http.Response) error {
 }
 
 // fetchManifest reads a manifest and its digest; ref is REGISTRY/NAME[:TAG].
-func fetchManifest(t *testing.T, ref string) (manifest, string) {
+func fetchManifest(t testing.TB, ref string) (manifest, string) {
 	t.Helper()
 	name, tag := splitRef(ref)
 	b := fetch(t, name, "manifests", tag)
@@ -332,7 +332,7 @@ type image struct {
 }
 
 // fetchImage reads the image at ref, checks every digest and flattens its layers.
-func fetchImage(t *testing.T, ref string) image {
+func fetchImage(t testing.TB, ref string) image {
 	t.Helper()
 	m, digest := fetchManifest(t, ref)
 	name, _ := splitRef(ref)

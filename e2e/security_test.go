@@ -153,7 +153,7 @@ func TestEndlessOutputIsBounded(t *testing.T) {
 }
 
 // processes are those whose command line holds marker.
-func processes(t *testing.T, marker string) (pids []string) {
+func processes(t testing.TB, marker string) (pids []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {

@@ -90,7 +90,7 @@ func (s *engineAPI) tryDocker(stdin io.Reader, args ...string) result {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(clientPath(s.t), "docker"), args...)
 	cmd.Env = append(append([]string{}, s.env...), "DOCKER_HOST=unix://"+s.socket, "DOCKER_CONFIG="+filepath.Join(s.home, "docker"))
 	cmd.Dir = s.home
 	return s.finish(ctx, cmd, stdin)

@@ -42,7 +42,7 @@ func fileServer(t *testing.T, f map[string][]byte) string {
 }
 
 // tarBytes is a tar of these files; a name that ends in "/" is a directory.
-func tarBytes(t *testing.T, f files) []byte {
+func tarBytes(t testing.TB, f files) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tarWriter{tar.NewWriter(&b)}

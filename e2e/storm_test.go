@@ -284,7 +284,7 @@ func (s *storm) calm(t *testing.T) {
 // may die at any moment: two loops that build and remove are enough to break
 // buildah's store within a minute.
 func TestStormOfProcessesThatAreKilledDamagesNothing(t *testing.T) {
-	for name, open := range map[string]func(*testing.T) *den{"caller": newDen, "plain user": newPlainDen} {
+	for name, open := range map[string]func(testing.TB) *den{"caller": newDen, "plain user": newPlainDen} {
 		t.Run(name, func(t *testing.T) {
 			s := newStorm(t, open(t))
 			s.rage(t, true)

@@ -41,7 +41,7 @@ var typeNames = map[byte]string{tar.TypeReg: "file", tar.TypeDir: "dir", tar.Typ
 	tar.TypeChar: "char", tar.TypeBlock: "block", tar.TypeFifo: "fifo"}
 
 // apply lays a layer's tar over the tree.
-func (tr tree) apply(t *testing.T, r io.Reader) {
+func (tr tree) apply(t testing.TB, r io.Reader) {
 	t.Helper()
 	in := tar.NewReader(r)
 	fresh := map[string]bool{}
@@ -80,7 +80,7 @@ func (tr tree) remove(name string, fresh map[string]bool, itself bool) {
 	}
 }
 
-func (tr tree) entry(t *testing.T, h *tar.Header, r io.Reader, name string) entry {
+func (tr tree) entry(t testing.TB, h *tar.Header, r io.Reader, name string) entry {
 	t.Helper()
 	if h.Typeflag == tar.TypeLink {
 		first := path.Clean("/" + h.Linkname)[1:]
@@ -126,7 +126,7 @@ func (tr tree) entry(t *testing.T, h *tar.Header, r io.Reader, name string) entr
 }
 
 // readTree is the tree of one tar file.
-func readTree(t *testing.T, file string) tree {
+func readTree(t testing.TB, file string) tree {
 	t.Helper()
 	f, err := os.Open(file)
 	if err != nil {
@@ -185,7 +185,7 @@ func (tr tree) is(t *testing.T, name, want string) {
 func diff(want, got any) string { return cmp.Diff(want, got) }
 
 // decompress unpacks gzip or zstd or leaves what is neither.
-func decompress(t *testing.T, b []byte) []byte {
+func decompress(t testing.TB, b []byte) []byte {
 	t.Helper()
 	switch {
 	case bytes.HasPrefix(b, []byte{0x1f, 0x8b}):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests drive: a registry, real peers to compare with, id mapping for the plain-user rung.
 set -eu
-want='attr btrfs-progs buildah busybox-static bzip2 ca-certificates docker-registry docker.io e2fsprogs erofs-utils fuse-overlayfs gcc git libc6-dev mmdebstrap openssh-client podman runc skopeo spin uidmap xfsprogs xz-utils zstd'
+want='attr btrfs-progs buildah busybox-static bzip2 ca-certificates docker-registry docker.io e2fsprogs erofs-utils fuse-overlayfs gcc git libc6-dev mmdebstrap openssh-client podman python3-docker runc skopeo spin uidmap xfsprogs xz-utils zstd'
 missing=''
 for p in $want; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing="$missing $p"
