@@ -42,7 +42,6 @@ type database struct {
 	name, user         string
 	prepare, serve     string // as its user
 	ready, read, write string // of a client in another container
-	says               string // what ready prints
 	file               string // one of the server's, with mode and owner
 }
 

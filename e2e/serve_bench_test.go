@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -77,8 +78,8 @@ func median[T cmp.Ordered](list []T) T {
 // execByAPI times one program in a container over one connection: create, start and the end of its output.
 func (e *engine) execByAPI(t testing.TB, container string) time.Duration {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) {
-		return net.Dial("unix", strings.TrimPrefix(e.host, "unix://"))
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(e.host, "unix://"))
 	}}}
 	defer c.CloseIdleConnections()
 	post := func(path, body string) string {

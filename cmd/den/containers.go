@@ -129,7 +129,9 @@ func newRm(g *globals, io streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			// Removing deletes trees, which a plain user can only in the namespace.
 			return withDen(cmd.Context(), g, io, func(d *daemon.Den) error {
-				return each(io, args, func(name string) error { return d.Containers().Remove(cmd.Context(), name, engine.RemoveOptions{Force: force, Volumes: true}) })
+				return each(io, args, func(name string) error {
+					return d.Containers().Remove(cmd.Context(), name, engine.RemoveOptions{Force: force, Volumes: true})
+				})
 			})
 		},
 	}

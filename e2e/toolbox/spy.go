@@ -14,7 +14,7 @@ import (
 // command line, memory and open files, and in every file of its own root and of the directories.
 func spy(a []string) error {
 	if len(a) < 2 {
-		return errors.New("want HALF HALF DIR...")
+		return errors.New("want HALF, HALF and directories")
 	}
 	look := func(where string, b []byte) {
 		for {

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -172,11 +173,7 @@ func (c *container) probeArgs(test []string) []string {
 	if len(shell) == 0 {
 		shell = []string{"/bin/sh", "-c"}
 	}
-	args := append([]string(nil), shell...)
-	for _, line := range test[1:] {
-		args = append(args, line)
-	}
-	return args
+	return append(slices.Clone(shell), test[1:]...)
 }
 
 // judge keeps a result, and says so if the state changes.

@@ -66,8 +66,6 @@ const (
 	statePaused state = "paused"
 	// stateRestarting has ended, and will be started again after a while.
 	stateRestarting state = "restarting"
-	// stateRemoving is never written.
-	stateRemoving state = "removing"
 	// stateDead is never written: it is what a reader makes of a running
 	// container that nobody runs.
 	stateDead state = "dead"

@@ -193,9 +193,6 @@ func (e *Engine) forget(l *life) {
 	}
 }
 
-// write keeps the record. The caller holds op, or mu, and nobody else changes it.
-func (l *life) write(dir *store.ContainerDir) error { return l.record.write(dir.Path()) }
-
 // locked opens the container's directory with its lock, waiting shortly for a reader.
 func (l *life) locked(ctx context.Context) (*store.ContainerDir, error) {
 	dir, err := l.engine.Store.OpenContainer(l.id)
