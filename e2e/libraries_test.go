@@ -72,9 +72,11 @@ func TestClientLibraries(t *testing.T) {
 	t.Parallel()
 	everyEngine(t, func(t *testing.T, e *engine) {
 		e.must(t, "docker load -q -i "+reaperArchive(t)+" && docker tag testcontainers/ryuk:0.14.0 testcontainers/ryuk:0.11.0")
-		socket := "TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE=" + strings.TrimPrefix(e.host, "unix://")
+		// In a container Testcontainers looks for published ports at the bridge's address, which
+		// is one of the machine's own on the rung privileged alone.
+		socket := []string{"TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE=" + strings.TrimPrefix(e.host, "unix://"), "TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1", "TC_HOST=127.0.0.1"}
 		t.Run("go", func(t *testing.T) {
-			out := e.must(t, testcontainersTest(t)+" -test.v -test.timeout=4m", socket)
+			out := e.must(t, testcontainersTest(t)+" -test.v -test.timeout=4m", socket...)
 			if !strings.Contains(out, "PASS: TestMobyClient") {
 				t.Error(out)
 			}
@@ -89,7 +91,7 @@ func TestClientLibraries(t *testing.T) {
 			if err := copyFile(script, filepath.Join(modules, "dockerode.js")); err != nil {
 				t.Fatal(err)
 			}
-			e.must(t, "node "+modules+"/dockerode.js", socket)
+			e.must(t, "node "+modules+"/dockerode.js", socket...)
 		})
 		t.Run("python", func(t *testing.T) {
 			if err := exec.Command("python3", "-c", "import docker").Run(); err != nil {
