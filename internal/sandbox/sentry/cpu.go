@@ -114,7 +114,6 @@ func newThrottle(quota, period time.Duration) *throttle {
 func (t *throttle) run(s *running, cores int) {
 	rate := t.quota.Seconds() / t.period.Seconds()
 	left, used, last, held := t.quota, s.meter.read(), time.Now(), false
-	escaped := 0
 	timer := time.NewTimer(throttleTick)
 	defer timer.Stop()
 	for {
@@ -126,18 +125,8 @@ func (t *throttle) run(s *running, cores int) {
 		now, cpu := time.Now(), s.meter.read()
 		elapsed := now.Sub(last)
 		left = min(left+time.Duration(rate*float64(elapsed))-(cpu-used), t.quota)
-		runs := held && cpu-used > elapsed/4
 		used, last = cpu, now
 		t.count(elapsed, held)
-		if !runs {
-			escaped = 0
-		} else if escaped++; escaped == 2 {
-			// A task that was interrupted in the moment it went back to its program goes on, and
-			// never comes back by itself if that makes no system call: it is interrupted again.
-			escaped = 0
-			_ = s.tell("let go", &command{LetGo: true}) // or it has ended
-			_ = s.tell("hold", &command{Hold: true})
-		}
 		switch {
 		case !held && left <= 0:
 			held = true
