@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"den/internal/dockerapi"
 	"den/internal/socket"
 )
 
@@ -61,11 +62,11 @@ type EngineOptions struct {
 const drain = 3 * time.Second
 
 // Serve answers the Docker API until ctx ends, ExitWith closes or den is idle. Requests
-// that come before the store is open wait. When it returns nothing is left: containers have
+// that come before the store is open wait, but for /_ping. When it returns nothing is left: containers have
 // ended, but those that LiveRestore keeps.
 func Serve(ctx context.Context, o Options, s ServeOptions) error {
 	o = withDefaults(o)
-	g := newGate()
+	g := newGate(o.Version)
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	servers := newServers(base, o, s, g)
@@ -117,9 +118,10 @@ func (s ServeOptions) wait(ctx context.Context, g *gate, a *api, failed <-chan e
 	}
 }
 
-// A gate lets requests wait until there is somebody to answer them, and knows when the
-// last one was.
+// A gate lets requests wait until there is somebody to answer them, but for those that need
+// nobody, and knows when the last one was.
 type gate struct {
+	ping    *dockerapi.Server
 	ready   chan struct{}
 	handler http.Handler // set before ready closes
 
@@ -128,7 +130,9 @@ type gate struct {
 	last time.Time
 }
 
-func newGate() *gate { return &gate{ready: make(chan struct{}), last: time.Now()} }
+func newGate(version string) *gate {
+	return &gate{ping: dockerapi.NewPing(version), ready: make(chan struct{}), last: time.Now()}
+}
 
 func (g *gate) open(h http.Handler) {
 	g.handler = h
@@ -139,6 +143,16 @@ func (g *gate) open(h http.Handler) {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.count(1)
 	defer g.count(-1)
+	select {
+	case <-g.ready:
+		g.handler.ServeHTTP(w, r)
+		return
+	default:
+	}
+	if g.ping.Knows(r) {
+		g.ping.ServeHTTP(w, r)
+		return
+	}
 	select {
 	case <-g.ready:
 		g.handler.ServeHTTP(w, r)

@@ -46,7 +46,7 @@ func get(ctx context.Context, path, url string) (int, string, error) {
 func TestWhoComesBeforeTheStoreIsOpenWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.sock")
 	l := listener(t, socket.Address{Network: socket.Unix, Name: path})
-	g := newGate()
+	g := newGate("1.2")
 	base, cancel := context.WithCancel(t.Context())
 	s := newServers(base, withDefaults(Options{}), ServeOptions{Listeners: []*socket.Listener{l}}, g)
 	s.start()
@@ -72,6 +72,10 @@ func TestWhoComesBeforeTheStoreIsOpenWaits(t *testing.T) {
 		t.Fatalf("answered before it was open: %+v", a)
 	default:
 	}
+	// What needs no store is answered at once.
+	if code, body, err := get(t.Context(), path, "/v1.41/_ping"); err != nil || code != http.StatusOK || body != "OK" {
+		t.Errorf("/_ping while the store is being opened: %d %q %v", code, body, err)
+	}
 	g.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "open") }))
 	if a := <-early; a.err != nil || a.body != "open" {
 		t.Errorf("%+v", a)
@@ -85,7 +89,7 @@ func TestWhoComesBeforeTheStoreIsOpenWaits(t *testing.T) {
 func TestPortForHealthChecksAnswersWithASentence(t *testing.T) {
 	l := listener(t, socket.Address{Network: socket.TCP, Name: "127.0.0.1:0"})
 	base, cancel := context.WithCancel(t.Context())
-	s := newServers(base, withDefaults(Options{}), ServeOptions{Refusing: []*socket.Listener{l}}, newGate())
+	s := newServers(base, withDefaults(Options{}), ServeOptions{Refusing: []*socket.Listener{l}}, newGate("1.2"))
 	s.start()
 	defer s.end(cancel)
 	r, err := http.Get("http://" + l.Address.Name + "/_ping")

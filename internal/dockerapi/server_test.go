@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/system"
 
 	"den/internal/engine"
@@ -65,6 +66,29 @@ func TestPingSaysWhatClientsNegotiateBy(t *testing.T) {
 			if want := map[string]string{"GET": "OK", "HEAD": ""}[method]; body != want {
 				t.Errorf("%s %s: body %q, want %q", method, target, body, want)
 			}
+		}
+	}
+}
+
+func TestPingWithoutAnEngineKnowsNothingElse(t *testing.T) {
+	whole, ping := New(Options{Version: "1.2"}), NewPing("1.2")
+	for _, method := range []string{"GET", "HEAD"} {
+		want, wantBody := ask(t, whole, method, "/v1.41/_ping", "")
+		got, body := ask(t, ping, method, "/v1.41/_ping", "")
+		if diff := cmp.Diff(want.Header, got.Header); diff != "" || body != wantBody || got.StatusCode != want.StatusCode {
+			t.Errorf("%s: %d %q, want %d %q; headers: %s", method, got.StatusCode, body, want.StatusCode, wantBody, diff)
+		}
+	}
+	for _, target := range []string{"GET /_ping", "HEAD /v1.24/_ping"} {
+		method, path, _ := strings.Cut(target, " ")
+		if !ping.Knows(httptest.NewRequest(method, path, nil)) {
+			t.Errorf("%s is not known", target)
+		}
+	}
+	for _, target := range []string{"POST /_ping", "GET /v1.23/_ping", "GET /info", "GET /version", "GET /", "GET /_ping/x"} {
+		method, path, _ := strings.Cut(target, " ")
+		if ping.Knows(httptest.NewRequest(method, path, nil)) {
+			t.Errorf("%s is known", target)
 		}
 	}
 }

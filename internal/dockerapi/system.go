@@ -3,8 +3,10 @@ package dockerapi
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,13 +16,32 @@ import (
 
 func (s *Server) systemRoutes() []route {
 	routes := []route{
-		{"GET", "/_ping", s.ping, 0},
-		{"HEAD", "/_ping", s.ping, 0},
 		{"GET", "/version", s.version, 0},
 		{"GET", "/info", s.info, 0},
 		{"GET", "/plugins", s.noPlugins, 0},
 	}
-	return append(routes, s.swarmRoutes()...)
+	return slices.Concat(s.pingRoutes(), routes, s.swarmRoutes())
+}
+
+func (s *Server) pingRoutes() []route {
+	return []route{
+		{"GET", "/_ping", s.ping, 0},
+		{"HEAD", "/_ping", s.ping, 0},
+	}
+}
+
+// NewPing returns a server of den's version that knows /_ping only, which needs no engine:
+// clients learn what they talk to while the engine is being opened.
+func NewPing(version string) *Server {
+	s := &Server{Options: Options{Version: version, Log: slog.New(slog.DiscardHandler)}}
+	s.table = s.pingRoutes()
+	return s
+}
+
+// Knows says that s has an answer to r that is no error of the path or the version.
+func (s *Server) Knows(r *http.Request) bool {
+	_, err := s.find(&call{Request: r, server: s})
+	return err == nil
 }
 
 // ping is what every client calls first, to learn the version. No part of it may wait.
