@@ -13,6 +13,7 @@ import (
 
 	"den/internal/dockerapi"
 	"den/internal/socket"
+	"den/internal/sys"
 )
 
 // ServeOptions say how den serves.
@@ -58,6 +59,10 @@ type EngineOptions struct {
 	Commit, BuildTime string
 }
 
+// restAfter is for how long nobody has to have asked, and no answer to have ended, until den gives
+// back what it does not need to wait.
+const restAfter = 2 * time.Second
+
 // drain is how long answers that are on their way may take once containers have ended.
 const drain = 3 * time.Second
 
@@ -66,7 +71,8 @@ const drain = 3 * time.Second
 // ended, but those that LiveRestore keeps.
 func Serve(ctx context.Context, o Options, s ServeOptions) error {
 	o = withDefaults(o)
-	g := newGate(o.Version)
+	g := newGate(o.Version, sys.Rest)
+	defer g.end()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	servers := newServers(base, o, s, g)
@@ -124,20 +130,28 @@ type gate struct {
 	ping    *dockerapi.Server
 	ready   chan struct{}
 	handler http.Handler // set before ready closes
+	rest    *time.Timer
 
 	mu   sync.Mutex
 	busy int
 	last time.Time
 }
 
-func newGate(version string) *gate {
-	return &gate{ping: dockerapi.NewPing(version), ready: make(chan struct{}), last: time.Now()}
+// newGate calls rest each time that no request has come or ended for restAfter.
+func newGate(version string, rest func()) *gate {
+	return &gate{
+		ping: dockerapi.NewPing(version), ready: make(chan struct{}), last: time.Now(), rest: time.AfterFunc(restAfter, rest),
+	}
 }
 
 func (g *gate) open(h http.Handler) {
 	g.handler = h
 	close(g.ready)
+	g.rest.Reset(restAfter)
 }
+
+// end calls rest no more.
+func (g *gate) end() { g.rest.Stop() }
 
 // ServeHTTP waits, and answers.
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -166,6 +180,7 @@ func (g *gate) count(n int) {
 	defer g.mu.Unlock()
 	g.busy += n
 	g.last = time.Now()
+	g.rest.Reset(restAfter)
 }
 
 // lastUsed is now while somebody is answered.

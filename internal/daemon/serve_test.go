@@ -6,9 +6,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/moby/moby/api/types/common"
@@ -46,7 +48,7 @@ func get(ctx context.Context, path, url string) (int, string, error) {
 func TestWhoComesBeforeTheStoreIsOpenWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.sock")
 	l := listener(t, socket.Address{Network: socket.Unix, Name: path})
-	g := newGate("1.2")
+	g := newGate("1.2", func() {})
 	base, cancel := context.WithCancel(t.Context())
 	s := newServers(base, withDefaults(Options{}), ServeOptions{Listeners: []*socket.Listener{l}}, g)
 	s.start()
@@ -86,10 +88,40 @@ func TestWhoComesBeforeTheStoreIsOpenWaits(t *testing.T) {
 	}
 }
 
+func TestServerRestsOnceAfterRequestsHaveEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rests := 0
+		g := newGate("1.2", func() { rests++ })
+		defer g.end()
+		expect := func(when string, n int) {
+			t.Helper()
+			synctest.Wait()
+			if rests != n {
+				t.Errorf("%s: den has rested %d times, want %d", when, rests, n)
+			}
+		}
+		ask := func() {
+			g.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/_ping", nil))
+		}
+		time.Sleep(restAfter - time.Millisecond)
+		g.open(http.NotFoundHandler())
+		time.Sleep(restAfter - time.Millisecond)
+		ask()
+		expect("before its time", 0)
+		time.Sleep(restAfter)
+		expect("after a request", 1)
+		time.Sleep(10 * restAfter)
+		expect("and nothing since", 1)
+		ask()
+		time.Sleep(restAfter)
+		expect("after another request", 2)
+	})
+}
+
 func TestPortForHealthChecksAnswersWithASentence(t *testing.T) {
 	l := listener(t, socket.Address{Network: socket.TCP, Name: "127.0.0.1:0"})
 	base, cancel := context.WithCancel(t.Context())
-	s := newServers(base, withDefaults(Options{}), ServeOptions{Refusing: []*socket.Listener{l}}, newGate("1.2"))
+	s := newServers(base, withDefaults(Options{}), ServeOptions{Refusing: []*socket.Listener{l}}, newGate("1.2", func() {}))
 	s.start()
 	defer s.end(cancel)
 	r, err := http.Get("http://" + l.Address.Name + "/_ping")

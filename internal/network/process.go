@@ -30,6 +30,8 @@ const (
 	busyTime = 30 * time.Second
 	// watchEvery is how often a den-net looks whether anybody needs it.
 	watchEvery = 30 * time.Second
+	// restAfter is when what only the start of a den-net needed is given back.
+	restAfter = 2 * time.Second
 	// readyFD is where a new den-net says that it is ready, or why not.
 	readyFD = 3
 )
@@ -291,12 +293,16 @@ func (p *process) watch(lock *os.File) error {
 	signal.Notify(terminated, unix.SIGTERM, unix.SIGINT)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	rest := time.After(restAfter)
 	for {
 		select {
 		case <-p.stop:
 			return nil
 		case <-terminated:
 			return nil
+		case <-rest:
+			sys.Rest()
+			continue
 		case <-tick.C:
 		}
 		if done, err := p.unneeded(lock); done || err != nil {
