@@ -40,6 +40,39 @@ func TestRenameAndUpdate(t *testing.T) {
 	}
 }
 
+func TestUpdateOfLimitsIsInForceAtOnce(t *testing.T) {
+	r := newRig(t)
+	running := make(chan *fakeSandbox, 1)
+	r.exec.program = func(s *fakeSandbox) int { running <- s; return signalled(s) }
+	id := r.create(CreateRequest{})
+	r.start(id)
+	sb := <-running
+	set := func(l Limits, want string) {
+		t.Helper()
+		warnings, err := r.Update(t.Context(), id, &UpdateRequest{Limits: &l})
+		if err != nil || strings.Join(warnings, "|") != want {
+			t.Errorf("warnings are %q, %v", warnings, err)
+		}
+	}
+	set(Limits{MemoryBytes: 64 << 20, Pids: 7}, "")
+	set(Limits{MemoryBytes: 64 << 20, Pids: 7}, "") // nothing new
+	if len(sb.limits) != 1 || *sb.limits[0].Memory.Limit != 64<<20 || *sb.limits[0].Pids.Limit != 7 {
+		t.Errorf("limits in force are %+v", sb.limits)
+	}
+	sb.unlimited = errdefs.ErrUnavailable.WithMessage("there are no cgroups")
+	set(Limits{Pids: 8}, "there are no cgroups")
+	sb.unlimited = errors.New("device or resource busy")
+	if _, err := r.Update(t.Context(), id, &UpdateRequest{Limits: &Limits{Pids: 9}}); err == nil {
+		t.Error("a limit that was not set was promised")
+	}
+	if c := r.inspect(id); c.Request.Limits.Pids != 8 {
+		t.Errorf("kept are %+v", c.Request.Limits)
+	}
+	if err := r.Kill(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLivesLeaveNoDescriptorsAndNoGoroutines(t *testing.T) {
 	r := newRig(t, "VOLUME /data")
 	live := func() {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"den/internal/image"
@@ -95,12 +96,15 @@ func (f *fakeExecutor) last(t *testing.T) *sandbox.Request {
 	return f.requests[len(f.requests)-1]
 }
 
+// fakeSandbox is what runs.
 type fakeSandbox struct {
-	request *sandbox.Request
-	signals chan unix.Signal
-	sizes   chan Size
-	done    chan struct{}
-	code    int
+	limits    []*specs.LinuxResources
+	unlimited error // why there can be no limits
+	request   *sandbox.Request
+	signals   chan unix.Signal
+	sizes     chan Size
+	done      chan struct{}
+	code      int
 }
 
 func (s *fakeSandbox) Pid() int { return 1 }
@@ -117,6 +121,11 @@ func (s *fakeSandbox) Signal(sig unix.Signal) error {
 func (s *fakeSandbox) Resize(rows, cols uint16) error {
 	s.sizes <- Size{rows, cols}
 	return nil
+}
+
+func (s *fakeSandbox) SetLimits(_ context.Context, r *specs.LinuxResources) error {
+	s.limits = append(s.limits, r)
+	return s.unlimited
 }
 
 func (s *fakeSandbox) Wait(ctx context.Context) (sandbox.Exit, error) {

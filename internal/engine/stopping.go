@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/sandbox"
@@ -287,15 +289,8 @@ func (e *Engine) Update(ctx context.Context, nameOrID string, u *UpdateRequest) 
 	if err := errors.Join(next.checkRestart(), next.checkLimits()); err != nil {
 		return nil, err
 	}
-	r, running := l.running()
-	if limited && running == nil {
-		up, ok := r.sb.(sandbox.Limiter)
-		if ok {
-			err = up.SetLimits(ctx, resources(next.Limits))
-		} else {
-			warnings = append(warnings, "The new limits take effect when the container is restarted.")
-		}
-		if err != nil {
+	if limited {
+		if warnings, err = l.limit(ctx, next.Limits); err != nil {
 			return nil, err
 		}
 	}
@@ -305,6 +300,26 @@ func (e *Engine) Update(ctx context.Context, nameOrID string, u *UpdateRequest) 
 	rec := l.snapshot()
 	e.containerEvent(&rec, "update", nil)
 	return warnings, nil
+}
+
+// limit puts limits in force in what runs. That there can be none there is a warning, as it is at the start.
+func (l *life) limit(ctx context.Context, limits Limits) (warnings []string, err error) {
+	r, err := l.running()
+	if err != nil {
+		return nil, nil //nolint:nilerr // they are in force from the next start on
+	}
+	up, ok := r.sb.(sandbox.Limiter)
+	if !ok {
+		return []string{"The new limits take effect when the container is restarted."}, nil
+	}
+	err = up.SetLimits(ctx, resources(limits))
+	switch {
+	case errdefs.IsUnavailable(err):
+		return []string{err.Error()}, nil
+	case errors.Is(err, os.ErrProcessDone):
+		return nil, nil
+	}
+	return nil, err
 }
 
 // keepRequest replaces what the container was asked for. The caller holds op.

@@ -96,8 +96,12 @@ func (s *running) reopen(dir string) (*detachState, error) {
 	if st.FilterFor != nil {
 		s.seccomp = &specs.LinuxSeccomp{DefaultAction: *st.FilterFor, Flags: st.FilterFlags}
 	}
-	if len(st.Cgroups) > 0 {
-		s.cgroup, err = oldCgroup(s.id, st.CgroupVersion, st.Cgroups)
+	noted, err := d.cgroupNoted(st)
+	if err == nil && len(noted.Paths) > 0 {
+		var c *cgroup
+		if c, err = oldCgroup(s.id, noted.Version, noted.Paths); err == nil {
+			s.cgroup.Store(c)
+		}
 	}
 	return st, err
 }

@@ -167,7 +167,8 @@ func limits(r *specs.LinuxResources) (*cgroups.Resources, []string) {
 		use("memory", out.Memory != 0 || out.MemoryReservation != 0 || out.MemorySwap != 0 || m.Swappiness != nil)
 	}
 	if p := r.CPU; p != nil {
-		out.CpuShares, out.CpuQuota, out.CpuPeriod = value(p.Shares), value(p.Quota), value(p.Period)
+		setShares(out, value(p.Shares))
+		out.CpuQuota, out.CpuPeriod = value(p.Quota), value(p.Period)
 		out.CpuRtRuntime, out.CpuRtPeriod = value(p.RealtimeRuntime), value(p.RealtimePeriod)
 		out.CpusetCpus, out.CpusetMems = p.Cpus, p.Mems
 		use("cpu", out.CpuShares != 0 || out.CpuQuota != 0 || out.CpuPeriod != 0 || out.CpuRtRuntime != 0)

@@ -39,15 +39,17 @@ func (c *cgroup) addTo(st *Stats) {
 	}
 	t := cs.CpuStats.ThrottlingData
 	st.Periods, st.ThrottledPeriods, st.Throttled = t.Periods, t.ThrottledPeriods, time.Duration(t.ThrottledTime)
+	// What was used before a sandbox got a cgroup counts elsewhere.
+	st.MemoryLimitBytes, st.PidsLimit = limitOrNone(cs.MemoryStats.Usage.Limit), limitOrNone(cs.PidsStats.Limit)
 	if m := cs.MemoryStats; m.Usage.Usage > 0 {
-		st.MemoryBytes, st.MemoryPeakBytes, st.MemoryLimitBytes = m.Usage.Usage, m.Usage.MaxUsage, limitOrNone(m.Usage.Limit)
+		st.MemoryBytes, st.MemoryPeakBytes = m.Usage.Usage, m.Usage.MaxUsage
 		st.MemoryCacheBytes = m.Stats["total_inactive_file"] // version 1
 		if v, ok := m.Stats["inactive_file"]; ok && st.MemoryCacheBytes == 0 {
 			st.MemoryCacheBytes = v
 		}
 	}
 	if p := cs.PidsStats; p.Current > 0 {
-		st.Pids, st.PidsLimit = p.Current, limitOrNone(p.Limit)
+		st.Pids = p.Current
 	}
 	var read, written uint64
 	for _, e := range cs.BlkioStats.IoServiceBytesRecursive {

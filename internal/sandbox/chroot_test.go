@@ -90,6 +90,7 @@ type live interface {
 	sandbox.Freezer
 	sandbox.Pauser
 	sandbox.Inspector
+	sandbox.Limiter
 }
 
 func (s *chrootedSandbox) Wait(ctx context.Context) (sandbox.Exit, error) {

@@ -28,6 +28,7 @@ import (
 //	control  a pipe for signals; the holder keeps it open for reading and writing
 //	alive    a pipe that ends with the holder, when the leases are released
 //	take     the socket of who asks the holder for the terminal, for a moment
+//	cgroup   the cgroup that it got after the start
 const (
 	fileState   = "state"
 	fileMade    = "made"
@@ -104,8 +105,8 @@ func newDetached(r *Request, s *running) (_ *detached, err error) {
 	if f := s.seccomp; f != nil {
 		st.FilterFlags, st.FilterFor = f.Flags, &f.DefaultAction
 	}
-	if s.cgroup != nil {
-		st.CgroupVersion, st.Cgroups = s.cgroup.v, s.cgroup.m.GetPaths()
+	if c := s.cgroup.Load(); c != nil {
+		st.CgroupVersion, st.Cgroups = c.v, c.m.GetPaths()
 	}
 	b, err := json.Marshal(st)
 	if err != nil {
@@ -241,7 +242,7 @@ func (d *detached) discard() {
 		return
 	}
 	if d.dir != nil {
-		for _, name := range []string{fileMade, fileTake, fileAlive, fileControl, fileRecords, fileState} {
+		for _, name := range []string{fileMade, fileTake, fileCgroup, fileAlive, fileControl, fileRecords, fileState} {
 			_ = os.Remove(filepath.Join(d.dir.Name(), name))
 		}
 	}

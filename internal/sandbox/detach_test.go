@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -480,4 +481,52 @@ func BenchmarkExecTrue(b *testing.B) {
 	}
 	_ = s.Signal(unix.SIGKILL)
 	_, _ = s.Wait(b.Context())
+}
+
+func TestLimitsOfAnAdoptedSandboxAreChangedAndItsCgroupGoes(t *testing.T) {
+	a := adopter(t)
+	dir := detachDir(t)
+	upper, pid := startedAndKilled(t, dir, "echo ready; read x; dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null || echo bounded; read x")
+	out := outOf(t, dir)
+	wantLine(t, out, "ready")
+	adopt := func(id string) sandbox.Sandbox {
+		t.Helper()
+		s, err := a.Adopt(t.Context(), id, filepath.Join(dir, "detach"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	err := adopt("adopted").(sandbox.Limiter).SetLimits(t.Context(), sandboxtest.Limited(16<<20, 0, 0))
+	if errdefs.IsUnavailable(err) {
+		t.Skip("needs a cgroup: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Who adopts it after that knows of the cgroup, and can change it once more.
+	s := adopt("again")
+	if st, err := s.(sandbox.Inspector).Stats(t.Context()); err != nil || st.MemoryLimitBytes != 16<<20 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := s.(sandbox.Limiter).SetLimits(t.Context(), sandboxtest.Limited(16<<20, 30, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := s.(sandbox.Inspector).Stats(t.Context()); err != nil || st.PidsLimit != 30 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "in"), []byte("x\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantLine(t, out, "bounded")
+	if err := s.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := s.Wait(t.Context()); err != nil || !exit.OOMKilled {
+		t.Errorf("exit is %+v, %v", exit, err)
+	}
+	wantNothingLeft(t, dir, upper, pid)
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/den-a*"); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
 }

@@ -15,7 +15,7 @@ func (s *running) Pause(context.Context) error {
 	if !s.lives() {
 		return fmt.Errorf("sandbox %s: pause: %w", s.id, os.ErrProcessDone)
 	}
-	if s.cgroup.freeze(cgroups.Frozen) {
+	if s.cgroup.Load().freeze(cgroups.Frozen) {
 		return nil
 	}
 	s.Freeze()
@@ -28,7 +28,7 @@ func (s *running) Resume(context.Context) error {
 		return fmt.Errorf("sandbox %s: resume: %w", s.id, os.ErrProcessDone)
 	}
 	// Whoever paused it may have been another den, in another way.
-	s.cgroup.freeze(cgroups.Thawed)
+	s.cgroup.Load().freeze(cgroups.Thawed)
 	s.Thaw()
 	return nil
 }
@@ -47,7 +47,7 @@ func (s *running) Stats(context.Context) (Stats, error) {
 	for _, pid := range s.tree() {
 		st.addProcess(pid)
 	}
-	s.cgroup.addTo(&st)
+	s.cgroup.Load().addTo(&st)
 	if own, err := os.Readlink("/proc/self/ns/net"); err == nil {
 		if other, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", s.pid)); err == nil && own != other {
 			st.Interfaces = readInterfaces(s.pid)

@@ -113,14 +113,15 @@ func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sand
 	}
 	s.streams, s.done = streams, make(chan struct{})
 	if s.parent == nil {
-		if s.cgroup = newCgroup(r, n.cgroupVersion()); s.cgroup != nil {
-			s.enter = s.cgroup.enter
+		if c := newCgroup(r, n.cgroupVersion()); c != nil {
+			s.cgroup.Store(c)
+			s.enter = c.enter
 		}
 	}
 	if err := n.start(ctx, r, s); err != nil {
 		streams.CloseChild()
 		streams.CloseOwn()
-		s.cgroup.remove()
+		s.cgroup.Load().remove()
 		s.detached.discard()
 		if s.master != nil {
 			s.master.Close()

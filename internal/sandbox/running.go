@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+	"sync/atomic"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -28,7 +30,8 @@ type running struct {
 	program  *program
 	streams  *Streams
 	stubs    *stubs
-	cgroup   *cgroup
+	cgroup   atomic.Pointer[cgroup]
+	limiting sync.Mutex // orders changes of cgroup
 	pipes    *pipes
 	holder   int
 	pid      int
@@ -244,7 +247,7 @@ func (s *running) reap() (Exit, error) {
 	if err != nil && !rs.exited && !rs.initExited {
 		return Exit{Code: 137, Signal: unix.SIGKILL}, fmt.Errorf("sandbox %s: %w", s.id, err)
 	}
-	if s.cgroup.oomKilled() {
+	if s.cgroup.Load().oomKilled() {
 		rs.oomKilled = true
 		s.detached.noteOOM()
 	}
@@ -257,7 +260,7 @@ func (s *running) finish() error {
 		s.stop()
 	}
 	err := errors.Join(failpoint.Hit("sandbox.finish.before-stubs"), s.takeBack())
-	s.cgroup.remove()
+	s.cgroup.Load().remove()
 	s.detached.settled()
 	s.pipes.closeOwn()
 	s.detached.close()
@@ -287,7 +290,7 @@ func (s *running) Signal(sig unix.Signal) error {
 		return fmt.Errorf("sandbox %s: signal %d: %w", s.id, sig, os.ErrProcessDone)
 	}
 	if sig == unix.SIGKILL {
-		defer s.cgroup.thawForKill()
+		defer s.cgroup.Load().thawForKill()
 	}
 	_, err := s.pipes.toHolder.Write(binary.LittleEndian.AppendUint64(nil, uint64(sig)))
 	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {

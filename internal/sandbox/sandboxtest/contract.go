@@ -92,6 +92,7 @@ func contract() []promise {
 		{"PausedInACgroup", pausedWithLimits},
 		{"StatsSayWhatIsUsed", stats},
 		{"LimitsAreInForceAndCounted", limitsCounted},
+		{"LimitsAreChangedWhileItRuns", limitsChanged},
 		{"StatsOfOwnNetwork", statsOfNetwork},
 		{"ProcessesAreListed", processes},
 		{"ManyAtOnceLeaveNothingOpen", many},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +18,7 @@ type bounds struct {
 	// outerPids is the outer container's limit, processes what a sandbox may have of its own; 0 is none.
 	outerPids, processes int64
 	memoryBytes          int64
-	// asked is the limit of memory that the request asks for.
+	// asked is the limit of memory that was asked for.
 	asked int64
 }
 
@@ -57,10 +58,14 @@ func outerBounds(platform string) bounds {
 
 // apply puts the bounds into a request that asks for less or for none.
 func (b *bounds) apply(r *request) {
-	b.asked = r.MaxMemoryBytes
 	r.MaxProcesses = b.processes
-	if b.memoryBytes > 0 && (r.MaxMemoryBytes <= 0 || r.MaxMemoryBytes > b.memoryBytes) {
-		r.MaxMemoryBytes = b.memoryBytes
+	b.applyTo(&r.limitSizes)
+}
+
+func (b *bounds) applyTo(l *limitSizes) {
+	b.asked = l.MaxMemoryBytes
+	if b.memoryBytes > 0 && (l.MaxMemoryBytes <= 0 || l.MaxMemoryBytes > b.memoryBytes) {
+		l.MaxMemoryBytes = b.memoryBytes
 	}
 }
 
@@ -84,4 +89,22 @@ func (b *bounds) advise(ws unix.WaitStatus, words string) string {
 		return "; the kernel does that where memory runs out: raise the outer container's limit (docker run --memory)"
 	}
 	return ""
+}
+
+// outer are bounds of which what was asked for can change.
+type outer struct {
+	mu sync.Mutex
+	b  bounds
+}
+
+func (o *outer) now() bounds {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b
+}
+
+func (o *outer) ask(memoryBytes int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.b.asked = memoryBytes
 }

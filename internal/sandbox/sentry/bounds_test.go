@@ -10,7 +10,7 @@ import (
 func TestBoundsOfTheOuterContainerAreAppliedAndExplained(t *testing.T) {
 	b := bounds{outerPids: 512, processes: 100, memoryBytes: 1 << 30}
 	for _, c := range []struct{ asked, want int64 }{{0, 1 << 30}, {2 << 30, 1 << 30}, {1 << 20, 1 << 20}} {
-		r := request{MaxMemoryBytes: c.asked}
+		r := request{limitSizes: limitSizes{MaxMemoryBytes: c.asked}}
 		b.apply(&r)
 		if r.MaxMemoryBytes != c.want || r.MaxProcesses != 100 {
 			t.Errorf("asked for %d: %+v", c.asked, r)

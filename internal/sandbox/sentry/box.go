@@ -81,10 +81,11 @@ type box struct {
 	cables map[string]cable // of the devices that den plugged in
 
 	mu     sync.Mutex
-	killed killReason
-	peak   uint64 // of memory, as far as somebody looked
+	killed killReason // and limits of the request
+	peak   uint64     // of memory, as far as somebody looked
 
-	holds holds
+	watching sync.Once
+	holds    holds
 
 	// life is read-locked while a program is added, so that none comes after the end.
 	life  sync.RWMutex
@@ -278,9 +279,7 @@ func (b *box) start() error {
 	if err := b.k.Start(); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	if b.r.MaxMemoryBytes > 0 || b.r.MaxProcesses > 0 {
-		go b.watch()
-	}
+	b.watchOnce()
 	return nil
 }
 

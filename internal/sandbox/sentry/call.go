@@ -38,6 +38,8 @@ func (b *box) answer(c *control) {
 		b.hold(holdPause)
 	case cmd.Resume:
 		b.letGo(holdPause)
+	case cmd.Limits != nil:
+		err = b.setLimits(*cmd.Limits)
 	case cmd.Stats:
 		e.Stats = b.stats()
 	case cmd.Processes:

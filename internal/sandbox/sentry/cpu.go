@@ -83,13 +83,13 @@ func below(pid int) []int {
 
 // throttle is a limit of processors, and what it did.
 type throttle struct {
-	quota, period time.Duration
-
-	mu           sync.Mutex
-	total        time.Duration
-	periods      uint64
-	heldPeriods  uint64
-	heldDuration time.Duration
+	mu            sync.Mutex
+	quota, period time.Duration // 0 is no limit
+	changed       chan struct{} // closed when they change
+	total         time.Duration
+	periods       uint64
+	heldPeriods   uint64
+	heldDuration  time.Duration
 }
 
 const (
@@ -98,58 +98,94 @@ const (
 	throttleTick      = 5 * time.Millisecond
 )
 
-// newThrottle returns the limit of quota in each period; nil is none.
-func newThrottle(quota, period time.Duration) *throttle {
+// set makes the limit quota in each period; 0 is none.
+func (t *throttle) set(quota, period time.Duration) {
 	if quota <= 0 || period <= 0 {
-		return nil
-	}
-	if scale := minThrottlePeriod.Seconds() / period.Seconds(); scale > 1 {
+		quota, period = 0, 0
+	} else if scale := minThrottlePeriod.Seconds() / period.Seconds(); scale > 1 {
 		quota, period = time.Duration(float64(quota)*scale), minThrottlePeriod
 	}
-	return &throttle{quota: quota, period: period}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.quota, t.period = quota, period
+	if t.changed != nil {
+		close(t.changed)
+	}
+	t.changed = make(chan struct{})
 }
 
-// run holds the payload while it has used more than its quota, until it has ended. What it may use
-// comes in steadily and is kept for one period; who ran out stands still until there is half of that again.
+// run keeps the payload to the limit that there is, until it has ended.
 func (t *throttle) run(s *running, cores int) {
-	rate := t.quota.Seconds() / t.period.Seconds()
-	left, used, last, held := t.quota, s.meter.read(), time.Now(), false
+	for {
+		t.mu.Lock()
+		quota, period, changed := t.quota, t.period, t.changed
+		t.mu.Unlock()
+		if quota > 0 {
+			t.keep(s, &quotaKeeper{quota: quota, period: period, cores: cores, changed: changed})
+		}
+		select {
+		case <-s.done:
+			return
+		case <-changed:
+		}
+	}
+}
+
+// quotaKeeper is a limit while it is in force.
+type quotaKeeper struct {
+	quota, period time.Duration
+	cores         int
+	changed       <-chan struct{}
+}
+
+// keep holds the payload while it has used more than its quota, until the limit changes or it has
+// ended. What it may use comes in steadily and is kept for one period; who ran out stands still until
+// there is half of that again.
+func (t *throttle) keep(s *running, q *quotaKeeper) {
+	rate := q.quota.Seconds() / q.period.Seconds()
+	left, used, last, held := q.quota, s.meter.read(), time.Now(), false
 	timer := time.NewTimer(throttleTick)
 	defer timer.Stop()
 	for {
 		select {
 		case <-s.done:
 			return
+		case <-q.changed:
+			if held {
+				_ = s.tell("let go", &command{LetGo: true}) // or it has ended
+			}
+			return
 		case <-timer.C:
 		}
 		now, cpu := time.Now(), s.meter.read()
 		elapsed := now.Sub(last)
-		left = min(left+time.Duration(rate*float64(elapsed))-(cpu-used), t.quota)
+		left = min(left+time.Duration(rate*float64(elapsed))-(cpu-used), q.quota)
 		used, last = cpu, now
-		t.count(elapsed, held)
+		t.count(elapsed, q.period, held)
 		switch {
 		case !held && left <= 0:
 			held = true
 			_ = s.tell("hold", &command{Hold: true}) // or it has ended
-		case held && left >= t.quota/2:
+		case held && left >= q.quota/2:
 			held = false
 			_ = s.tell("let go", &command{LetGo: true})
 		}
 		// Sooner nothing can have changed.
-		next := left / time.Duration(cores)
+		next := left / time.Duration(q.cores)
 		if held {
-			next = time.Duration(float64(t.quota/2-left) / rate)
+			next = time.Duration(float64(q.quota/2-left) / rate)
 		}
-		timer.Reset(min(max(next, throttleTick), t.period))
+		timer.Reset(min(max(next, throttleTick), q.period))
 	}
 }
 
-func (t *throttle) count(elapsed time.Duration, held bool) {
+// count counts what has elapsed in periods.
+func (t *throttle) count(elapsed, period time.Duration, held bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before := t.total / t.period
+	before := t.total / period
 	t.total += elapsed
-	n := uint64(t.total/t.period - before)
+	n := uint64(t.total/period - before)
 	t.periods += n
 	if held {
 		t.heldDuration += elapsed

@@ -78,6 +78,7 @@ type able interface {
 	sandbox.Changer
 	sandbox.Pauser
 	sandbox.Inspector
+	sandbox.Limiter
 }
 
 type imageSandbox struct {

@@ -5,17 +5,15 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 )
 
 // limitPids puts what den starts into a cgroup of the sentry's own, which bounds
-// its processes and threads. Each of them is several outside.
+// its processes and threads, at once or when there is a limit. Each of them is several outside.
 func (b *box) limitPids() error {
-	if b.r.MaxPids <= 0 {
-		return nil
-	}
 	tree, err := b.disconnected(cgroup2fs.Name, &vfs.MountOptions{})
 	if err != nil {
 		return err
@@ -31,11 +29,52 @@ func (b *box) limitPids() error {
 	if err != nil {
 		return asErrno(err)
 	}
-	if err := c.WriteControl(b.ctx, "pids.max", strconv.FormatInt(b.r.MaxPids, 10)); err != nil {
-		return fmt.Errorf("%d: %w", b.r.MaxPids, err)
-	}
 	b.cgroup = c
+	if b.r.MaxPids > 0 {
+		return b.setPids(b.r.MaxPids)
+	}
 	return nil
+}
+
+// setPids bounds processes and threads; 0 is no bound.
+func (b *box) setPids(limit int64) error {
+	word := "max"
+	if limit > 0 {
+		word = strconv.FormatInt(limit, 10)
+	}
+	if err := b.cgroup.WriteControl(b.ctx, "pids.max", word); err != nil {
+		return fmt.Errorf("pids limit %s: %w", word, asErrno(err))
+	}
+	return nil
+}
+
+// setLimits puts others in force while the payload runs.
+func (b *box) setLimits(l limitSizes) error {
+	if used, err := b.k.MemoryFile().TotalUsage(); err == nil && l.MaxMemoryBytes > 0 && used > uint64(l.MaxMemoryBytes) {
+		return &remoteError{fmt.Sprintf("memory limit %d: %d bytes are in use", l.MaxMemoryBytes, used), unix.EBUSY}
+	}
+	if err := b.setPids(l.MaxPids); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.r.limitSizes = l
+	b.mu.Unlock()
+	b.watchOnce()
+	return nil
+}
+
+// watchOnce begins to watch the payload when there is something to watch.
+func (b *box) watchOnce() {
+	if l := b.limits(); l.MaxMemoryBytes > 0 || b.r.MaxProcesses > 0 {
+		b.watching.Do(func() { go b.watch() })
+	}
+}
+
+// limits are those in force.
+func (b *box) limits() limitSizes {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.r.limitSizes
 }
 
 // watchInterval is how often the payload is looked at.
@@ -60,7 +99,7 @@ func (b *box) watch() {
 
 // over says what the payload has too much of.
 func (b *box) over() killReason {
-	if limit := b.r.MaxMemoryBytes; limit > 0 {
+	if limit := b.limits().MaxMemoryBytes; limit > 0 {
 		if used, err := b.k.MemoryFile().TotalUsage(); err == nil && used > uint64(limit) {
 			return killMemory
 		}

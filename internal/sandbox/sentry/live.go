@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
@@ -23,6 +24,7 @@ var (
 	_ sandbox.Changer   = (*running)(nil)
 	_ sandbox.Pauser    = (*running)(nil)
 	_ sandbox.Inspector = (*running)(nil)
+	_ sandbox.Limiter   = (*running)(nil)
 )
 
 // call asks the sentry for something that it does at once or as long as ctx lasts.
@@ -67,6 +69,21 @@ func (s *running) Resume(ctx context.Context) error {
 	return err
 }
 
+// SetLimits puts other limits of memory, processes and processors in force.
+func (s *running) SetLimits(ctx context.Context, r *specs.LinuxResources) error {
+	sizes, quota, period := limitsOf(r)
+	s.limiting.Lock()
+	defer s.limiting.Unlock()
+	bounds := s.bounds.now()
+	bounds.applyTo(&sizes)
+	if _, err := s.call(ctx, "limits", &command{Limits: &sizes}); err != nil {
+		return err
+	}
+	s.bounds.ask(bounds.asked)
+	s.limit.set(quota, period)
+	return nil
+}
+
 // Stats is what the sandbox uses.
 func (s *running) Stats(ctx context.Context) (sandbox.Stats, error) {
 	e, err := s.call(ctx, "statistics", &command{Stats: true})
@@ -74,7 +91,7 @@ func (s *running) Stats(ctx context.Context) (sandbox.Stats, error) {
 		return sandbox.Stats{}, err
 	}
 	st := e.Stats
-	st.MemoryLimitBytes = uint64(max(s.bounds.asked, 0)) // not what den adds
+	st.MemoryLimitBytes = uint64(s.bounds.now().asked) // not what den adds
 	s.processorUse(st)
 	return *st, nil
 }
@@ -90,11 +107,10 @@ func (s *running) processorUse(st *sandbox.Stats) {
 		user = time.Duration(float64(total) * float64(st.CPUUser) / float64(st.CPUTotal))
 	}
 	st.CPUTotal, st.CPUUser, st.CPUSystem = total, user, total-user
-	if t := s.limit; t != nil {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		st.Periods, st.ThrottledPeriods, st.Throttled = t.periods, t.heldPeriods, t.heldDuration
-	}
+	t := &s.limit
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st.Periods, st.ThrottledPeriods, st.Throttled = t.periods, t.heldPeriods, t.heldDuration
 }
 
 // Processes are those in the sandbox, with its own numbers.

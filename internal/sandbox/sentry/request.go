@@ -28,10 +28,10 @@ type builder struct {
 	out   request
 	files []*os.File // sent with it
 	own   []*os.File // closed when they are sent
-	// throttle is den's to enforce.
-	throttle *throttle
-	shares   []share
-	socks    []*os.File // the gofer's ends
+	// quota of processor time in each period is den's to enforce; 0 is no limit.
+	quota, period time.Duration
+	shares        []share
+	socks         []*os.File // the gofer's ends
 }
 
 // build makes the request; streams are already there.
@@ -131,33 +131,32 @@ func (b *builder) process() error {
 		}
 	}
 	o.Masked, o.ReadOnly, o.Init = s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, b.r.Init
-	if res := s.Linux.Resources; res != nil {
-		if m := res.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
-			o.MaxMemoryBytes = *m.Limit
-		}
-		b.processors(res.CPU)
-		if p := res.Pids; p != nil && p.Limit != nil {
-			o.MaxPids = *p.Limit
-		}
+	o.limitSizes, b.quota, b.period = limitsOf(s.Linux.Resources)
+	if res := s.Linux.Resources; res != nil && res.CPU != nil && res.CPU.Cpus != "" {
+		b.warn("the choice of processors is not in force: the sentry's sandboxes have no cgroup")
 	}
 	return b.seccomp(s.Linux.Seccomp)
 }
 
-// processors fills the limit of processors, and says what of it is not in force.
-func (b *builder) processors(c *specs.LinuxCPU) {
-	if c == nil {
-		return
+// limitsOf are those of a specification; zero is none.
+func limitsOf(r *specs.LinuxResources) (l limitSizes, quota, period time.Duration) {
+	if r == nil {
+		return l, 0, 0
 	}
-	if c.Quota != nil && *c.Quota > 0 {
-		period := uint64(100_000) // cgroup-v2.rst, cpu.max
+	if m := r.Memory; m != nil && m.Limit != nil {
+		l.MaxMemoryBytes = max(*m.Limit, 0)
+	}
+	if p := r.Pids; p != nil && p.Limit != nil {
+		l.MaxPids = max(*p.Limit, 0)
+	}
+	if c := r.CPU; c != nil && c.Quota != nil && *c.Quota > 0 {
+		micro := uint64(100_000) // cgroup-v2.rst, cpu.max
 		if c.Period != nil && *c.Period > 0 {
-			period = *c.Period
+			micro = *c.Period
 		}
-		b.throttle = newThrottle(time.Duration(*c.Quota)*time.Microsecond, time.Duration(min(period, 1_000_000))*time.Microsecond)
+		quota, period = time.Duration(*c.Quota)*time.Microsecond, time.Duration(min(micro, 1_000_000))*time.Microsecond
 	}
-	if c.Cpus != "" {
-		b.warn("the choice of processors is not in force: the sentry's sandboxes have no cgroup")
-	}
+	return l, quota, period
 }
 
 // programOf is a process of a specification, without its streams.

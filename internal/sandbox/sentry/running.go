@@ -27,12 +27,13 @@ type running struct {
 	sentry  *child
 	gofer   *child
 	layer   *os.File // what the payload changed
-	bounds  bounds
+	bounds  outer
 	meter   *meter
-	limit   *throttle // of processors; nil is none
+	limit   throttle // of processors
 	warn    func(string)
 	stop    func() bool
 
+	limiting  sync.Mutex // orders SetLimits
 	cancelled atomic.Bool
 	mu        sync.Mutex // orders what is sent
 	ended     bool
@@ -72,9 +73,10 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if err := s.prepare(b); err != nil {
 		return err
 	}
-	s.limit = b.throttle
-	s.bounds, s.warn = outerBounds(e.o.Platform), r.Warn
-	s.bounds.apply(&b.out)
+	s.limit.set(b.quota, b.period)
+	bounds := outerBounds(e.o.Platform)
+	bounds.apply(&b.out)
+	s.bounds.b, s.warn = bounds, r.Warn
 	if err := e.engage(ctx, b, s); err != nil {
 		return err
 	}
@@ -220,9 +222,7 @@ func (s *running) cancel() {
 func (s *running) run() {
 	s.streams.Start()
 	s.meter = &meter{root: s.sentry.pid}
-	if s.limit != nil {
-		go s.limit.run(s, runtime.NumCPU())
-	}
+	go s.limit.run(s, runtime.NumCPU())
 	go func() {
 		defer close(s.done)
 		s.exit, s.err = s.follow()
@@ -237,6 +237,7 @@ func (s *running) run() {
 // follow goes with the payload to its end and takes its changes.
 func (s *running) follow() (sandbox.Exit, error) {
 	ev, err := s.next()
+	bounds := s.bounds.now()
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
@@ -250,10 +251,10 @@ func (s *running) follow() (sandbox.Exit, error) {
 		if werr == nil {
 			werr = s.sentry.died(ws)
 		}
-		return killed, fmt.Errorf("sandbox %s: the sentry ended: %w%s", s.id, werr, s.bounds.advise(ws, s.sentry.lastWords()))
+		return killed, fmt.Errorf("sandbox %s: the sentry ended: %w%s", s.id, werr, bounds.advise(ws, s.sentry.lastWords()))
 	}
 	exit := ev.Exit.decode()
-	if why := s.bounds.explain(ev.Exit.Killed); why != "" && s.warn != nil {
+	if why := bounds.explain(ev.Exit.Killed); why != "" && s.warn != nil {
 		s.warn(why)
 	}
 	if s.layer == nil {

@@ -20,10 +20,10 @@ import (
 
 // stats is Inspector.Stats, as far as the sentry knows it.
 func (b *box) stats() *sandbox.Stats {
-	cpu := b.k.CPUStats()
+	cpu, limits := b.k.CPUStats(), b.limits()
 	s := &sandbox.Stats{
 		Read: time.Now(), CPUTotal: cpu.UserTime + cpu.SysTime, CPUUser: cpu.UserTime, CPUSystem: cpu.SysTime,
-		MemoryLimitBytes: uint64(max(b.r.MaxMemoryBytes, 0)), Pids: uint64(len(b.k.RootPIDNamespace().Tasks())), PidsLimit: uint64(max(b.r.MaxPids, 0)),
+		MemoryLimitBytes: uint64(limits.MaxMemoryBytes), Pids: uint64(len(b.k.RootPIDNamespace().Tasks())), PidsLimit: uint64(limits.MaxPids),
 	}
 	if used, err := b.k.MemoryFile().TotalUsage(); err == nil {
 		s.MemoryBytes = used

@@ -53,11 +53,19 @@ type command struct {
 	Resume    bool `json:",omitempty"`
 	Stats     bool `json:",omitempty"`
 	Processes bool `json:",omitempty"`
+	// Limits replaces those of the request.
+	Limits *limitSizes `json:",omitempty"`
 	// Files is how many descriptors come with the frame.
 	Files int `json:",omitempty"`
 }
 
 type size struct{ Rows, Cols uint16 }
+
+// limitSizes bound a payload. 0 is no bound.
+type limitSizes struct {
+	// MaxPids bounds processes and threads. More memory than MaxMemoryBytes kills the payload.
+	MaxPids, MaxMemoryBytes int64
+}
 
 // event is what the sentry tells den; one field is set.
 type event struct {
@@ -149,11 +157,9 @@ type request struct {
 	Network  string
 	Devices  []device
 	ExportFD int
-	// MaxPids bounds processes and threads. More processes than MaxProcesses, or
-	// more memory than MaxMemoryBytes, kill the payload. 0 is no bound.
-	MaxPids        int64
-	MaxProcesses   int64
-	MaxMemoryBytes int64
+	limitSizes
+	// More processes than MaxProcesses kill the payload. 0 is no bound.
+	MaxProcesses int64
 }
 
 // killReason is why a sentry kills its payload.
