@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
@@ -18,6 +19,7 @@ type diagnosis struct {
 	Verdict string
 	Rung    struct{ Name, Why, Better, BetterWhy string }
 	Storage struct{ Name string }
+	Network struct{ Name, Why, Better, BetterWhy string }
 	Checks  []finding
 }
 
@@ -72,18 +74,18 @@ func TestDoctorIsRightAndItsLinesHelp(t *testing.T) {
 		{"plain with a volume", []string{"-v", "den-e2e:/var/lib/den"}, "default", "fit", []string{"rung"}},
 		{"plain with Docker's tmpfs", []string{"--tmpfs=/var/lib/den:size=4g"}, "default", "limited", []string{"rung", "store.exec"}},
 		{"plain with today's profile", []string{"--security-opt=seccomp=" + mobyProfile(t)}, "default", "limited", []string{"rung", "store.place"}},
-		{"restricted with today's profile", append([]string{"--user=1000:1000", "--security-opt=seccomp=" + mobyProfile(t)}, restricted...), "restricted", "unfit", []string{"rung", "store.place"}},
-		{"restricted", append([]string{"--user=1000:1000"}, restricted...), "restricted", "unfit", []string{"rung", "store.place"}},
-		{"random uid", append([]string{"--user=1000670000:0"}, restricted...), "restricted", "unfit", []string{"rung", "store.place"}},
-		{"random uid that may write", []string{"--user=1000670000:0", "--cap-drop=ALL"}, "restricted", "limited", []string{"rung", "store.place"}},
-		{"user with user namespaces", append([]string{"--user=1000"}, unconfined...), "restricted", "limited", []string{"rung", "store.place"}},
+		{"restricted with today's profile", append([]string{"--user=1000:1000", "--security-opt=seccomp=" + mobyProfile(t)}, restricted...), "restricted", "unfit", []string{"rung", "serve.socket", "serve.ports", "store.place"}},
+		{"restricted", append([]string{"--user=1000:1000"}, restricted...), "restricted", "unfit", []string{"rung", "serve.socket", "serve.ports", "store.place"}},
+		{"random uid", append([]string{"--user=1000670000:0"}, restricted...), "restricted", "unfit", []string{"rung", "serve.socket", "serve.ports", "store.place"}},
+		{"random uid that may write", []string{"--user=1000670000:0", "--cap-drop=ALL"}, "restricted", "limited", []string{"rung", "serve.ports", "store.place"}},
+		{"user with user namespaces", append([]string{"--user=1000"}, unconfined...), "restricted", "limited", []string{"rung", "serve.socket", "serve.ports", "store.place"}},
 		{"unconfined", unconfined, "default", "limited", []string{"rung", "store.place"}},
-		{"unconfined with a volume", append([]string{"-v", "den-e2e:/var/lib/den"}, unconfined...), "userns", "limited", []string{"rung.pids", "rung.limits"}},
+		{"unconfined with a volume", append([]string{"-v", "den-e2e:/var/lib/den"}, unconfined...), "userns", "limited", []string{"rung.pids", "rung.limits", "serve.ports"}},
 		{"nearly privileged", append([]string{"--security-opt=systempaths=unconfined"}, capable...), "default", "limited", []string{"rung", "store.place"}},
 		{"nearly privileged with a volume", append([]string{"-v", "den-e2e:/var/lib/den", "--security-opt=systempaths=unconfined"}, capable...), "privileged", "fit", []string{"rung.limits"}},
 		{"without chown", append([]string{"-v", "den-e2e:/var/lib/den", "--cap-drop=CHOWN", "--cap-drop=SETFCAP"}, capable...), "privileged", "limited", []string{"rung.capabilities", "rung.limits"}},
 		{"small", append([]string{"--memory=128m", "--pids-limit=64", "--tmpfs=/var/lib/den:size=64m"}, unconfined...), "userns", "limited",
-			[]string{"rung.pids", "rung.limits", "store.space", "store.exec", "limits.memory", "limits.pids"}},
+			[]string{"rung.pids", "rung.limits", "serve.ports", "store.space", "store.exec", "limits.memory", "limits.pids"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -97,6 +99,10 @@ func TestDoctorIsRightAndItsLinesHelp(t *testing.T) {
 			}
 			if d.Rung.Name != "privileged" && (d.Rung.Better == "" || d.Rung.BetterWhy == "") {
 				t.Errorf("it does not say why not better: %+v", d.Rung)
+			}
+			network := map[string]string{"userns": "userns", "privileged": "bridge"}[c.rung]
+			if got := cmp.Or(network, "switch"); d.Network.Name != got || (d.Network.Better == "") != (got == "bridge") || (d.Network.BetterWhy == "") != (got == "bridge") {
+				t.Errorf("network %+v, want %s", d.Network, got)
 			}
 			var short []string
 			for _, f := range d.Checks {
@@ -134,7 +140,11 @@ func (o outer) lifts(t *testing.T, before diagnosis, f finding) {
 	if strings.Contains(f.Fix.Docker, "writable-cgroups") {
 		t.Skip("needs Docker 28 or later")
 	}
-	after := o.doctor(t, strings.Fields(f.Fix.Docker)...)
+	flags := strings.Fields(f.Fix.Docker)
+	if strings.Contains(f.Fix.Docker, "--sysctl") {
+		flags = append(flags, "--network=none") // that of the host is not the container's to set
+	}
+	after := o.doctor(t, flags...)
 	if f.ID == "rung" {
 		if strength(after.Rung.Name) <= strength(before.Rung.Name) {
 			t.Errorf("docker run %s: the rung was %s and is %s: %s", f.Fix.Docker, before.Rung.Name, after.Rung.Name, after.Rung.Why)

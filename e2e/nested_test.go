@@ -20,7 +20,11 @@ type outer struct {
 // sh runs a script in a fresh container with den in it, the test's directory
 // as /work, and the host's network for the registry.
 func (o outer) sh(script string) (string, error) {
-	args := append([]string{"run", "--rm", "--network=host", "-v", env.den + ":/bin/den:ro", "-v", o.d.home + ":/work", "-w", "/work"}, o.flags...)
+	flags := o.flags
+	if !slices.ContainsFunc(flags, func(f string) bool { return strings.HasPrefix(f, "--network=") }) {
+		flags = append([]string{"--network=host"}, flags...)
+	}
+	args := append([]string{"run", "--rm", "-v", env.den + ":/bin/den:ro", "-v", o.d.home + ":/work", "-w", "/work"}, flags...)
 	return o.docker.try(append(args, smallImage(o.d.t), "sh", "-ec", script)...)
 }
 

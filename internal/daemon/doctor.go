@@ -3,18 +3,24 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"den/internal/dockerd"
 	"den/internal/doctor"
 	"den/internal/durable"
+	"den/internal/network"
 	"den/internal/probe"
 	"den/internal/registry"
 	"den/internal/sandbox"
 	"den/internal/snapshot"
+	"den/internal/socket"
 	"den/internal/store"
 )
 
@@ -23,6 +29,7 @@ const (
 	doctorRegistry = 500 * time.Millisecond
 	doctorStore    = 500 * time.Millisecond
 	doctorSentry   = 600 * time.Millisecond
+	doctorSocket   = 500 * time.Millisecond
 	// maxPlaces is how many registries are asked.
 	maxPlaces = 16
 )
@@ -63,13 +70,15 @@ func Examine(ctx context.Context, o Options, registries []string) (doctor.Report
 			s = t // else it is taken to run, as it is before every build
 		}
 		in.Facts, in.Choice, in.ChoiceErr = s.Facts, s.Choice, s.Err
+		in.Networks = tryNetworks(ctx, in)
 	})
+	wg.Go(func() { in.Serve = trySocket(ctx) })
 	wg.Wait()
 	if err := ctx.Err(); err != nil {
 		return doctor.Report{}, err
 	}
 	in.Now = time.Now()
-	in.Storage, in.Network = storage(in, o), sharedNetwork(in)
+	in.Storage, in.Network = storage(in, o), chosenNetwork(in)
 	return doctor.Examine(in), nil
 }
 
@@ -141,7 +150,40 @@ func storage(in doctor.Input, o Options) doctor.Chosen {
 	return doctor.Chosen{Name: d.Name(), Why: why}
 }
 
-// sharedNetwork is what containers get that ask for none in particular.
-func sharedNetwork(in doctor.Input) doctor.Chosen {
-	return doctor.Chosen{Name: sandbox.NetworkHost, Why: "steps and containers share the network around den; --network none has a loopback device and nothing else"}
+// tryNetworks tries what den serve has to do for networks on the rung that was chosen, where it would be done.
+func tryNetworks(ctx context.Context, in doctor.Input) network.Trial {
+	if in.ChoiceErr != nil {
+		return network.Trial{Facts: network.Facts{Namespaces: errors.New("nothing can be run")}, Ports: network.TryPorts()}
+	}
+	if in.Choice.Enter {
+		t, err := network.TryInUserns(ctx)
+		if err != nil {
+			t.Facts.Namespaces = err
+		}
+		return t
+	}
+	return network.Trial{Facts: networkFacts(in.Choice.Rung), Ports: network.TryPorts()}
+}
+
+// chosenNetwork is what Networks would choose.
+func chosenNetwork(in doctor.Input) doctor.Chosen {
+	if in.ChoiceErr != nil {
+		return doctor.Chosen{Name: "none", Why: "none: nothing can be run that needs a network"}
+	}
+	c := network.Choose(in.Networks.Facts)
+	const steps = "; RUN steps and den run share the network around den, or have none"
+	if c.Driver == "" {
+		return doctor.Chosen{Name: sandbox.NetworkHost, Why: c.Why, Better: c.Better, BetterWhy: c.BetterWhy}
+	}
+	return doctor.Chosen{Name: c.Driver, Why: c.Why + steps, Better: c.Better, BetterWhy: c.BetterWhy}
+}
+
+// trySocket finds out whether den serve could listen where it does by itself.
+func trySocket(ctx context.Context) doctor.Serve {
+	ctx, cancel := context.WithTimeout(ctx, doctorSocket)
+	defer cancel()
+	a := socket.Address{Network: socket.Unix, Name: dockerd.DefaultSocket(os.Geteuid(), os.Getenv, func(dir string) bool { return unix.Access(dir, unix.W_OK) == nil })}
+	s := doctor.Serve{Socket: a.Name}
+	s.InUse, s.Err = socket.Try(ctx, a)
+	return s
 }

@@ -9,6 +9,7 @@ package doctor
 import (
 	"time"
 
+	"den/internal/network"
 	"den/internal/probe"
 	"den/internal/registry"
 	"den/internal/sandbox"
@@ -29,17 +30,33 @@ type Input struct {
 	ChoiceErr error
 	// Storage and Network are the names of what was chosen, with the reason.
 	Storage, Network Chosen
-	Store            Store
-	Limits           probe.Limits
-	Registries       []registry.Reach
+	// Networks is what the choice of the network's driver was made from, and more.
+	Networks   network.Trial
+	Serve      Serve
+	Store      Store
+	Limits     probe.Limits
+	Registries []registry.Reach
 	// Now is when all this was found out.
 	Now time.Time
+}
+
+// Serve is what is known about the place where den serve listens by itself.
+type Serve struct {
+	// Socket is the path.
+	Socket string
+	// InUse says that somebody answers there, Err why nobody could listen.
+	InUse bool
+	Err   error
 }
 
 // Chosen is a choice and its reason in a sentence.
 type Chosen struct {
 	Name string `json:"name"`
 	Why  string `json:"why"`
+	// Better is the next better one, BetterWhy why it does not work here; empty on the best, and
+	// of storage, whose reason says it.
+	Better    string `json:"better,omitempty"`
+	BetterWhy string `json:"betterWhy,omitempty"`
 }
 
 // Store is what is known about the store's directory.
@@ -108,7 +125,7 @@ type Rung struct {
 type Check struct {
 	// ID is stable, as "store.space"; of a registry "registry.HOST".
 	ID string `json:"id"`
-	// Area is where it is shown: outer, rung, store, limits, registry or clock.
+	// Area is where it is shown: outer, rung, serve, store, limits, registry or clock.
 	Area   string `json:"area"`
 	Status Status `json:"status"`
 	Text   string `json:"text"`
@@ -121,6 +138,7 @@ type Check struct {
 const (
 	areaOuter    = "outer"
 	areaRung     = "rung"
+	areaServe    = "serve"
 	areaStore    = "store"
 	areaLimits   = "limits"
 	areaRegistry = "registry"
@@ -130,7 +148,7 @@ const (
 // Examine puts an Input into words.
 func Examine(in Input) Report {
 	r := Report{Schema: Schema, Version: in.Version, Rung: rung(in), Storage: in.Storage, Network: in.Network}
-	for _, checks := range [][]Check{outerChecks(in), rungChecks(in), storeChecks(in), limitChecks(in), registryChecks(in), clockChecks(in)} {
+	for _, checks := range [][]Check{outerChecks(in), rungChecks(in), serveChecks(in), storeChecks(in), limitChecks(in), registryChecks(in), clockChecks(in)} {
 		r.Checks = append(r.Checks, checks...)
 	}
 	r.Verdict = verdict(r.Checks)

@@ -24,7 +24,7 @@ func good() Input {
 	return Input{
 		Version: "1", Now: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC),
 		Facts:   probe.Facts{CapEff: sandbox.Lacks(0) | 1<<unix.CAP_SYS_ADMIN, FSType: "ext4", Cgroup: 2},
-		Storage: Chosen{"overlay", "overlay: fast"}, Network: Chosen{"host", "shared"},
+		Storage: Chosen{Name: "overlay", Why: "overlay: fast"}, Network: Chosen{Name: "bridge", Why: "of the kernel"}, Serve: Serve{Socket: "/var/run/docker.sock"},
 		Store: Store{Root: "/var/lib/den", Look: store.Look{Exists: true, Shared: true},
 			Disk: probe.Disk{Dir: "/var/lib/den", FSType: "ext4", FreeBytes: 1 << 40, SizeBytes: 1 << 41, FreeInodes: 1 << 30, Inodes: 1 << 31}},
 	}
@@ -122,7 +122,7 @@ func TestShortfalls(t *testing.T) {
 		{"lacks", func(in *Input) { in.Facts.CapEff &^= 1 << unix.CAP_CHOWN; in.Facts.Userns = noUserns() }, "rung.capabilities", Short, Limited, "CAP_CHOWN", "--cap-add CHOWN"},
 		{"no cgroups", func(in *Input) { in.Facts.CgroupErr = "read-only" }, "rung.limits", Note, Fit, "not enforced: read-only", "--security-opt writable-cgroups=true"},
 		{"copies", func(in *Input) { in.Storage.Name, in.Facts.FSType = "copy", "overlay" }, "storage", Short, Limited, "", "-v den:/var/lib/den"},
-		{"forced driver", func(in *Input) { in.Storage = Chosen{"none", "fuse-overlayfs: it was asked for"} }, "storage", Bad, Limited, "it was asked for", ""},
+		{"forced driver", func(in *Input) { in.Storage = Chosen{Name: "none", Why: "fuse-overlayfs: it was asked for"} }, "storage", Bad, Limited, "it was asked for", ""},
 		{"copies elsewhere", func(in *Input) { in.Storage.Name = "copy" }, "storage", Short, Limited, "", ""},
 		{"own file system", func(in *Input) { in.Store.Disk.FSType = "overlay"; in.Facts.UID = 1000 }, "store.place", Short, Limited, "private to it and goes with it", "--tmpfs /var/lib/den:exec,mode=1777"},
 		{"read-only", func(in *Input) { in.Store.Err = errors.New("no store can be made") }, "store.place", Bad, Unfit, "no store can be made", "-v den:/var/lib/den"},
@@ -145,6 +145,26 @@ func TestShortfalls(t *testing.T) {
 		{"silent registry", func(in *Input) {
 			in.Registries = []registry.Reach{{Place: registry.Place{Host: "r", As: "mirror of docker.io"}, Err: errors.New("no answer within 500ms")}}
 		}, "registry.r", Short, Limited, "r, mirror of docker.io: no answer", ""},
+		{"no capability for networks", func(in *Input) {
+			in.Network = Chosen{Name: "host", Why: "shared", Better: "userns", BetterWhy: "make a bridge"}
+			in.Networks.Facts.Namespaces = unix.EPERM
+		}, "network", Note, Fit, "host: shared", "--cap-add NET_ADMIN --cap-add NET_RAW"},
+		{"no routing", func(in *Input) {
+			in.Facts.CapEff |= 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
+			in.Network = Chosen{Name: "userns", Better: "bridge", BetterWhy: "the kernel does not route"}
+			in.Networks.Facts.Forwarding = unix.EROFS
+		}, "network", Note, Fit, "", "--sysctl net.ipv4.ip_forward=1"},
+		{"no nftables", func(in *Input) {
+			in.Facts.CapEff |= 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
+			in.Network = Chosen{Name: "userns", Better: "bridge", BetterWhy: "nftables"}
+			in.Networks.Facts.Rules = unix.ENOTSUP
+		}, "network", Note, Fit, "", ""},
+		{"networks of the sentry", func(in *Input) { plain(in); in.Network = Chosen{Name: "switch", Better: "userns", BetterWhy: "no"} }, "network", OK, Fit, "switch", ""},
+		{"a daemon", func(in *Input) { in.Serve.InUse = true }, "serve.socket", OK, Fit, "a daemon is there", ""},
+		{"no socket", func(in *Input) { in.Serve.Err = unix.EROFS }, "serve.socket", Note, Fit, "cannot listen where it does by itself: read-only", "--tmpfs /var/run:exec,mode=1777"},
+		{"no low ports", func(in *Input) { in.Networks.Ports.Low = unix.EACCES }, "serve.ports", Note, Fit, "none below 1024: permission denied", "--sysctl net.ipv4.ip_unprivileged_port_start=0"},
+		{"no ports", func(in *Input) { in.Networks.Ports.TCP = unix.EPERM }, "serve.ports", Short, Limited, "no TCP port", ""},
+		{"no UDP ports", func(in *Input) { in.Networks.Ports.UDP = unix.EPERM }, "serve.ports", Short, Limited, "no UDP port", ""},
 		{"year", func(in *Input) { in.Now = time.Unix(0, 0) }, "clock", Bad, Limited, "never set", ""},
 		{"file times", func(in *Input) { in.Store.Disk.Ahead = -time.Hour }, "clock", Short, Limited, "1h0m0s off", ""},
 		{"behind", func(in *Input) {

@@ -35,6 +35,7 @@ type setting struct {
 	tmpfsSize  string   // of the tmpfs, as "8g"
 	memory     string   // as "2g"
 	pids       int
+	sysctl     string // a kernel setting of its own, as name=value
 	cgroups    string // how a cgroup can be written: "v1", "v2"
 	machine    []string
 	den        []string
@@ -94,6 +95,9 @@ func (s setting) docker() string {
 	if s.pids != 0 {
 		f = append(f, fmt.Sprintf("--pids-limit %d", s.pids))
 	}
+	if s.sysctl != "" {
+		f = append(f, "--sysctl "+s.sysctl)
+	}
 	return strings.Join(f, " ")
 }
 
@@ -134,6 +138,9 @@ func (s setting) compose() []string {
 	}
 	if s.pids != 0 {
 		add("pids_limit: %d", s.pids)
+	}
+	if s.sysctl != "" {
+		add("sysctls: [%s]", s.sysctl)
 	}
 	switch {
 	case s.volume != "":
@@ -178,6 +185,9 @@ func (s setting) kubernetes() []string {
 	if s.memory != "" {
 		l = append(l, "resources: {limits: {memory: "+strings.ToUpper(s.memory)+"i}}"+container)
 	}
+	if name, value, ok := strings.Cut(s.sysctl, "="); ok {
+		l = append(l, "securityContext: {sysctls: [{name: "+name+", value: "+quote(value)+"}]}"+pod)
+	}
 	if s.pids != 0 {
 		l = append(l, fmt.Sprintf("podPidsLimit: %d  # of the node's KubeletConfiguration", s.pids))
 	}
@@ -214,6 +224,9 @@ func (s setting) gitlab() []string {
 	}
 	if s.memory != "" {
 		add("memory = %s", quote(s.memory))
+	}
+	if name, value, ok := strings.Cut(s.sysctl, "="); ok {
+		add("sysctls = {%s = %s}", quote(name), quote(value))
 	}
 	switch {
 	case s.volume != "":

@@ -21,6 +21,7 @@ func settings() map[string]setting {
 		"sized":      {tmpfs: "/tmp/den", tmpfsSize: "8g"},
 		"memory":     {memory: "2g"},
 		"pids":       {pids: 2048},
+		"sysctl":     {sysctl: "net.ipv4.ip_forward=1"},
 		"cgroups 1":  {cgroups: "v1"},
 		"cgroups 2":  {cgroups: "v2"},
 		"all":        {privileged: true, root: true, caps: []string{"CHOWN"}, unconfined: true, unmasked: true, volume: "/v", memory: "1g", pids: 1},
@@ -74,6 +75,12 @@ func TestLinesOfATableDoNotRepeatAKey(t *testing.T) {
 
 func TestLinesMeanTheSameToEachTool(t *testing.T) {
 	for name, want := range map[string]Fix{
+		"sysctl": {
+			Docker:     "--sysctl net.ipv4.ip_forward=1",
+			Compose:    []string{"sysctls: [net.ipv4.ip_forward=1]  # of the service"},
+			Kubernetes: []string{`securityContext: {sysctls: [{name: net.ipv4.ip_forward, value: "1"}]}  # of the pod`},
+			GitLab:     []string{`sysctls = {"net.ipv4.ip_forward" = "1"}  # in [runners.docker]`},
+		},
 		"userns": {
 			Docker:     "--user 0 --cap-add SETUID --cap-add SETFCAP --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt label=disable",
 			Compose:    []string{`user: "0"  # of the service`, "cap_add: [SETUID, SETFCAP]  # of the service", "security_opt: [seccomp=unconfined, apparmor=unconfined, label=disable]  # of the service"},

@@ -20,7 +20,7 @@ func (r Report) Print(w io.Writer, s Style) error {
 	p := printer{Style: s}
 	p.line("", "", fmt.Sprintf("den %s: %s", r.Version, r.headline()))
 	for _, area := range []struct{ name, title string }{
-		{areaOuter, "The container around den allows"}, {areaRung, "den chose"}, {areaStore, "Store"},
+		{areaOuter, "The container around den allows"}, {areaRung, "den chose"}, {areaServe, "den serve"}, {areaStore, "Store"},
 		{areaLimits, "Limits"}, {areaRegistry, "Registries"}, {areaClock, "Clock"},
 	} {
 		p.b.WriteString("\n" + area.title + "\n")

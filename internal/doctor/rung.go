@@ -14,7 +14,7 @@ func rungChecks(in Input) []Check {
 	if in.ChoiceErr == nil {
 		l = append(l, shortcomings(in)...)
 	}
-	return append(l, storageCheck(in), Check{ID: "network", Area: areaRung, Status: OK, Text: in.Network.Name + ": " + in.Network.Why})
+	return append(l, storageCheck(in), networkCheck(in))
 }
 
 func isolationCheck(in Input) Check {

@@ -25,40 +25,56 @@ type Facts struct {
 	OwnStack bool
 	// Namespaces is about making network namespaces, bridges and veth pairs.
 	Namespaces error
+	// Packets is about a packet socket in such a namespace, by which a bridge gets its
+	// gateway in user space.
+	Packets error
 	// Rules is about nftables in the outer network namespace, Forwarding about routing there.
 	Rules, Forwarding error
 }
 
 // A Choice is a driver and the reason for it. Without a driver there is the outer
 // network and none.
-type Choice struct{ Driver, Why string }
+type Choice struct {
+	Driver, Why string
+	// Better is the next better driver, BetterWhy why it does not work here; empty on the best.
+	Better, BetterWhy string
+}
 
 // Probe tries what Facts are about. It leaves nothing behind.
 func Probe() Facts {
-	return Facts{Namespaces: tryNamespace(), Rules: tryRules(), Forwarding: tryForwarding()}
+	f := Facts{Rules: tryRules(), Forwarding: tryForwarding()}
+	f.Namespaces, f.Packets = tryNamespace()
+	return f
 }
 
 // Choose is the visible order: the kernel's own bridge and routing, a bridge with
 // a gateway in user space, a switch in user space.
 func Choose(f Facts) Choice {
+	kernel := f.Rules
+	reason := "the kernel cannot route for den"
+	if kernel == nil {
+		kernel, reason = f.Forwarding, "the kernel does not route"
+	}
 	switch {
 	case f.OwnStack:
-		return Choice{SwitchDriver, "sandboxes have network stacks of their own here: den switches frames between them"}
+		return Choice{SwitchDriver, "sandboxes have network stacks of their own here: den switches frames between them", UsernsDriver, "the outer container allows no network namespaces"}
 	case f.Namespaces != nil:
-		return Choice{"", fmt.Sprintf("containers share the outer network: %v", f.Namespaces)}
-	case f.Rules != nil:
-		return Choice{UsernsDriver, fmt.Sprintf("bridges with a gateway in user space, because the kernel cannot route for den: %v", f.Rules)}
-	case f.Forwarding != nil:
-		return Choice{UsernsDriver, fmt.Sprintf("bridges with a gateway in user space, because the kernel does not route: %v", f.Forwarding)}
+		return Choice{"", fmt.Sprintf("containers share the outer network: %v", f.Namespaces), UsernsDriver, f.Namespaces.Error()}
+	case kernel != nil && f.Packets != nil:
+		return Choice{"", fmt.Sprintf("containers share the outer network: %v", f.Packets), UsernsDriver, f.Packets.Error()}
+	case kernel != nil:
+		why := fmt.Sprintf("%s: %v", reason, kernel)
+		return Choice{UsernsDriver, "bridges with a gateway in user space, because " + why, BridgeDriver, why}
 	}
-	return Choice{BridgeDriver, "bridges of the kernel, nftables between them"}
+	return Choice{Driver: BridgeDriver, Why: "bridges of the kernel, nftables between them"}
 }
 
-// tryNamespace makes all that a bridged container needs, in a namespace that ends here.
-func tryNamespace() error {
+// tryNamespace makes all that a bridged container needs, in a namespace that ends here, and
+// a packet socket of the bridge.
+func tryNamespace() (namespaces, packets error) {
 	ns, err := NewNamespace()
 	if err != nil {
-		return err
+		return err, err
 	}
 	err = In(ns, func() error {
 		attrs := netlink.NewLinkAttrs()
@@ -75,9 +91,23 @@ func tryNamespace() error {
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0"}); err != nil {
 			return fmt.Errorf("make a veth pair: %w", err)
 		}
+		packets = tryPackets(bridge.Attrs().Index)
 		return nil
 	})
-	return errors.Join(err, ns.Close())
+	return errors.Join(err, ns.Close()), packets
+}
+
+// tryPackets makes the socket by which the gateway of the driver userns gets its frames.
+func tryPackets(index int) error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("packet socket: %w", err)
+	}
+	err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: index})
+	if err := errors.Join(err, unix.Close(fd)); err != nil {
+		return fmt.Errorf("packet socket of a bridge: %w", err)
+	}
+	return nil
 }
 
 // tryRules has the kernel check a network's rules, in a transaction that takes them

@@ -16,15 +16,19 @@ func TestChooseTakesTheFirstThatWorks(t *testing.T) {
 		f      Facts
 		driver string
 		why    string
+		better string
 	}{
-		{Facts{}, BridgeDriver, "nftables"},
-		{Facts{Rules: bad}, UsernsDriver, "operation not permitted"},
-		{Facts{Forwarding: bad}, UsernsDriver, "does not route"},
-		{Facts{Namespaces: bad, Rules: bad}, "", "share the outer network"},
-		{Facts{OwnStack: true, Namespaces: bad}, SwitchDriver, "stacks of their own"},
+		{Facts{}, BridgeDriver, "nftables", ""},
+		{Facts{Packets: bad}, BridgeDriver, "nftables", ""},
+		{Facts{Rules: bad}, UsernsDriver, "operation not permitted", BridgeDriver},
+		{Facts{Forwarding: bad}, UsernsDriver, "does not route", BridgeDriver},
+		{Facts{Namespaces: bad, Rules: bad}, "", "share the outer network", UsernsDriver},
+		{Facts{Packets: bad, Rules: errors.New("no nftables")}, "", "share the outer network: operation not permitted", UsernsDriver},
+		{Facts{OwnStack: true, Namespaces: bad}, SwitchDriver, "stacks of their own", UsernsDriver},
 	} {
-		if got := Choose(c.f); got.Driver != c.driver || !strings.Contains(got.Why, c.why) {
-			t.Errorf("%+v: %+v, want %q, %q", c.f, got, c.driver, c.why)
+		got := Choose(c.f)
+		if got.Driver != c.driver || !strings.Contains(got.Why, c.why) || got.Better != c.better || (got.BetterWhy == "") != (c.better == "") {
+			t.Errorf("%+v: %+v, want %q, %q, %q", c.f, got, c.driver, c.why, c.better)
 		}
 	}
 }

@@ -36,10 +36,20 @@ const (
 	readyFD = 3
 )
 
-// Main runs a network's den-net if this process was started as one; then it returns
-// true when that ends. links are the drivers besides bridge whose networks need one.
+// Main runs a network's den-net if this process was started as one, or TryInUserns' trial;
+// then it returns true when that ends. links are the drivers besides bridge whose networks need one.
 func Main(links ...Link) bool {
-	if filepath.Base(os.Args[0]) != ProcessName || len(os.Args) != 3 {
+	if filepath.Base(os.Args[0]) != ProcessName {
+		return false
+	}
+	if len(os.Args) == 2 && os.Args[1] == trialArgument {
+		if err := Try().write(os.Stdout); err != nil {
+			log.Print(err)
+			os.Exit(1)
+		}
+		return true
+	}
+	if len(os.Args) != 3 {
 		return false
 	}
 	_ = os.WriteFile("/proc/self/comm", []byte(ProcessName), 0) // for ps, which would show "exe"

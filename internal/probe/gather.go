@@ -191,9 +191,7 @@ func (s *scratch) remove() {
 func (s *scratch) removeLater() processes {
 	p := sys.NewPlan()
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(0), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
-	for _, d := range []string{"w/work", "w", "u", "l", ""} {
-		p.Do(unix.SYS_UNLINKAT, sys.Int(unix.AT_FDCWD), p.Str(filepath.Join(s.dir, d)), sys.Int(unix.AT_REMOVEDIR)).MayFail()
-	}
+	s.sweep(p)
 	p.Exit(0)
 	pid, err := p.Start("den-probe", nil)
 	if err != nil {
@@ -201,6 +199,13 @@ func (s *scratch) removeLater() processes {
 		return nil
 	}
 	return processes{pid}
+}
+
+// sweep is remove as part of a plan.
+func (s *scratch) sweep(p *sys.Plan) {
+	for _, d := range []string{"w/work", "w", "u", "l", ""} {
+		p.Do(unix.SYS_UNLINKAT, sys.Int(unix.AT_FDCWD), p.Str(filepath.Join(s.dir, d)), sys.Int(unix.AT_REMOVEDIR)).MayFail()
+	}
 }
 
 // tryReflink clones an empty file: file systems that cannot refuse it all the same.

@@ -40,7 +40,38 @@ func TestOverlayOnAnOverlayIsRefused(t *testing.T) {
 	if f.Overlay == 0 || f.Untried != "" || f.FSType != "overlay" {
 		t.Errorf("%+v", f)
 	}
+	if e, p := tryOverlayAlone(on); e == 0 {
+		t.Error("by itself it works")
+	} else {
+		p.reap()
+	}
 	if left, err := os.ReadDir(on); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// One overlay by itself is the same answer as that of the whole trial, and nothing is left.
+func TestOverlayAloneAnswersAsGatherDoes(t *testing.T) {
+	dir := t.TempDir()
+	f, p := gather(t.Context(), dir)
+	p.reap()
+	e, p := tryOverlayAlone(dir)
+	p.reap()
+	if f.Refused == nil && e != f.Overlay || f.Refused != nil && e != unix.EPERM {
+		t.Errorf("by itself %v, among others %v after %v", e, f.Overlay, f.Refused)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+	if e, p := tryOverlayAlone("/proc/self/task"); e == 0 {
+		p.reap()
+		t.Error("an overlay in /proc")
+	}
+}
+
+func BenchmarkOverlayAlone(b *testing.B) {
+	dir := b.TempDir()
+	for b.Loop() {
+		Overlay(dir)
 	}
 }

@@ -136,30 +136,39 @@ func (t *trial) child(s *scratch) {
 	t.Do(unix.SYS_SETRESUID, sys.Int(0), sys.Int(0), sys.Int(0)).Note(noteRights)
 }
 
-// tryOverlay makes an overlay of the flavour that den uses.
+// tryOverlay makes an overlay of the flavour that den uses. It is volatile, or taking it apart
+// would write back all that the file system below has not written yet.
 func (t *trial) tryOverlay(s *scratch) {
 	end := t.Label()
-	fs, m := t.Cell(0), t.Cell(0)
+	fs := t.Cell(0)
 	t.Do(unix.SYS_CHDIR, t.Str(s.dir)).To(t.overlay).Err(end)
+	t.FSOpen("overlay", t.overlay).Err(end) // a kernel without overlays says so here
+	t.Close(t.overlay)
 	t.FSOpen("overlay", fs).Err(end)
 	t.FSFlag(fs, "userxattr").To(t.overlay).Err(end)
+	t.FSFlag(fs, "volatile").MayFail() // Linux 5.10
 	for _, kv := range [][2]string{{"lowerdir", "l"}, {"upperdir", "u"}, {"workdir", "w"}} {
 		t.FSString(fs, kv[0], kv[1]).To(t.overlay).Err(end)
 	}
 	t.FSCreate(fs).To(t.overlay).Err(end)
-	t.FSMount(fs, m, 0).To(t.overlay).MayFail()
-	t.Close(m)
+	t.FSMount(fs, t.overlay, 0).MayFail()
+	t.Close(t.overlay)
+	// The next trial's overlay has the same directories, and the kernel refuses them with this mark.
+	t.Do(unix.SYS_UNLINKAT, sys.Int(unix.AT_FDCWD), t.Str("w/work/incompat/volatile/dirty"), sys.Int(0)).MayFail()
+	for _, d := range []string{"w/work/incompat/volatile", "w/work/incompat"} {
+		t.Do(unix.SYS_UNLINKAT, sys.Int(unix.AT_FDCWD), t.Str(d), sys.Int(unix.AT_REMOVEDIR)).MayFail()
+	}
 	t.Mark(end)
 }
 
 // tryProc mounts a proc of the new pid namespace.
 func (t *trial) tryProc() {
 	end := t.Label()
-	fs, m := t.Cell(0), t.Cell(0)
+	fs := t.Cell(0)
 	t.FSOpen("proc", fs).Err(end)
 	t.FSCreate(fs).To(t.proc).Err(end)
-	t.FSMount(fs, m, 0).To(t.proc).MayFail()
-	t.Close(m)
+	t.FSMount(fs, t.proc, 0).MayFail()
+	t.Close(t.proc)
 	t.Mark(end)
 }
 
@@ -227,7 +236,7 @@ func (t *trial) follow(from io.Reader, mapIDs func() error) (Trial, error) {
 	if _, err := io.ReadFull(from, b[recordBytes:]); err != nil {
 		return Trial{}, err
 	}
-	result := func(i int) unix.Errno { return unix.Errno(max(0, -word(i))) }
+	result := func(i int) unix.Errno { return cellErrno(b[8*i:]) }
 	r := Trial{Overlay: result(2), Mknod: result(3), FreshProc: result(4), mapErr: mapErr, chroot: Chroot{Refused: result(5), Devices: result(6)}}
 	if errno := unix.Errno(word(0)); errno != 0 {
 		op := t.OpAt(uint64(word(1)))
@@ -237,4 +246,9 @@ func (t *trial) follow(from io.Reader, mapIDs func() error) (Trial, error) {
 		r.Refused = nil // for want of ids, which is said elsewhere
 	}
 	return r, nil
+}
+
+// cellErrno is the error in a cell that holds a system call's result.
+func cellErrno(b []byte) unix.Errno {
+	return unix.Errno(max(0, -int64(binary.LittleEndian.Uint64(b))))
 }

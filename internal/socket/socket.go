@@ -161,33 +161,84 @@ func listenUnix(ctx context.Context, a Address, o Options) (_ *Listener, err err
 	return &Listener{Listener: l, Address: a, lock: lock}, nil
 }
 
-// bind binds under a name that nobody knows and renames, so that nobody meets a socket
-// without its owner and mode.
-func bind(ctx context.Context, a Address, o Options) (_ net.Listener, err error) {
-	dir, err := os.MkdirTemp(filepath.Dir(a.Name), ".den-")
-	if err != nil {
-		return nil, err
+// Try finds out whether Listen would get a unix address, and leaves everything as it is: inUse says that
+// somebody answers there, an error why nobody could listen there.
+func Try(ctx context.Context, a Address) (inUse bool, err error) {
+	if a.Network != Unix {
+		return false, fmt.Errorf("try %s: it is no unix socket: %w", a, errdefs.ErrInvalidArgument)
 	}
-	defer os.RemoveAll(dir)
-	// A path through the directory's descriptor is short, however long its name is.
-	d, err := os.Open(dir)
+	if fi, err := os.Lstat(a.Name); err == nil {
+		if fi.Mode().Type() != fs.ModeSocket {
+			return false, fmt.Errorf("try %s: there is a file that is no socket: %w", a, errdefs.ErrAlreadyExists)
+		}
+		d := net.Dialer{Timeout: answers}
+		c, err := d.DialContext(ctx, Unix, a.Name)
+		if err == nil {
+			return true, c.Close()
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("try %s: %w", a, err)
+		}
+	}
+	if lock, err := os.OpenFile(a.Name+".lock", os.O_RDWR|unix.O_NOFOLLOW, 0); err == nil {
+		lock.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("try %s: %w", a, err)
+	}
+	dir := filepath.Dir(a.Name) // or what is there of it
+	for fi, err := os.Stat(dir); err != nil || !fi.IsDir(); fi, err = os.Stat(dir) {
+		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return false, fmt.Errorf("try %s: %s is no directory", a, dir)
+		}
+		dir = filepath.Dir(dir)
+	}
+	l, tmp, err := bindIn(ctx, dir)
 	if err != nil {
-		return nil, err
+		return false, fmt.Errorf("try %s: %w", a, err)
+	}
+	return false, errors.Join(l.Close(), os.RemoveAll(tmp))
+}
+
+// bindIn binds a socket "s" in a new directory in dir, which is the caller's to remove.
+func bindIn(ctx context.Context, dir string) (_ net.Listener, tmp string, err error) {
+	if tmp, err = os.MkdirTemp(dir, ".den-"); err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(tmp)
+		}
+	}()
+	// A path through the directory's descriptor is short, however long its name is.
+	d, err := os.Open(tmp)
+	if err != nil {
+		return nil, "", err
 	}
 	defer d.Close()
 	var c net.ListenConfig
 	l, err := c.Listen(ctx, Unix, fmt.Sprintf("/proc/self/fd/%d/s", d.Fd()))
 	if err != nil {
+		return nil, "", err
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	return l, tmp, nil
+}
+
+// bind binds under a name that nobody knows and renames, so that nobody meets a socket
+// without its owner and mode.
+func bind(ctx context.Context, a Address, o Options) (_ net.Listener, err error) {
+	l, dir, err := bindIn(ctx, filepath.Dir(a.Name))
+	if err != nil {
 		return nil, err
 	}
+	defer os.RemoveAll(dir)
 	defer func() {
 		if err != nil {
 			l.Close()
 		}
 	}()
-	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false)
-	}
 	at := filepath.Join(dir, "s")
 	if err := os.Chmod(at, 0o660); err != nil {
 		return nil, err

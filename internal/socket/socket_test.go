@@ -287,3 +287,50 @@ func handshake(t *testing.T, dir string, files socket.ServerFiles, names ...stri
 		}
 	}
 }
+
+// Try says what Listen would, and leaves nothing behind.
+func TestTryLeavesAPlaceAsItWas(t *testing.T) {
+	dir := t.TempDir()
+	a := socket.Address{socket.Unix, filepath.Join(dir, "not", "there", "d.sock")}
+	if inUse, err := socket.Try(t.Context(), a); inUse || err != nil {
+		t.Errorf("a place where nothing is: %t, %v", inUse, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	l, err := socket.Listen(t.Context(), a, socket.Options{GID: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inUse, err := socket.Try(t.Context(), a); !inUse || err != nil {
+		t.Errorf("while somebody listens: %t, %v", inUse, err)
+	}
+	if err := l[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	stale, err := net.ListenUnix(socket.Unix, &net.UnixAddr{Name: a.Name, Net: socket.Unix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	if err := stale.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if inUse, err := socket.Try(t.Context(), a); inUse || err != nil {
+		t.Errorf("at a stale socket: %t, %v", inUse, err)
+	}
+	if _, err := os.Lstat(a.Name); err != nil {
+		t.Error("it took the stale socket away")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{filepath.Join(dir, "file"), filepath.Join(dir, "file", "d.sock"), "/proc/self/d.sock"} {
+		if _, err := socket.Try(t.Context(), socket.Address{socket.Unix, name}); err == nil {
+			t.Errorf("%s is a place for a socket", name)
+		}
+	}
+	if _, err := socket.Try(t.Context(), socket.Address{socket.TCP, "127.0.0.1:0"}); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
