@@ -73,6 +73,14 @@ docker run -dit --name tty small sh`)
 			s.must(t, "for i in $(seq 100); do docker inspect gone >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1")
 			equal(t, "a program in what was taken over", "yes\n", s.must(t, "docker exec web echo yes"))
 			equal(t, "running", "tty\nweb\n", s.must(t, "docker ps --format '{{.Names}}' | sort"))
+			equal(t, "what happened before", "create\nstart\n", s.must(t, "docker events --since 1h --until 0s --filter container=web --filter event=create --filter event=start --format '{{.Action}}'"))
+			if out := s.must(t, "docker update --memory 64m --memory-swap 64m --pids-limit 30 web 2>&1"); out == "web\n" { // else it warns that there are no cgroups
+				if got := s.must(t, "docker stats --no-stream --format '{{.MemUsage}} {{.PIDs}}' web"); !strings.Contains(got, "/ 64MiB ") {
+					t.Errorf("limits of what was taken over: %q", got)
+				}
+			} else if name == "privileged" {
+				t.Errorf("limits of what was taken over: %q", out)
+			}
 			s.must(t, "docker stop -t 0 web tty && docker start web")
 			equal(t, "the port of the one that was started again", "here\n", s.must(t, "for i in $(seq 50); do wget -q -O - http://127.0.0.1:18090/ && exit; sleep 0.1; done; exit 1"))
 			s.must(t, "docker rm -f web tty count ends")

@@ -68,7 +68,7 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 		Engine: served, Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
 		SocketPath: socketPath(s.Listeners), Log: logger(o),
 	})
-	e.Begin() // before anybody asks
+	e.Begin(ctx) // before anybody asks
 	go func() { a.supervised <- e.Supervise(base) }()
 	return a, nil
 }

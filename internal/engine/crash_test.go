@@ -142,7 +142,7 @@ func TestWhoeverDiesTheNextDenGoesOn(t *testing.T) {
 				r := crashRig(t, root, lastingExecutor{})
 				ctx, cancel := context.WithCancel(t.Context())
 				over := make(chan error, 1)
-				r.Begin()
+				r.Begin(t.Context())
 				go func() { over <- r.Supervise(ctx) }()
 				defer func() {
 					cancel()
@@ -244,7 +244,7 @@ func TestContainerThatDiedWithItsDenHasExitCode137AndStartsAgain(t *testing.T) {
 	next := &rig{New(r.Options), r.exec, t}
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error, 1)
-	next.Begin()
+	next.Begin(t.Context())
 	go func() { over <- next.Supervise(ctx) }()
 	if c := next.inspect(ids["no"]); c.State.Status != "exited" || c.State.ExitCode != 137 {
 		t.Errorf("without a policy: %+v", c.State)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -17,17 +18,35 @@ type events struct {
 	ring    []Event
 	next    int           // number of the next event, from 0 on
 	changed chan struct{} // closed at the next event; nil while nobody waits
+	dir     string        // where they are kept; empty for those of a moment
+	failed  bool          // the last one could not be written down
 }
 
 // Emit tells who listens to Events that something happened; a zero Time is now.
-func (e *Engine) Emit(ev Event) { e.events.add(ev) }
+func (e *Engine) Emit(ev Event) {
+	if err := e.events.add(ev); err != nil {
+		e.Log(fmt.Errorf("events are not kept for the next den: %w", err))
+	}
+}
 
-func (s *events) add(ev Event) {
+// add returns the first of several errors of writing.
+func (s *events) add(ev Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ev.Time.IsZero() {
 		ev.Time = time.Now()
 	}
+	s.push(ev)
+	err := s.write(ev)
+	again := s.failed
+	if s.failed = err != nil; again {
+		return nil
+	}
+	return err
+}
+
+// push puts an event into the ring. The caller holds mu.
+func (s *events) push(ev Event) {
 	if len(s.ring) < keptEvents {
 		s.ring = append(s.ring, ev)
 	} else {

@@ -24,7 +24,7 @@ import (
 // container any more, but those that can live without it go on. Until what runs is found,
 // other calls wait.
 func (e *Engine) Supervise(ctx context.Context) error {
-	e.Begin()
+	e.Begin(ctx)
 	err := e.adoptAll(ctx)
 	close(e.residents.adopted)
 	if err != nil {
@@ -37,13 +37,21 @@ func (e *Engine) Supervise(ctx context.Context) error {
 }
 
 // Begin makes this process the one that looks after resident containers: what is asked of
-// it waits until Supervise, which is called once, has found what runs.
-func (e *Engine) Begin() {
+// it waits until Supervise, which is called once, has found what runs. What happened under
+// the dens before is known from now on.
+func (e *Engine) Begin(ctx context.Context) {
 	e.residents.mu.Lock()
-	defer e.residents.mu.Unlock()
+	begun := e.residents.adopted != nil
 	e.residents.serving = true
-	if e.residents.adopted == nil {
+	if !begun {
 		e.residents.adopted = make(chan struct{})
+	}
+	e.residents.mu.Unlock()
+	if begun {
+		return
+	}
+	if err := e.events.keep(ctx, e.Store.EventsDir); err != nil {
+		e.Log(err)
 	}
 }
 

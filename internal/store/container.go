@@ -39,11 +39,17 @@ func (s *Store) containerPath(cid string) string { return s.path(s.engineRel("co
 
 // NetworksDir makes the directory that the engine keeps its networks in, which goes
 // with the engine.
-func (s *Store) NetworksDir(ctx context.Context) (string, error) {
+func (s *Store) NetworksDir(ctx context.Context) (string, error) { return s.engineFolder(ctx, "networks") }
+
+// EventsDir makes the directory that the engine keeps its events in, which goes
+// with the engine.
+func (s *Store) EventsDir(ctx context.Context) (string, error) { return s.engineFolder(ctx, "events") }
+
+func (s *Store) engineFolder(ctx context.Context, name string) (string, error) {
 	if err := s.lockEngine(ctx, true); err != nil {
 		return "", err
 	}
-	dir := s.path(s.engineRel("networks"))
+	dir := s.path(s.engineRel(name))
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}

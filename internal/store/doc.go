@@ -20,7 +20,7 @@
 //	cache/<hh>/<key>.json                  build-cache records, the first stays
 //	pulled/<hash>.json                     references that all engines share
 //	derived/<hh>/<hash>                    memos that can be computed again
-//	engines/<id>/{refs,names,containers,networks,lock}  what one job named
+//	engines/<id>/{refs,names,containers,networks,events,lock}  what one job named
 //	cachemount/<class>/<hash>/<n>/fs       mutable trees of RUN --mount=type=cache
 //	volumes/<class>/<engine>/<name>/fs     mutable trees of an engine
 //	condemned/ work/ ingest/ tmp/ trash/   the collector's flags, work locks, downloads, drafts
