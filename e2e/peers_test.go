@@ -71,11 +71,13 @@ func unmountBelow(dir string) {
 	}
 }
 
-func (d dockerd) try(args ...string) (string, error) {
+func (d dockerd) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("docker", args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+d.dir+"/sock", "DOCKER_BUILDKIT=0", "DOCKER_CONFIG="+d.dir+"/config")
-	return output(cmd)
+	return cmd
 }
+
+func (d dockerd) try(args ...string) (string, error) { return output(d.command(args...)) }
 
 func (d dockerd) run(t *testing.T, args ...string) string {
 	t.Helper()
@@ -84,6 +86,15 @@ func (d dockerd) run(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// said is what a container has written, on both streams.
+func (d dockerd) said(container string) string {
+	b, err := d.command("logs", container).CombinedOutput()
+	if err != nil {
+		return fmt.Sprintf("%s%v", b, err)
+	}
+	return string(b)
 }
 
 // image builds with the classic builder, pushes, and reads the image back.

@@ -33,15 +33,16 @@ type outerKind struct {
 	name, rung string
 	flags      []string
 	current    bool
+	engine     string // what transcripts call a den serve in it
 }
 
 var outerKinds = []outerKind{
-	{"plain", "default", nil, true},
-	{"restricted", "restricted", append([]string{"--user=1000:1000"}, hardened...), true},
-	{"restricted by the old profile", "restricted", append([]string{"--user=1000:1000"}, hardened...), false},
-	{"random uid", "restricted", append([]string{"--user=1000670000:0"}, hardened...), true},
-	{"user with user namespaces", "restricted", append([]string{"--user=1000:1000"}, unconfined...), false},
-	{"nearly privileged", "privileged", capable, false},
+	{"plain", "default", nil, true, "sentry"},
+	{"restricted", "restricted", append([]string{"--user=1000:1000"}, hardened...), true, "sentry"},
+	{"restricted by the old profile", "restricted", append([]string{"--user=1000:1000"}, hardened...), false, "sentry"},
+	{"random uid", "restricted", append([]string{"--user=1000670000:0"}, hardened...), true, "sentry"},
+	{"user with user namespaces", "restricted", append([]string{"--user=1000:1000"}, unconfined...), false, "sentry"},
+	{"nearly privileged", "privileged", capable, false, "privileged"},
 }
 
 // outerOf is a container of that kind with a store on a volume.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds den's images by den itself: IMAGE:dind, IMAGE:kaniko and IMAGE:kaniko-debug, one index
-# each for all platforms. PUSH=1 pushes them; else they stay in the store, and as OCI archives in bin/image.
+# each for all platforms. PUSH=1 pushes them; else they stay in den's store, and in bin/image as archives for docker load.
 set -eu
 cd "$(dirname "$0")/.."
 image=${IMAGE:-den}
@@ -45,10 +45,9 @@ build() { # ROLE PLATFORMS DIRECTORY [OPTION...]
 	echo "image: $image:$role for $at"
 	if [ -n "${PUSH:-}" ]; then
 		set -- "$@" --push
-	else
-		set -- "$@" --output "type=oci,dest=$out/$role.tar"
 	fi
 	"$den" build -q --target "$role" --platform "$at" --build-context "den=$out/context" --build-context "busybox=$out/busybox" -t "$image:$role" "$@" "$dir"
+	[ -n "${PUSH:-}" ] || "$den" save -o "$out/$role.tar" "$image:$role"
 }
 build dind "$platforms" images/dind
 build kaniko "$platforms" images/kaniko

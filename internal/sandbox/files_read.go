@@ -161,7 +161,7 @@ func (a *archiver) dir(fd int, h *tar.Header, st *unix.Stat_t, dev uint64) error
 	for {
 		names, err := d.Readdirnames(256)
 		for _, n := range names {
-			if err := a.member(dirfd, n, path.Join(name, n), st.Dev); err != nil {
+			if err := a.member(dirfd, n, name+"/"+n, st.Dev); err != nil {
 				return err
 			}
 		}

@@ -222,9 +222,9 @@ func (a *archiver) dir(d vfs.VirtualDentry, above *vfs.Filesystem, h *tar.Header
 			continue // gone meanwhile
 		}
 		if err != nil {
-			return &os.PathError{Op: "open", Path: path.Join(name, n), Err: err}
+			return &os.PathError{Op: "open", Path: name + "/" + n, Err: err}
 		}
-		err = a.add(member, own, path.Join(name, n), depth+1)
+		err = a.add(member, own, name+"/"+n, depth+1)
 		member.DecRef(a.ctx)
 		if err != nil {
 			return err
