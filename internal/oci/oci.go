@@ -121,6 +121,9 @@ type Mount struct {
 	// first as the kernel wants them. Without Upper the overlay is read-only.
 	Lower       []string
 	Upper, Work string
+	// Fixed says of a bound file that nobody changes it while it is mounted, so
+	// that a copy can be shown in its place.
+	Fixed bool
 	// Hold are leases on what the mount shows: whoever keeps the mount alive
 	// keeps them open.
 	Hold []*os.File

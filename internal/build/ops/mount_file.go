@@ -136,7 +136,7 @@ func (s *step) fileMount(ctx context.Context, target string, data []byte, o made
 	if o.mode&0o111 == 0 {
 		options = append(options, "noexec")
 	}
-	return oci.Mount{Type: "bind", Source: name, Target: target, Options: options}, nil
+	return oci.Mount{Type: "bind", Source: name, Target: target, Options: options, Fixed: true}, nil
 }
 
 // own gives a file to somebody, or records that it is theirs.

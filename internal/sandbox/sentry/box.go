@@ -38,7 +38,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/platform"
 	"gvisor.dev/gvisor/pkg/sentry/platform/ptrace"
 	"gvisor.dev/gvisor/pkg/sentry/platform/systrap"
-	"gvisor.dev/gvisor/pkg/sentry/seccheck"
 	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink"       // registers AF_NETLINK sockets
 	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink/route" // and what ip(8) asks
 	_ "gvisor.dev/gvisor/pkg/sentry/socket/unix"          // registers AF_UNIX sockets
@@ -47,9 +46,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/sighandling"
-	"gvisor.dev/gvisor/runsc/boot/filter"
-
-	"den/internal/sandbox"
 )
 
 // containerID is how the sentry's one container is called inside.
@@ -97,6 +93,9 @@ type box struct {
 func sentryMain(platform, network string) error {
 	b := &box{control: newControl(fdControl)}
 	if err := b.prepare(platform, network); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil // not needed any more
+		}
 		return err
 	}
 	if err := b.control.tell(&event{Ready: true}); err != nil {
@@ -110,7 +109,7 @@ func sentryMain(platform, network string) error {
 		return err
 	}
 	if c.Start == nil {
-		return errors.New("the first command is no request")
+		return errors.New("the second command is no request")
 	}
 	b.r, b.files = c.Start, files
 	if err := b.start(); err != nil {
@@ -171,9 +170,20 @@ func (b *box) prepare(platformName, network string) error {
 	if err := configureNetwork(netns); err != nil {
 		return err
 	}
-	return installFilter(filter.Options{
-		Platform: p.SeccompInfo(), HostNetwork: network == sandbox.NetworkHost, ControllerFD: fdControl,
-	})
+	return b.confine(p)
+}
+
+// confine loads the filter, which den sends when it has it.
+func (b *box) confine(p platform.Platform) error {
+	c, files, err := b.control.next()
+	if err != nil {
+		return err
+	}
+	files.close()
+	if c.Filter == nil {
+		return errors.New("the first command is no filter")
+	}
+	return installFilter(c.Filter, p.SeccompInfo())
 }
 
 // quiet drops gVisor's log: what a child has to say goes over its socket, or is a panic. Times are in
@@ -194,7 +204,6 @@ func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
 func newPlatform(name string) (platform.Platform, error) {
 	cpuid.Initialize()
 	ring0.InitDefault()
-	seccheck.Initialize()
 	if err := errors.Join(rand.Init(), usage.Init()); err != nil {
 		return nil, err
 	}
@@ -276,6 +285,7 @@ func (b *box) start() error {
 	if err := b.process(); err != nil {
 		return err
 	}
+	pace()
 	if err := b.k.Start(); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}

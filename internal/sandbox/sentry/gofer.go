@@ -45,6 +45,7 @@ func goferMain() error {
 		}
 		trees = append(trees, t)
 	}
+	pace()
 	if err := gofer.Confine(); err != nil {
 		return c.tell(&event{Failed: describe(err)})
 	}

@@ -106,6 +106,9 @@ func (b *box) source(m *mount) (vfs.VirtualDentry, error) {
 	o := &vfs.MountOptions{Flags: vfs.MountFlags{NoExec: m.NoExec, NoDev: m.NoDev, NoSUID: m.NoSUID}}
 	switch m.Type {
 	case "bind":
+		if m.Content != nil {
+			return b.show(m.Content, o)
+		}
 		fd, err := b.fd(m.FD)
 		if err != nil {
 			return vfs.VirtualDentry{}, err

@@ -12,9 +12,13 @@ import (
 // not needed for idleLimit.
 type pool struct {
 	platform string
+	filters  filters
 
 	mu      sync.Mutex
-	starts  int
+	starts  int // of sandboxes
+	spawned int // sentries
+	filling bool
+	closed  bool
 	waiting *child
 	network string
 	idle    *time.Timer
@@ -38,23 +42,50 @@ func (p *pool) take(network string) (c *child, warm bool, err error) {
 	if c != nil {
 		return c, true, nil
 	}
-	c, err = spawn(sentryName, p.platform, network)
+	c, err = p.spawn(network)
 	return c, false, err
+}
+
+// spawn starts a sentry. While that makes itself ready, its filter is compiled, if it is the first.
+func (p *pool) spawn(network string) (*child, error) {
+	c, err := spawn(sentryName, p.platform, network)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.spawned++
+	p.mu.Unlock()
+	code, err := p.filters.of(network)
+	if err != nil {
+		c.end()
+		return nil, err
+	}
+	_ = send(c.control, &command{Filter: code}, nil) // if it is gone, its user learns why
+	return c, nil
 }
 
 // refill starts the next sentry, if another one is expected. That it fails is
 // no news: whoever needs one starts one.
 func (p *pool) refill(network string) {
 	p.mu.Lock()
+	enough := p.starts < minStarts || p.closed || p.filling || p.waiting != nil && p.network == network
+	p.filling = p.filling || !enough
+	p.mu.Unlock()
+	if enough {
+		return
+	}
+	c, err := p.spawn(network)
+	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.starts < minStarts || p.waiting != nil && p.network == network {
+	p.filling = false
+	switch {
+	case err != nil:
+		return
+	case p.closed:
+		c.end()
 		return
 	}
 	p.drop()
-	c, err := spawn(sentryName, p.platform, network)
-	if err != nil {
-		return
-	}
 	p.waiting, p.network = c, network
 	p.idle = time.AfterFunc(idleLimit, func() {
 		p.mu.Lock()

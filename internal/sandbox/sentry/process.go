@@ -311,11 +311,7 @@ func addFilter(t *kernel.Task, filter []uint64) error {
 	if len(filter) == 0 {
 		return nil
 	}
-	ins := make([]bpf.Instruction, len(filter))
-	for i, w := range filter {
-		ins[i] = bpf.Instruction{OpCode: uint16(w), JumpIfTrue: uint8(w >> 16), JumpIfFalse: uint8(w >> 24), K: uint32(w >> 32)}
-	}
-	p, err := bpf.Compile(ins, true)
+	p, err := bpf.Compile(unpack(filter), false) // den has made it short
 	if err == nil {
 		err = t.AppendSyscallFilter(p, false)
 	}

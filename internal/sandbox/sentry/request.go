@@ -24,10 +24,11 @@ const (
 
 // builder turns a sandbox.Request into what is sent to a sentry.
 type builder struct {
-	r     *sandbox.Request
-	out   request
-	files []*os.File // sent with it
-	own   []*os.File // closed when they are sent
+	r       *sandbox.Request
+	filters *filters
+	out     request
+	files   []*os.File // sent with it
+	own     []*os.File // closed when they are sent
 	// quota of processor time in each period is den's to enforce; 0 is no limit.
 	quota, period time.Duration
 	shares        []share
@@ -35,8 +36,8 @@ type builder struct {
 }
 
 // build makes the request; streams are already there.
-func build(r *sandbox.Request, streams *sandbox.Streams) (_ *builder, err error) {
-	b := &builder{r: r}
+func build(r *sandbox.Request, f *filters, streams *sandbox.Streams) (_ *builder, err error) {
+	b := &builder{r: r, filters: f}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -211,13 +212,10 @@ func (b *builder) seccomp(p *specs.LinuxSeccomp) error {
 		return nil
 	}
 	prog, err := sandbox.CompileSeccomp(p)
-	if err != nil {
-		return err
+	if err == nil {
+		b.out.Filter, err = b.filters.ofPayload(prog)
 	}
-	for _, i := range prog {
-		b.out.Filter = append(b.out.Filter, uint64(i.Op)|uint64(i.Jt)<<16|uint64(i.Jf)<<24|uint64(i.K)<<32)
-	}
-	return nil
+	return err
 }
 
 // root describes the root file system.
@@ -386,6 +384,8 @@ func (b *builder) mount(m oci.Mount) (mount, error) {
 	}
 	out.Kind = uint16(st.Mode & unix.S_IFMT)
 	out.NoExec = out.NoExec || noExec(m.Source) // as a bind of the kernel's is
-	out.FD, err = b.share(share{Path: m.Source, ReadOnly: out.ReadOnly})
+	if out.Content = copyOf(m, out.ReadOnly); out.Content == nil {
+		out.FD, err = b.share(share{Path: m.Source, ReadOnly: out.ReadOnly})
+	}
 	return out, err
 }

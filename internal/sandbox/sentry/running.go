@@ -65,7 +65,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if s.streams, err = sandbox.NewStreams(&copied); err != nil {
 		return err
 	}
-	b, err := build(r, s.streams)
+	b, err := build(r, &e.pool.filters, s.streams)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (e *Executor) engage(ctx context.Context, b *builder, s *running) error {
 	err = send(c.control, &command{Start: &b.out}, b.files)
 	if err != nil && warm { // it died while it waited
 		c.end()
-		if c, err = spawn(sentryName, e.o.Platform, b.r.Network); err != nil {
+		if c, err = e.pool.spawn(b.r.Network); err != nil {
 			return err
 		}
 		err = send(c.control, &command{Start: &b.out}, b.files)

@@ -50,7 +50,7 @@ func New(o Options) (*Executor, error) {
 	if o.Name == "" {
 		o.Name = "sentry"
 	}
-	return &Executor{o: o, pool: pool{platform: o.Platform}}, nil
+	return &Executor{o: o, pool: pool{platform: o.Platform, filters: filters{platform: o.Platform}}}, nil
 }
 
 // Name is the rung's.
@@ -63,6 +63,7 @@ func (e *Executor) Platform() string { return e.o.Platform }
 func (e *Executor) Close() {
 	e.pool.mu.Lock()
 	defer e.pool.mu.Unlock()
+	e.pool.closed = true
 	e.pool.drop()
 }
 

@@ -25,6 +25,8 @@ const (
 
 // command is what den tells the sentry; one field is set.
 type command struct {
+	// Filter is the first: the filter that the sentry loads before it looks at a request.
+	Filter []byte   `json:",omitempty"`
 	Start  *request `json:",omitempty"`
 	Signal int32    `json:",omitempty"`
 	Resize *size    `json:",omitempty"`
@@ -211,6 +213,8 @@ type mount struct {
 	// Lower and Source are an overlay's.
 	Lower  []lower
 	Source string
+	// Content is of a bound file that no gofer shows.
+	Content *content `json:",omitempty"`
 	// Kind is the type of what is bound, as in stat(2).
 	Kind     uint16
 	ReadOnly bool

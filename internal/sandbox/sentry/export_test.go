@@ -1,0 +1,16 @@
+package sentry
+
+import "den/internal/sandbox"
+
+// Spawned is how many sentries the executor has started.
+func (e *Executor) Spawned() int {
+	e.pool.mu.Lock()
+	defer e.pool.mu.Unlock()
+	return e.pool.spawned
+}
+
+// FiltersCompiled is how often it has compiled a sentry's filter.
+func (e *Executor) FiltersCompiled() int { return e.pool.filters.host.runs + e.pool.filters.own.runs }
+
+// HasGofer says whether a sandbox of the executor has one.
+func HasGofer(s sandbox.Sandbox) bool { return s.(*running).gofer != nil }

@@ -1,0 +1,181 @@
+package sentry
+
+import (
+	"encoding/hex"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	xbpf "golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/bpf"
+	"gvisor.dev/gvisor/pkg/seccomp"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
+	"gvisor.dev/gvisor/pkg/sentry/platform/ptrace"
+	"gvisor.dev/gvisor/pkg/sentry/platform/systrap"
+
+	"den/internal/sandbox"
+)
+
+// printFilters has the test binary print its filters and end.
+const printFilters = "DEN_TEST_PRINT_FILTERS"
+
+// compileAll compiles all filters that there are.
+func compileAll(t *testing.T) (all []string) {
+	t.Helper()
+	for _, p := range []string{platformSystrap, platformPtrace} {
+		for _, host := range []bool{true, false} {
+			code, err := compileFilter(p, host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, hex.EncodeToString(code))
+		}
+	}
+	return all
+}
+
+// TestCompiledFilterIsThatOfEveryProcess shows that there is a blank wherever a filter depends on the
+// process that it is compiled in.
+func TestCompiledFilterIsThatOfEveryProcess(t *testing.T) {
+	other := os.Getenv(printFilters) != ""
+	if other { // with another priority, too
+		runtime.LockOSThread()
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, 19); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := compileAll(t)
+	if other {
+		_, _ = os.Stdout.WriteString("filters " + strings.Join(all, " ") + "\n")
+		return
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), printFilters+"=1")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(line, "filters "); ok {
+			if d := cmp.Diff(strings.Fields(rest), all); d != "" {
+				t.Errorf("another process compiles other filters (-it +this):\n%.2000s", d)
+			}
+			return
+		}
+	}
+	t.Errorf("the other process printed %.200q", out)
+}
+
+// TestFilledInFilterBindsToItsProcess tries the rules with blanks.
+func TestFilledInFilterBindsToItsProcess(t *testing.T) {
+	const kill = uint64(unix.SIGKILL)
+	pid := uint64(os.Getpid())
+	for name, info := range map[string]platform.SeccompInfo{
+		platformSystrap: (*systrap.Systrap)(nil).SeccompInfo(), platformPtrace: (*ptrace.PTrace)(nil).SeccompInfo(),
+	} {
+		code, err := compileFilter(name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		instructions, err := fillIn(code, info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range instructions {
+			if i.K >= blankPid && i.K <= blankPriorityHigh {
+				t.Errorf("%s: a blank is left: %s", name, i.String())
+			}
+		}
+		p, err := bpf.Compile(instructions, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowed := func(nr int, args ...uint64) bool {
+			d := linux.SeccompData{Nr: int32(nr), Arch: seccomp.LINUX_AUDIT_ARCH}
+			copy(d.Args[:], args)
+			action, err := bpf.Exec[bpf.NativeEndian](p, seccomp.DataAsBPFInput(&d, make([]byte, d.SizeBytes())))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return linux.BPFAction(action) == linux.SECCOMP_RET_ALLOW
+		}
+		got := []bool{
+			allowed(unix.SYS_RT_TGSIGQUEUEINFO, pid, 1, kill), allowed(unix.SYS_RT_TGSIGQUEUEINFO, pid+1, 1, kill),
+			allowed(unix.SYS_RT_TGSIGQUEUEINFO, blankPid, 1, kill), allowed(unix.SYS_FUTEX, 0, linux.FUTEX_WAKE|linux.FUTEX_PRIVATE_FLAG),
+			allowed(unix.SYS_PTRACE, linux.PTRACE_ATTACH), allowed(unix.SYS_EXECVE), allowed(unix.SYS_OPENAT),
+		}
+		if want := []bool{true, false, false, true, true, false, false}; !slices.Equal(got, want) {
+			t.Errorf("%s: allowed %v, want %v", name, got, want)
+		}
+		if name == platformSystrap {
+			priority := info.Variables().GetUint64(priorityVariable)
+			if !allowed(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 7, priority) || allowed(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 7, priority+1) {
+				t.Errorf("%s: the priority %d of its threads is not the one that is allowed", name, priority)
+			}
+		}
+	}
+}
+
+func TestPayloadFilterIsMadeOnceAndSaysTheSame(t *testing.T) {
+	spec, err := sandbox.DefaultSpec(sandbox.SpecOptions{Args: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := sandbox.CompileSeccomp(spec.Linux.Seccomp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f filters
+	short, err := f.ofPayload(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := f.ofPayload(program)
+	if err != nil || &again[0] != &short[0] || len(f.payloads) != 1 {
+		t.Errorf("the same profile was optimized twice: %v", err)
+	}
+	if len(short) > len(program) {
+		t.Errorf("%d instructions became %d", len(program), len(short))
+	}
+	long := make([]bpf.Instruction, len(program))
+	for i, in := range program {
+		long[i] = bpf.Instruction{OpCode: in.Op, JumpIfTrue: in.Jt, JumpIfFalse: in.Jf, K: in.K}
+	}
+	before, err := bpf.Compile(long, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := bpf.Compile(unpack(short), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for nr := range int32(500) {
+		for _, arch := range []uint32{seccomp.LINUX_AUDIT_ARCH, 0} {
+			for _, arg := range []uint64{0, 8, unix.CLONE_NEWUSER, 0xffffffff} {
+				d := linux.SeccompData{Nr: nr, Arch: arch, Args: [6]uint64{arg, arg, arg}}
+				in := seccomp.DataAsBPFInput(&d, make([]byte, d.SizeBytes()))
+				want, werr := bpf.Exec[bpf.NativeEndian](before, in)
+				got, gerr := bpf.Exec[bpf.NativeEndian](after, in)
+				if want != got || werr != nil || gerr != nil {
+					t.Fatalf("system call %d, argument %d: %#x, want %#x (%v, %v)", nr, arg, got, want, gerr, werr)
+				}
+			}
+		}
+	}
+}
+
+func TestPayloadFilterThatIsNoneIsRefused(t *testing.T) {
+	var f filters
+	for _, bad := range [][]xbpf.RawInstruction{{}, {{Op: 0x20}}, {{Op: 0xffff}, {Op: 6}}, {{Op: 0x15, Jt: 9}, {Op: 6}}} {
+		if _, err := f.ofPayload(bad); err == nil || len(f.payloads) != 0 {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}

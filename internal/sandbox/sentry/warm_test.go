@@ -1,0 +1,100 @@
+package sentry_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"den/internal/oci"
+	"den/internal/sandbox"
+	"den/internal/sandbox/sandboxtest"
+	"den/internal/sandbox/sentry"
+)
+
+// runTo runs a request to its end and returns what it said.
+func runTo(t *testing.T, e sandbox.Executor, r *sandbox.Request) (string, sandbox.Sandbox) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	r.Stdout, r.Stderr = &out, &errs
+	s, err := e.Start(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := s.Wait(t.Context()); err != nil || exit.Code != 0 {
+		t.Fatalf("exit %+v, %v: %s", exit, err, &errs)
+	}
+	return out.String(), s
+}
+
+// TestManySandboxesNeedOneFilterAndOneSentryEach bounds what steps cost in processes.
+func TestManySandboxesNeedOneFilterAndOneSentryEach(t *testing.T) {
+	e := newExecutor(t, sentry.Options{})
+	const steps = 4
+	for range steps {
+		r := sandboxtest.New(t, e).Request("true")
+		r.Network = sandbox.NetworkNone
+		runTo(t, e, r)
+	}
+	// One may wait for a step that does not come.
+	if n := e.Spawned(); n < steps || n > steps+1 {
+		t.Errorf("%d sandboxes took %d sentries", steps, n)
+	}
+	if n := e.FiltersCompiled(); n != 1 {
+		t.Errorf("the filter was compiled %d times", n)
+	}
+}
+
+// TestFixedFileIsShownWithoutAGofer has what a build binds: its network's files and its secrets.
+func TestFixedFileIsShownWithoutAGofer(t *testing.T) {
+	e := newExecutor(t, sentry.Options{})
+	b := sandboxtest.New(t, e)
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, []byte("hello\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	when := time.Unix(1_700_000_000, 0)
+	if err := os.Chtimes(file, when, when); err != nil {
+		t.Fatal(err)
+	}
+	const script = "cat /etc/f; stat -c '%a %u %g %s %Y %F' /etc/f; echo x 2>/dev/null >>/etc/f || echo read-only"
+	const want = "hello\n640 0 0 6 1700000000 regular file\nread-only\n"
+	for _, c := range []struct {
+		name    string
+		options []string
+		fixed   bool
+		gofer   bool
+	}{
+		{"fixed", []string{"bind", "ro"}, true, false},
+		{"may change", []string{"bind", "ro"}, false, true},
+	} {
+		r := b.Request(script)
+		r.Root.Lower, r.Root.Upper, r.Network = []string{image(t, b.Lower)}, "", sandbox.NetworkNone
+		r.Mounts = []oci.Mount{{Type: "bind", Source: file, Target: "/etc/f", Options: c.options, Fixed: c.fixed}}
+		out, s := runTo(t, e, r)
+		if out != want {
+			t.Errorf("%s: %q, want %q", c.name, out, want)
+		}
+		if got := sentry.HasGofer(s); got != c.gofer {
+			t.Errorf("%s: there is a gofer: %v", c.name, got)
+		}
+	}
+	// What may be written to is no copy, whatever is said of it.
+	r := b.Request("echo more >>/etc/f")
+	r.Mounts = []oci.Mount{{Type: "bind", Source: file, Target: "/etc/f", Options: []string{"bind"}, Fixed: true}}
+	runTo(t, e, r)
+	if got, err := os.ReadFile(file); err != nil || string(got) != "hello\nmore\n" {
+		t.Errorf("the file is %q, %v", got, err)
+	}
+}
+
+// image is a directory in image form.
+func image(t *testing.T, dir string) string {
+	t.Helper()
+	m := oci.Mount{Type: "overlay", Lower: []string{dir}}
+	if err := (&imageExecutor{dir: t.TempDir()}).images(t.Context(), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m.Lower[0]
+}
