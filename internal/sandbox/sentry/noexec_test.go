@@ -35,7 +35,7 @@ func noExecDir(t *testing.T) string {
 func TestProgramOnANoExecFileSystemIsRefusedAndDoesNotCrash(t *testing.T) {
 	vol := noExecDir(t)
 	b := sandboxtest.New(t, newExecutor(t, sentry.Options{}))
-	r := b.Request("/vol/busybox echo hi; echo $?; cp /vol/busybox /tmp/ && /tmp/busybox echo copied")
+	r := b.Request("exec 2>&1; /vol/busybox echo hi; echo $?; cp /vol/busybox /tmp/ && /tmp/busybox echo copied")
 	b.Link("bin/cp", "busybox")
 	r.Mounts = []oci.Mount{{Type: "bind", Source: vol, Target: "/vol"}}
 	if out, _ := b.Run(r); !strings.Contains(out, "Permission denied") || !strings.HasSuffix(out, "126\ncopied\n") {
