@@ -15,11 +15,15 @@ import (
 )
 
 // attach connects the client to the container's streams until the container ends,
-// the client is gone, or its detach keys were typed, which the client sees to.
+// the client is gone, or it has typed its detach keys.
 func (s *Server) attach(w http.ResponseWriter, c *call) error {
 	o := engine.AttachOptions{
 		Stdin: c.flag("stdin"), Stdout: c.flag("stdout"), Stderr: c.flag("stderr"),
 		Logs: c.flag("logs"), Stream: c.flag("stream"),
+	}
+	keys, err := c.detachKeys()
+	if err != nil {
+		return err
 	}
 	ctx := context.WithoutCancel(c.Context()) // HTTP's part of the connection ends before
 	a, err := s.Engine.Attach(ctx, c.name, o)
@@ -30,10 +34,23 @@ func (s *Server) attach(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
+	if a.TTY() {
+		h.keys, h.detached = keys, func() { s.Engine.Detached(c.name, "") }
+	}
 	stdout, stderr := h.streams(a.TTY(), o.Stdout, o.Stderr)
 	return h.carry(ctx, stdinOf(a, o), func(ctx context.Context) error {
 		return errors.Join(a.Copy(ctx, stdout, stderr), a.Close())
 	})
+}
+
+// detachKeys are those of the query.
+func (c *call) detachKeys() ([]byte, error) {
+	text := c.query.Get("detachKeys")
+	keys, ok := parseDetachKeys(text)
+	if !ok {
+		return nil, invalid("Invalid detach keys (%.200s) provided", text)
+	}
+	return keys, nil
 }
 
 func stdinOf(a Attachment, o engine.AttachOptions) io.WriteCloser {
@@ -58,14 +75,28 @@ func (h *hijacked) streams(tty, out, err bool) (stdout, stderr io.Writer) {
 	return stdout, stderr
 }
 
-// carry runs output until it returns, and input beside it. A client that is gone ends
-// ctx. After output nobody may wait in stdin's Write. The connection is closed when
-// carry returns.
+// carry runs output until it returns, and input beside it. A client that is gone or has detached
+// ends ctx, and nothing more is sent to it. After output nobody may wait in stdin's Write. The
+// connection is closed when carry returns.
 func (h *hijacked) carry(ctx context.Context, stdin io.WriteCloser, output func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var beside sync.WaitGroup
-	beside.Go(func() { h.input(stdin) })
+	var detached bool
+	beside.Go(func() {
+		detached = h.input(stdin)
+		switch {
+		case detached:
+			h.detached()
+			cancel()
+			h.finish()
+			_, _ = io.Copy(io.Discard, h) // until it has read the end
+			_ = h.Close()
+		case h.left():
+			cancel()
+			_ = h.Close()
+		}
+	})
 	beside.Go(func() {
 		if h.gone(ctx) {
 			cancel()
@@ -76,6 +107,9 @@ func (h *hijacked) carry(ctx context.Context, stdin io.WriteCloser, output func(
 	cancel()
 	h.finish()
 	beside.Wait()
+	if detached {
+		return nil
+	}
 	return errors.Join(err, h.Close())
 }
 

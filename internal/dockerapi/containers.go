@@ -26,7 +26,7 @@ func (s *Server) containerRoutes() []route {
 		{"POST", "/containers/{name}/resize", s.resize, 0},
 		{"POST", "/containers/{name}/wait", s.wait, 0},
 		{"POST", "/containers/{name}/attach", s.attach, 0},
-		{"GET", "/containers/{name}/attach/ws", noWebsocket, 0},
+		{"GET", "/containers/{name}/attach/ws", s.attachWebsocket, 0},
 		{"GET", "/containers/{name}/logs", s.logs, 0},
 		{"GET", "/containers/{name}/top", s.top, 0},
 		{"GET", "/containers/{name}/stats", s.stats, 0},
@@ -43,10 +43,6 @@ func (s *Server) containerRoutes() []route {
 		{"POST", "/exec/{name}/resize", s.resizeExec, 0},
 		{"GET", "/exec/{name}/json", s.inspectExec, 0},
 	}
-}
-
-func noWebsocket(http.ResponseWriter, *call) error {
-	return unimplemented("den does not attach by websocket: use POST /containers/{id}/attach")
 }
 
 func noCheckpoints(http.ResponseWriter, *call) error {

@@ -38,6 +38,7 @@ type containerEngine interface {
 	Remove(ctx context.Context, id string, o engine.RemoveOptions) error
 	Wait(ctx context.Context, id string, c engine.WaitCondition) (<-chan engine.WaitResult, error)
 	Attach(ctx context.Context, id string, o engine.AttachOptions) (Attachment, error)
+	Detached(container, exec string)
 	Logs(ctx context.Context, id string, o engine.LogOptions) (Log, error)
 	Container(ctx context.Context, id string, o ...engine.DescribeOption) (*engine.Container, error)
 	Containers(ctx context.Context, o ...engine.DescribeOption) ([]*engine.Container, error)

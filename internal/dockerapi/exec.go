@@ -23,6 +23,9 @@ func (s *Server) createExec(w http.ResponseWriter, c *call) error {
 	if len(body.Cmd) == 0 {
 		return invalid("no exec command specified")
 	}
+	if _, ok := parseDetachKeys(body.DetachKeys); !ok {
+		return invalid("Invalid escape keys (%.200s) provided", body.DetachKeys)
+	}
 	config := engine.ExecConfig{
 		Args: body.Cmd, Env: body.Env, User: body.User, WorkingDir: body.WorkingDir,
 		TTY: body.Tty, Privileged: body.Privileged,
@@ -80,6 +83,10 @@ func (s *Server) attachExec(ctx context.Context, w http.ResponseWriter, c *call,
 	h, err := c.hijack(w, !e.Config.TTY)
 	if err != nil {
 		return err
+	}
+	if e.Config.TTY {
+		h.keys, _ = parseDetachKeys(e.Config.DetachKeys) // they were checked when it was created
+		h.detached = func() { s.Engine.Detached(e.ContainerID, e.ID) }
 	}
 	streams := engine.ExecStreams{Console: size}
 	streams.Stdout, streams.Stderr = h.streams(e.Config.TTY, e.Config.AttachStdout, e.Config.AttachStderr)

@@ -140,6 +140,8 @@ func (f *fake) Attach(_ context.Context, _ string, o engine.AttachOptions) (Atta
 	return &a, f.called("attach")
 }
 
+func (f *fake) Detached(container, exec string) { _ = f.called("detached", container, exec) }
+
 func (a *fakeAttachment) TTY() bool { return a.tty }
 func (a *fakeAttachment) Stdin() io.WriteCloser {
 	if a.stdin == nil {

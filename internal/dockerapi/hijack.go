@@ -3,6 +3,7 @@ package dockerapi
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,10 +22,15 @@ import (
 type hijacked struct {
 	conn    net.Conn
 	reader  *bufio.Reader // what HTTP's server read ahead comes first
+	in      io.Reader     // what the client sends, out of its frames
+	frame   byte          // opcode of a websocket's frames; 0 is none
 	timeout time.Duration
-	mu      sync.Mutex // one write at a time: frames of stdout and stderr do not mix
-	close   sync.Once
-	closed  error
+	// keys are those that detach the client from a terminal, which detached is told; nil are none.
+	keys     []byte
+	detached func()
+	mu       sync.Mutex // one write at a time: frames of stdout and stderr do not mix
+	close    sync.Once
+	closed   error
 }
 
 // hijack takes the connection over and begins the answer: 101 if the client asked
@@ -32,6 +38,11 @@ type hijacked struct {
 // it when nothing can fail any more that has a status of its own, and after the body
 // has been read.
 func (c *call) hijack(w http.ResponseWriter, multiplexed bool) (*hijacked, error) {
+	return c.takeOver(w, c.greeting(multiplexed))
+}
+
+// takeOver is hijack with any beginning of the answer.
+func (c *call) takeOver(w http.ResponseWriter, greeting string) (*hijacked, error) {
 	if c.ContentLength > 0 {
 		// dockerode sends its options as a body, too: that is not the program's input.
 		if _, err := io.Copy(io.Discard, io.LimitReader(c.Body, maxOptions)); err != nil {
@@ -47,8 +58,8 @@ func (c *call) hijack(w http.ResponseWriter, multiplexed bool) (*hijacked, error
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, errors.Join(fmt.Errorf("hijack: %w", err), conn.Close())
 	}
-	h := &hijacked{conn: conn, reader: rw.Reader, timeout: c.server.WriteTimeout}
-	if _, err := io.WriteString(h, c.greeting(multiplexed)); err != nil {
+	h := &hijacked{conn: conn, reader: rw.Reader, in: rw.Reader, timeout: c.server.WriteTimeout}
+	if _, err := h.send([]byte(greeting)); err != nil {
 		return nil, errors.Join(fmt.Errorf("hijack: %w", err), conn.Close())
 	}
 	return h, nil
@@ -70,10 +81,20 @@ func (c *call) greeting(multiplexed bool) string {
 }
 
 // Read gives what the client sends; io.EOF when it has closed its side.
-func (h *hijacked) Read(p []byte) (int, error) { return h.reader.Read(p) }
+func (h *hijacked) Read(p []byte) (int, error) { return h.in.Read(p) }
 
 // Write sends p. A client that takes nothing of it for the server's WriteTimeout is given up.
 func (h *hijacked) Write(p []byte) (int, error) {
+	if h.frame == 0 || len(p) == 0 {
+		return h.send(p)
+	}
+	if err := h.writeFrame(h.frame, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (h *hijacked) send(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.conn.SetWriteDeadline(time.Now().Add(h.timeout)); err != nil {
@@ -92,6 +113,9 @@ func (h *hijacked) Close() error {
 // same: a connection that is closed while words of the client are unread loses what
 // the client has not read.
 func (h *hijacked) finish() {
+	if h.frame != 0 {
+		_ = h.writeFrame(wsClose, binary.BigEndian.AppendUint16(nil, wsNormal)) // or it is gone
+	}
 	if c, ok := h.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 		_ = h.conn.SetReadDeadline(time.Now().Add(time.Second)) // a connection that is gone needs none
 		return
@@ -100,13 +124,29 @@ func (h *hijacked) finish() {
 }
 
 // input copies what the client sends to w, which may be nil, and closes w when the
-// client closes its side or is gone.
-func (h *hijacked) input(w io.WriteCloser) {
+// client closes its side or is gone. It returns as soon as nothing is to come of the client, or
+// with true when it has typed its detach keys: w stays as it is then.
+func (h *hijacked) input(w io.WriteCloser) (detached bool) {
 	if w != nil {
-		_, _ = io.Copy(w, h) // either end may be gone, which is no error
+		typed := &keyReader{r: h, keys: h.keys}
+		var in io.Reader = h
+		if len(h.keys) > 0 {
+			in = typed
+		}
+		_, _ = io.Copy(w, in) // either end may be gone, which is no error
+		if typed.detached {
+			return true
+		}
 		_ = w.Close()
 	}
 	_, _ = io.Copy(io.Discard, h) // what a program does not take is not kept for it
+	return false
+}
+
+// left says that a websocket's client takes nothing any more.
+func (h *hijacked) left() bool {
+	r, ok := h.in.(*wsReader)
+	return ok && (errors.Is(r.err, errClosedByPeer) || errors.Is(r.err, errWebsocket))
 }
 
 // gone returns true when the client has closed both directions, false when ctx has

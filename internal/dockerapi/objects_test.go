@@ -43,7 +43,7 @@ func TestLifeOperationsReachTheEngine(t *testing.T) {
 		{"POST /containers/a/rename", "", 400},
 		{"DELETE /containers/a?v=True&force=False&link=0", "remove a volumes", 204},
 		{"DELETE /containers/a?v=1&force=1", "remove a force volumes", 204},
-		{"GET /containers/a/attach/ws", "", 501},
+		{"GET /containers/a/attach/ws", "", 400},
 		{"POST /containers/a/checkpoints", "", 501},
 		{"POST /containers/a/resize?h=x&w=1", "", 400},
 	} {

@@ -70,6 +70,23 @@ func (e *Engine) Attach(ctx context.Context, nameOrID string, o AttachOptions) (
 	return a, nil
 }
 
+// Detached tells that a client has typed its detach keys: in a container's streams, or in those
+// of the program exec. Who knows neither any more need not know.
+func (e *Engine) Detached(nameOrID, exec string) {
+	if exec != "" {
+		if x, err := e.execs.find(exec); err == nil {
+			e.execEvent(x, "exec_detach", nil)
+		}
+		return
+	}
+	if id, err := e.find(nameOrID); err == nil {
+		if l := e.known(id); l != nil {
+			r := l.snapshot()
+			e.containerEvent(&r, "detach", nil)
+		}
+	}
+}
+
 // logPath is where the container's output is, kept or not.
 func (l *life) logPath() string {
 	name, _ := l.request.LogConfig.options()

@@ -39,7 +39,9 @@ func (s *Store) containerPath(cid string) string { return s.path(s.engineRel("co
 
 // NetworksDir makes the directory that the engine keeps its networks in, which goes
 // with the engine.
-func (s *Store) NetworksDir(ctx context.Context) (string, error) { return s.engineFolder(ctx, "networks") }
+func (s *Store) NetworksDir(ctx context.Context) (string, error) {
+	return s.engineFolder(ctx, "networks")
+}
 
 // EventsDir makes the directory that the engine keeps its events in, which goes
 // with the engine.
