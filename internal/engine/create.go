@@ -109,6 +109,9 @@ func (c *container) registerResident(ctx context.Context) error {
 	}
 	c.record = newRecord(c, id, name)
 	c.record.Resident = true
+	if err := c.firstUpper(); err != nil {
+		return err
+	}
 	c.record.Labels = merged(c.config.Config.Labels, c.request.Labels)
 	for _, m := range c.request.Mounts {
 		switch {

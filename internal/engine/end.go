@@ -21,8 +21,13 @@ const (
 	healthyRun   = 10 * time.Second
 )
 
+// startSettles is when the record of a start is written: a program that has ended before
+// needs none.
+const startSettles = 20 * time.Millisecond
+
 // follow goes with a run to its end and accounts for it.
 func (r *run) follow() {
+	writing := time.AfterFunc(startSettles, func() { r.life.complain(r.writeStarted()) })
 	// It ends with the program; Shutdown and kill -9 end that.
 	exit, err := r.sb.Wait(context.Background())
 	if err != nil {
@@ -31,6 +36,7 @@ func (r *run) follow() {
 			exit.Code = killedCode
 		}
 	}
+	writing.Stop()
 	l := r.life
 	r.health.stop()
 	l.complain(r.streams.finish())
@@ -60,14 +66,19 @@ func (l *life) account(r *run, exit sandbox.Exit) time.Duration {
 		next.RestartCount++
 	}
 	l.record, r.c.record, l.code = next, next, exit.Code
+	r.unwritten = false
 	l.mu.Unlock()
 	l.complain(failpoint.Hit("engine.end.record"))
 	errs := []error{r.c.writeExit()}
-	if !next.Remove || after > 0 { // the next moment it is gone
+	stays := !next.Remove || after > 0 // or the next moment it is gone
+	if stays {
 		errs = append(errs, next.write(r.c.dir.Path()))
 	}
 	errs = append(errs, failpoint.Hit("engine.end.recorded"), r.release(ctx))
-	l.complain(errors.Join(append(errs, sys.RemoveTree(filepath.Join(r.c.dir.Path(), sandboxDir)))...))
+	if stays {
+		errs = append(errs, sys.RemoveTree(filepath.Join(r.c.dir.Path(), sandboxDir)))
+	}
+	l.complain(errors.Join(errs...))
 	l.settle(r, after)
 	if exit.OOMKilled {
 		l.engine.containerEvent(&next, "oom", nil)

@@ -23,6 +23,35 @@ type residents struct {
 	adopted chan struct{}
 	closing bool
 	wg      sync.WaitGroup
+	// clearing counts removed containers whose files are still being deleted, and
+	// broom is held by who deletes: the disk has no more to give.
+	clearing sync.WaitGroup
+	broom    sync.Mutex
+}
+
+// clear deletes the files of a container that is gone: beside all else where this process
+// goes on, else at once.
+func (e *Engine) clear(files func() error) error {
+	if !e.later(files) {
+		return files()
+	}
+	return nil
+}
+
+func (e *Engine) later(files func() error) bool {
+	e.residents.mu.Lock()
+	defer e.residents.mu.Unlock()
+	if !e.residents.serving || e.residents.closing {
+		return false
+	}
+	e.residents.clearing.Go(func() {
+		e.residents.broom.Lock()
+		defer e.residents.broom.Unlock()
+		if err := files(); err != nil {
+			e.Log(err) // what is left goes with the next collection
+		}
+	})
+	return true
 }
 
 // serve makes this process the one that looks after resident containers.
@@ -230,6 +259,9 @@ func (l *life) updateLocked(change func(*record)) error {
 	change(&next)
 	if err := errors.Join(next.write(dir.Path()), dir.Close()); err != nil {
 		return err
+	}
+	if l.run != nil {
+		l.run.unwritten = false
 	}
 	l.record = next
 	l.notify()

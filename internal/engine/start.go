@@ -53,6 +53,9 @@ type run struct {
 	targets []string
 	// lasting runs survive the end of this process.
 	lasting bool
+	// unwritten says that the record on disk is still that of before the start: who adopts
+	// the run finds out. Guarded by life.mu.
+	unwritten bool
 	// ended is closed when the end is accounted for.
 	ended chan struct{}
 }
@@ -122,7 +125,10 @@ func (l *life) start(ctx context.Context) (err error) {
 	if r.c.healthCheck() != nil {
 		next.Health = &Health{Status: healthStarting}
 	}
-	if err = next.write(dir.Path()); err == nil {
+	if r.unwritten = r.lasting; !r.lasting {
+		err = next.write(dir.Path())
+	}
+	if err == nil {
 		l.record, r.c.record = next, next
 		l.run, l.launching = r, nil
 		r.begin()
@@ -139,6 +145,19 @@ func (l *life) start(ctx context.Context) (err error) {
 	l.engine.containerEvent(&next, "start", nil)
 	l.engine.residents.wg.Go(r.follow)
 	return nil
+}
+
+// writeStarted writes the record of the start, for which nobody has to wait: replacing a file
+// can take as long as the start itself. Somebody may have written a later one.
+func (r *run) writeStarted() error {
+	l := r.life
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !r.unwritten {
+		return nil
+	}
+	r.unwritten = false
+	return l.record.write(r.c.dir.Path())
 }
 
 // launch sees to it that the clients that wait miss nothing: a short program has ended

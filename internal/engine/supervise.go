@@ -247,11 +247,18 @@ func (e *Engine) Shutdown(ctx context.Context, mode ShutdownMode) error {
 		wg.Go(func() { errs[i] = l.shutdown(ctx, r) })
 	}
 	wg.Wait()
+	e.residents.clearing.Wait()
 	return errors.Join(errs...)
 }
 
-// shutdown ends a run; its restart policy holds when the next den comes.
+// shutdown ends a run; its restart policy holds when the next den comes. It returns when
+// a container that is not to stay is gone.
 func (l *life) shutdown(ctx context.Context, r *run) error {
+	defer func() {
+		if l.lock(ctx) == nil {
+			l.unlock()
+		}
+	}()
 	l.engine.thaw(ctx, r)
 	l.signal(r, r.c.stopSignal())
 	bounded, cancel := StopOptions{}.within(ctx, &r.c.record)

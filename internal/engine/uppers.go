@@ -46,13 +46,31 @@ func (r *record) own(dir string) []string {
 	return out
 }
 
+// continues says that the next run goes on in the tree that the last one wrote.
+func (e *Engine) continues() bool {
+	_, continues := e.Driver.(snapshot.Continuer)
+	return continues && !e.Store.ImageForm()
+}
+
+// firstUpper makes the tree that a new container writes, where all its runs write the same:
+// its start need not change the record then.
+func (c *container) firstUpper() error {
+	if !c.engine.continues() {
+		return nil
+	}
+	c.record.Uppers = []string{upperName(false, 0)}
+	if err := os.Mkdir(filepath.Join(c.dir.Path(), c.record.Uppers[0]), 0o755); err != nil {
+		return fmt.Errorf("container %s: %w", c.record.ID, err)
+	}
+	return nil
+}
+
 // nextUpper chooses the tree that this run writes: the last one goes on where the driver
 // can do that, else there is a new one on top. The record gets it with the start.
 func (c *container) nextUpper(ctx context.Context) error {
-	dir := c.dir.Path()
+	dir, before := c.dir.Path(), c.record.Uppers
 	c.dropMissing()
-	_, continues := c.engine.Driver.(snapshot.Continuer)
-	if n := len(c.record.Uppers); n > 0 && continues && !c.engine.Store.ImageForm() {
+	if n := len(c.record.Uppers); n > 0 && c.engine.continues() {
 		c.upper = c.record.Uppers[n-1]
 	} else {
 		if n >= maxUppers {
@@ -74,6 +92,9 @@ func (c *container) nextUpper(ctx context.Context) error {
 	}
 	if err := os.Mkdir(work, 0o755); err != nil {
 		return fmt.Errorf("container %s: %w", c.record.ID, err)
+	}
+	if slices.Equal(c.record.Uppers, before) {
+		return nil
 	}
 	// From now on the tree is found by whoever removes or reads the container.
 	return c.record.write(dir)

@@ -298,7 +298,11 @@ func (e *Engine) removeDir(dir *store.ContainerDir, r *record) error {
 	if owner, err := e.Store.ContainerByName(r.Name); err == nil && owner == r.ID {
 		errs = append(errs, e.Store.UnnameContainer(r.Name))
 	}
-	errs = append(errs, failpoint.Hit("engine.remove.dir"), dir.Remove())
+	errs = append(errs, failpoint.Hit("engine.remove.dir"))
+	clear, err := dir.Discard()
+	if errs = append(errs, err); err == nil {
+		errs = append(errs, e.clear(clear))
+	}
 	for _, v := range r.Volumes {
 		if err := e.Store.RemoveVolume(v); !errdefs.IsNotFound(err) {
 			errs = append(errs, err)

@@ -160,24 +160,39 @@ func (c *ContainerDir) SetRoots(r Record) error {
 // Remove removes the directory and gives the lock back; the error is of class
 // errdefs.ErrFailedPrecondition while somebody else runs the container.
 func (c *ContainerDir) Remove() error {
+	clear, err := c.Discard()
+	if err != nil {
+		return err
+	}
+	return clear()
+}
+
+// Discard is Remove for who does not wait for the disk: the container is gone, and its
+// files go when the caller calls clear, or with the next collection.
+func (c *ContainerDir) Discard() (clear func() error, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ok, err := c.tryLock()
 	if err != nil {
-		return fmt.Errorf("remove container %s: %w", c.id, err)
+		return nil, fmt.Errorf("remove container %s: %w", c.id, err)
 	}
 	if !ok {
-		return fmt.Errorf("remove container %s: it is in use: %w", c.id, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("remove container %s: it is in use: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
 	trash, err := c.store.moveToTrash(c.Path())
 	if err != nil {
-		return fmt.Errorf("remove container %s: %w", c.id, err)
+		return nil, fmt.Errorf("remove container %s: %w", c.id, err)
 	}
 	c.closed = true
-	if err := errors.Join(sys.RemoveTree(trash), c.file.Close()); err != nil {
-		return fmt.Errorf("remove container %s: %w", c.id, err)
+	if err := c.file.Close(); err != nil {
+		return nil, errors.Join(fmt.Errorf("remove container %s: %w", c.id, err), sys.RemoveTree(trash))
 	}
-	return nil
+	return func() error {
+		if err := sys.RemoveTree(trash); err != nil {
+			return fmt.Errorf("remove container %s: %w", c.id, err)
+		}
+		return nil
+	}, nil
 }
 
 // Close gives up the directory; the lock goes with the last copy of Hold.
