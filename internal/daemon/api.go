@@ -11,6 +11,7 @@ import (
 
 	"den/internal/dockerapi"
 	"den/internal/engine"
+	"den/internal/network"
 	"den/internal/sandbox"
 	"den/internal/socket"
 )
@@ -19,6 +20,7 @@ import (
 type api struct {
 	den        *Den
 	engine     *engine.Engine
+	networks   *network.Networks // nil without
 	handler    http.Handler
 	supervised chan error
 	// live says that containers can outlive this process.
@@ -62,7 +64,7 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 		return nil, err
 	}
 	_, live := r.Exec.(sandbox.Adopter)
-	a := &api{den: d, engine: e, live: live, supervised: make(chan error, 1)}
+	a := &api{den: d, engine: e, networks: networks, live: live, supervised: make(chan error, 1)}
 	facts := facts{den: d, runner: r, serve: s}
 	a.handler = dockerapi.New(dockerapi.Options{
 		Engine: served, Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
@@ -108,7 +110,11 @@ func (a *api) shutdown(ctx context.Context, s ServeOptions) error {
 	if s.LiveRestore && a.live {
 		mode = engine.EndDependent
 	}
-	return a.engine.Shutdown(ctx, mode)
+	err := a.engine.Shutdown(ctx, mode)
+	if a.networks != nil {
+		err = errors.Join(err, a.networks.Settle(ctx))
+	}
+	return err
 }
 
 // close waits for who supervises, whose context has ended, and closes the store.

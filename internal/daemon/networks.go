@@ -40,6 +40,7 @@ func (d *Den) Networks(ctx context.Context, e EngineOptions) (*network.Networks,
 	if err != nil {
 		return nil, choice, err
 	}
+	o.Linger = true
 	ns, err := network.Open(dir, driver, o)
 	return ns, choice, err
 }

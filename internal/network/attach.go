@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"den/internal/failpoint"
 )
 
@@ -286,7 +288,7 @@ func (ns *Networks) leave(ctx context.Context, s Space, n *Network, e *Endpoint)
 	return ns.part(ctx, s, n, e)
 }
 
-// part takes an endpoint away, and the network down if it was the last. The
+// part takes an endpoint away, and the network down if it was the last and none is to linger. The
 // record goes when all else is gone, so that who dies here is followed by a
 // Release that finds it.
 func (ns *Networks) part(ctx context.Context, s Space, n *Network, e *Endpoint) error {
@@ -302,13 +304,48 @@ func (ns *Networks) part(ctx context.Context, s Space, n *Network, e *Endpoint) 
 		return err
 	}
 	es, err := ReadEndpoints(ns.network(n.ID))
-	if err != nil || len(es) > 0 {
+	if err != nil || len(es) > 0 || ns.o.Linger {
 		return err
 	}
 	if err := failpoint.Hit("network.part.down"); err != nil {
 		return err
 	}
+	return ns.down(ctx, n)
+}
+
+// down takes n down; the caller has its lock.
+func (ns *Networks) down(ctx context.Context, n *Network) error {
+	ns.note(n, nil)
 	return ns.driver.Down(ctx, n)
+}
+
+// Settle takes down the networks that linger without containers.
+func (ns *Networks) Settle(ctx context.Context) error {
+	all, err := ns.all()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range all {
+		errs = append(errs, ns.settle(ctx, n))
+	}
+	return errors.Join(errs...)
+}
+
+func (ns *Networks) settle(ctx context.Context, n *Network) error {
+	lock, err := ns.lockNetwork(n.ID)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	es, err := ReadEndpoints(ns.network(n.ID))
+	if err != nil || len(es) > 0 {
+		return err
+	}
+	return ns.down(ctx, n)
 }
 
 // Release takes a container that has ended off all its networks.

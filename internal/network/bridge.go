@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,11 @@ import (
 // namespace, veth pairs into the containers', nftables between networks and to
 // the outside, den-net for names and ports. What it makes there carries den's name:
 // devices den-<id> and denv<id>, tables den_<id>.
-type Bridge struct{ *Keeper }
+type Bridge struct {
+	*Keeper
+	// unplugging is read-locked while devices of containers that have ended are being removed.
+	unplugging sync.RWMutex
+}
 
 // NewBridge returns the driver for networks in dir, Networks' directory.
 func NewBridge(dir string) (*Bridge, error) {
@@ -27,7 +32,7 @@ func NewBridge(dir string) (*Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Bridge{k}, nil
+	return &Bridge{Keeper: k}, nil
 }
 
 // Name is Driver's.
@@ -96,9 +101,16 @@ func (b *Bridge) Withdraw(ctx context.Context, n *Network, e *Endpoint) error {
 
 // Down is Driver's.
 func (b *Bridge) Down(ctx context.Context, n *Network) error {
+	b.unplugging.Lock() // what goes on of that ends before
+	defer b.unplugging.Unlock()
 	if err := b.Stop(ctx, n); err != nil {
 		return err
 	}
+	return downBridge(n)
+}
+
+// downBridge removes the rules and the bridge of n, which has no endpoints.
+func downBridge(n *Network) error {
 	if err := removeRules(n); err != nil {
 		return err
 	}
@@ -345,8 +357,32 @@ func configure(n *Network, e *Endpoint, gateways []netip.Addr) error {
 
 // Disconnect is Driver's. With one end of a pair the other vanishes; where the
 // container's namespace is gone, both are.
-func (b *Bridge) Disconnect(_ context.Context, _ Space, _ *Network, e *Endpoint) error {
-	return Unplug(e)
+func (b *Bridge) Disconnect(_ context.Context, s Space, _ *Network, e *Endpoint) error {
+	if s != nil {
+		return Unplug(e)
+	}
+	// The container has ended. Removing a device waits for all processors, and nobody waits for
+	// that. The next container may have the same address at once, and the bridge must not send to
+	// the old device what is for it.
+	unlearn(e)
+	b.unplugging.RLock()
+	ended := *e
+	go func() {
+		defer b.unplugging.RUnlock()
+		_ = Unplug(&ended) // it vanishes with the namespace anyway
+	}()
+	return nil
+}
+
+// unlearn has the bridge forget behind which device the endpoint's address is.
+func unlearn(e *Endpoint) {
+	link, err := netlink.LinkByName(vethName(e))
+	if err != nil {
+		return // it has vanished
+	}
+	_ = netlink.NeighDel(&netlink.Neigh{ // it may not have been learned
+		LinkIndex: link.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, HardwareAddr: e.mac(),
+	})
 }
 
 // Unplug removes the endpoint's pair from the present namespace, the bridge's.

@@ -161,10 +161,15 @@ const (
 // bridges opens networks on the bridge driver; all is gone at the end, or the test fails.
 func bridges(t *testing.T) *Networks {
 	t.Helper()
+	return bridgesWith(t, Options{})
+}
+
+func bridgesWith(t *testing.T, o Options) *Networks {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "networks")
 	d, err := NewBridge(dir)
 	must(t, err)
-	ns, err := Open(dir, d, Options{})
+	ns, err := Open(dir, d, o)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := ns.Reconcile(context.Background(), func(string) bool { return false }); err != nil {
@@ -249,6 +254,46 @@ func TestBridgeCarriesContainers(t *testing.T) {
 	}))
 	if len(m.Answer) != 1 || m.Answer[0].(*dns.AAAA).AAAA.String() != a6.String() {
 		t.Errorf("a is %v", m)
+	}
+}
+
+// A network that lingers is the same for its next container, which gets the address of the
+// last one and is reached there at once.
+func TestLingeringBridgeServesTheNextContainer(t *testing.T) {
+	if !ownNetwork(t) {
+		return
+	}
+	world(t)
+	ns := bridgesWith(t, Options{Linger: true})
+	n, err := ns.Network(t.Context(), DefaultName)
+	must(t, err)
+	client, _ := join(t, ns, "client", EndpointRequest{Network: DefaultName})
+	var bridge int
+	for i, name := range []string{"a", "b", "c"} {
+		space, es := join(t, ns, name, EndpointRequest{Network: DefaultName})
+		if got, want := es[0].IPv4.Addr().String(), n.Gateways()[0].Next().Next().String(); got != want {
+			t.Errorf("%s has %s, want %s", name, got, want)
+		}
+		got, err := askIn(client, "tcp", whoami(t, space, "tcp", netip.AddrPortFrom(es[0].IPv4.Addr(), 0).String()), patience)
+		expect(t, "to "+name, n.Gateways()[0].Next().String(), got, err)
+		must(t, ns.Release(t.Context(), name))
+		if i == 1 { // also without any
+			must(t, ns.Release(t.Context(), "client"))
+			client, _ = join(t, ns, "client", EndpointRequest{Network: DefaultName})
+		}
+		link, err := netlink.LinkByName(bridgeName(n))
+		must(t, err)
+		if bridge == 0 {
+			bridge = link.Attrs().Index
+		}
+		if link.Attrs().Index != bridge {
+			t.Errorf("after %s the bridge is another one", name)
+		}
+	}
+	must(t, ns.Release(t.Context(), "client"))
+	must(t, ns.Settle(t.Context()))
+	if _, err := netlink.LinkByName(bridgeName(n)); !gone(err) {
+		t.Errorf("the bridge is there after Settle: %v", err)
 	}
 }
 

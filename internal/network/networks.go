@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -27,6 +28,10 @@ type Networks struct {
 	driver Driver
 	o      Options
 	pid    func(container string) int // see Locate; may be nil
+
+	mu sync.Mutex
+	// told is the zone that the driver was told last, by network, as long as it knows it.
+	told map[string][]byte
 }
 
 // Options are what dockerd has flags for; the zero value is dockerd's default.
@@ -58,6 +63,9 @@ type Options struct {
 	OuterResolv string
 	// Outer tells what the outer network uses; nil asks the kernel.
 	Outer func() (Outer, error)
+	// Linger leaves a network up that its last container has left, for the next one:
+	// until Settle, or the next start finds it so.
+	Linger bool
 }
 
 // Outer is what den has to fit its networks into.
@@ -361,7 +369,7 @@ func (ns *Networks) remove(ctx context.Context, n *Network) error {
 	if len(es) > 0 {
 		return errActive(n, es)
 	}
-	if err := ns.driver.Down(ctx, n); err != nil {
+	if err := ns.down(ctx, n); err != nil {
 		return fmt.Errorf("error while removing network: network %s: %w", n.Name, err)
 	}
 	if err := failpoint.Hit("network.remove.rename"); err != nil {

@@ -265,6 +265,61 @@ func TestGatewayAndPortsMoveWhenTheirNetworkGoes(t *testing.T) {
 	}
 }
 
+// Telling a network's process its names costs two changes of processes: it happens only
+// when they are others.
+func TestNamesAreToldWhenTheyChange(t *testing.T) {
+	d := networktest.New()
+	told := 0
+	d.Fail = func(method string) error {
+		if method == "Names" {
+			told++
+		}
+		return nil
+	}
+	dir := t.TempDir()
+	ns := open(t, dir, d, network.Options{Linger: true})
+	n := create(t, ns, network.CreateRequest{Name: "n"})
+	expect := func(when string, want int) {
+		t.Helper()
+		if told != want {
+			t.Errorf("%s: names were told %d times, want %d", when, told, want)
+		}
+	}
+	attach(t, ns, "a", on("bridge"))
+	expect("first container of the default network", 1)
+	attach(t, ns, "b", on("bridge"))
+	if err := ns.Release(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	expect("another one, which has no name there", 1)
+	attach(t, ns, "c", on("n"))
+	attach(t, ns, "e", on("n"))
+	if err := ns.Release(t.Context(), "e"); err != nil {
+		t.Fatal(err)
+	}
+	expect("a name that comes and goes", 4)
+	// Another den has told something else meanwhile.
+	if err := os.WriteFile(filepath.Join(dir, n.ID, "zone.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Release(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, ns, "c", on("n"))
+	expect("after another den", 5)
+	if err := ns.Release(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Networks) != 1 {
+		t.Errorf("%d networks are up after Settle, want that of a", len(d.Networks))
+	}
+	attach(t, ns, "c", on("n"))
+	expect("after the network was down", 6)
+}
+
 func TestNothingIsLeftOfAFailedAttach(t *testing.T) {
 	for _, method := range []string{"NewSpace", "Up", "Connect", "Publish", "Names"} {
 		d := networktest.New()

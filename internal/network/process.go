@@ -28,7 +28,8 @@ const (
 	processLog  = "den-net.log"
 	// busyTime is how long a new den-net waits for the end of the one before.
 	busyTime = 30 * time.Second
-	// watchEvery is how often a den-net looks whether anybody needs it.
+	// watchEvery is how often a den-net looks whether anybody needs it, and for how long
+	// it stays after its last container.
 	watchEvery = 30 * time.Second
 	// restAfter is when what only the start of a den-net needed is given back.
 	restAfter = 2 * time.Second
@@ -65,12 +66,13 @@ func Main(links ...Link) bool {
 	return true
 }
 
-func bridgeLink() Link { return Link{Driver: BridgeDriver, Open: openKernelSide} }
+func bridgeLink() Link { return Link{Driver: BridgeDriver, Open: openKernelSide, Down: downBridge} }
 
 // A process is a running den-net.
 type process struct {
 	dir   string
 	n     *Network
+	down  func(*Network) error // Link's
 	side  Side
 	names *NameServer
 
@@ -94,6 +96,7 @@ func (p *process) run(driver string, links []Link, ready *os.File) error {
 	if i < 0 {
 		return fmt.Errorf("den-net: no driver %q", driver)
 	}
+	p.down = links[i].Down
 	if p.side, err = links[i].Open(context.Background(), p.dir, p.n); err != nil {
 		return err
 	}
@@ -321,8 +324,9 @@ func (p *process) watch(lock *os.File) error {
 	}
 }
 
-// unneeded says that the network is gone, or has no endpoints and nobody is
+// unneeded says that the network is gone, or has had no endpoints for a while and nobody is
 // about to give it one: a record is written, under the network's lock, before den-net is asked for.
+// Then the rest of the network goes, too.
 func (p *process) unneeded(lock *os.File) (bool, error) {
 	same, err := sys.SameInode(lock, filepath.Join(p.dir, processLock))
 	if err != nil || !same {
@@ -339,6 +343,15 @@ func (p *process) unneeded(lock *os.File) (bool, error) {
 	es, err := ReadEndpoints(p.dir)
 	if err != nil || len(es) > 0 {
 		return false, err
+	}
+	dir, err := os.Stat(filepath.Join(p.dir, endpointsDir))
+	if err != nil || time.Since(dir.ModTime()) < watchEvery {
+		return false, err
+	}
+	if p.down != nil {
+		if err := p.down(p.n); err != nil {
+			return false, err
+		}
 	}
 	// The lock of the network ends with f, before this process does; who comes in
 	// between finds its socket gone, and waits for its lock.

@@ -284,7 +284,10 @@ func TestKilledDenNetIsReplacedAndOpensItsPortsAgain(t *testing.T) {
 	if err := syscall.Kill(a.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	start(t, k, n) // waits for the lock of the dead
+	for k.Alive(n) { // what is killed lives until it gets the processor
+		time.Sleep(time.Millisecond)
+	}
+	start(t, k, n)
 	if got, err := say("tcp", at(ports[0])); err != nil || got != "tcp hello" {
 		t.Errorf("after a kill: %q, %v", got, err)
 	}
@@ -343,7 +346,8 @@ func TestUnneededDenNetEnds(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, endpointsDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{dir: dir, n: n}
+	downs := 0
+	p := &process{dir: dir, n: n, down: func(*Network) error { downs++; return nil }}
 	lock, err := p.lock()
 	if err != nil {
 		t.Fatal(err)
@@ -360,7 +364,8 @@ func TestUnneededDenNetEnds(t *testing.T) {
 		want   bool
 	}{
 		{"an endpoint", func() error { return nil }, false},
-		{"none", func() error { return os.Remove(path) }, true},
+		{"one that has just left", func() error { return os.Remove(path) }, false},
+		{"none for long", func() error { return os.Chtimes(filepath.Dir(path), time.Time{}, time.Now().Add(-watchEvery)) }, true},
 		{"no directory", func() error { return os.RemoveAll(dir) }, true},
 	} {
 		if err := c.change(); err != nil {
@@ -369,6 +374,9 @@ func TestUnneededDenNetEnds(t *testing.T) {
 		if got, err := p.unneeded(lock); got != c.want || err != nil {
 			t.Errorf("%s: %t, %v; want %t", c.name, got, err, c.want)
 		}
+	}
+	if downs != 1 {
+		t.Errorf("the rest of the network was taken down %d times, want once", downs)
 	}
 }
 

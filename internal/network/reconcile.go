@@ -55,8 +55,9 @@ func (ns *Networks) restore(ctx context.Context, n *Network) error {
 		return err
 	}
 	if len(es) == 0 {
-		return ns.driver.Down(ctx, n)
+		return ns.down(ctx, n)
 	}
+	ns.note(n, nil) // who answers now was told by somebody else, or nothing
 	if err := ns.driver.Up(ctx, n); err != nil {
 		return fmt.Errorf("network %s: %w", n.Name, err)
 	}

@@ -28,4 +28,7 @@ type Side interface {
 type Link struct {
 	Driver string
 	Open   func(ctx context.Context, dir string, n *Network) (Side, error)
+	// Down, if not nil, takes away what else there is of n, when a den-net ends because
+	// nobody needs it.
+	Down func(n *Network) error
 }

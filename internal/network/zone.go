@@ -1,7 +1,9 @@
 package network
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -11,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"den/internal/durable"
 )
 
 // announce tells every network that the endpoints' containers are on what it
@@ -69,13 +73,50 @@ func (ns *Networks) tell(ctx context.Context, n *Network) error {
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(ns.network(n.ID), zoneFile), z); err != nil {
+	b, err := json.Marshal(z)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(ns.network(n.ID), zoneFile)
+	if ns.knows(n, b) {
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, b) { // and nobody else has told another
+			return nil
+		}
+	}
+	ns.note(n, nil)
+	// Replacing a file has ext4 write it to the disk. Who reads in between is told again.
+	if err := forget(path); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(path, b, 0o600); err != nil {
 		return err
 	}
 	if err := ns.driver.Names(ctx, n, z); err != nil {
 		return fmt.Errorf("names of network %s: %w", n.Name, err)
 	}
+	ns.note(n, b)
 	return nil
+}
+
+// note keeps what zone the driver was told; nil is none.
+func (ns *Networks) note(n *Network, zone []byte) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if zone == nil {
+		delete(ns.told, n.ID)
+		return
+	}
+	if ns.told == nil {
+		ns.told = map[string][]byte{}
+	}
+	ns.told[n.ID] = zone
+}
+
+func (ns *Networks) knows(n *Network, zone []byte) bool {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	told, ok := ns.told[n.ID]
+	return ok && bytes.Equal(told, zone)
 }
 
 // zone is what the network's clients resolve, by the records.
