@@ -18,13 +18,16 @@ import (
 )
 
 // BenchmarkEngines compares den serve with dockerd, taking turns, through docker's own CLI. It prints
-// medians in milliseconds and how many times dockerd takes as long:
+// medians in milliseconds, how many times dockerd takes as long, and the processor time of either engine
+// without the client, where cgroups can be written:
 //
 //	go test -run '^$' -bench Engines -benchtime 20x
 func BenchmarkEngines(b *testing.B) {
 	dockerd, den := newDockerd(b), newDen(b).serve("privileged")
-	for _, e := range []*engine{dockerd, den} {
+	turns := &turns{engines: [2]*engine{dockerd, den}}
+	for i, e := range turns.engines {
 		e.must(b, "docker run -d --name idle --network none small sleep 100000")
+		turns.cpu[i] = e.accounted(b)
 	}
 	parallel := func(network string) string {
 		return "for i in 1 2 3 4 5 6 7 8 9 10; do docker run --rm " + network + " small true & done; wait"
@@ -39,35 +42,100 @@ func BenchmarkEngines(b *testing.B) {
 		{"the CLI alone", "docker --version"},
 	} {
 		b.Run(work.name, func(b *testing.B) {
-			var took [2][]time.Duration
-			for range b.N {
-				for i, e := range []*engine{dockerd, den} {
-					start := time.Now()
-					e.must(b, work.command)
-					took[i] = append(took[i], time.Since(start))
-				}
-			}
-			report(b, took)
+			turns.take(b, func(e *engine) time.Duration {
+				start := time.Now()
+				e.must(b, work.command)
+				return time.Since(start)
+			})
 		})
 	}
 	b.Run("exec over the API", func(b *testing.B) {
-		var took [2][]time.Duration
-		for range b.N {
-			for i, e := range []*engine{dockerd, den} {
-				took[i] = append(took[i], e.execByAPI(b, "idle"))
-			}
-		}
-		report(b, took)
+		turns.take(b, func(e *engine) time.Duration { return e.execByAPI(b, "idle") })
 	})
 }
 
-func report(b *testing.B, took [2][]time.Duration) {
+// turns are those of two engines, dockerd first.
+type turns struct {
+	engines [2]*engine
+	cpu     [2]func() time.Duration // nil where it cannot be measured
+}
+
+// take measures b.N rounds and reports what they took.
+func (x *turns) take(b *testing.B, work func(*engine) time.Duration) {
 	b.Helper()
+	var took [2][]time.Duration
+	var used [2]time.Duration
+	for range b.N {
+		for i, e := range x.engines {
+			var before time.Duration
+			if x.cpu[i] != nil {
+				before = x.cpu[i]()
+			}
+			took[i] = append(took[i], work(e))
+			if x.cpu[i] != nil {
+				used[i] += x.cpu[i]() - before
+			}
+		}
+	}
 	theirs, ours := median(took[0]), median(took[1])
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(theirs.Microseconds())/1000, "dockerd-ms")
 	b.ReportMetric(float64(ours.Microseconds())/1000, "den-ms")
 	b.ReportMetric(float64(theirs)/float64(ours), "times")
+	if x.cpu[0] != nil && x.cpu[1] != nil {
+		b.ReportMetric(float64(used[0].Microseconds())/1000/float64(b.N), "dockerd-cpu-ms")
+		b.ReportMetric(float64(used[1].Microseconds())/1000/float64(b.N), "den-cpu-ms")
+	}
+}
+
+// accounted puts the engine's processes, and so those that they will start, into a cgroup that counts
+// their processor time; nil where there can be none.
+func (e *engine) accounted(t testing.TB) func() time.Duration {
+	t.Helper()
+	root := "/sys/fs/cgroup/cpuacct"
+	read := func(dir string) time.Duration {
+		b, _ := os.ReadFile(dir + "/cpuacct.usage") // nanoseconds
+		n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		return time.Duration(n)
+	}
+	if _, err := os.Stat(root); err != nil {
+		root = "/sys/fs/cgroup"
+		read = func(dir string) time.Duration {
+			b, _ := os.ReadFile(dir + "/cpu.stat")
+			var usec int64
+			_, _ = fmt.Sscanf(string(b), "usage_usec %d", &usec)
+			return time.Duration(usec) * time.Microsecond
+		}
+	}
+	dir, err := os.MkdirTemp(root, "den-bench-")
+	if err != nil {
+		return nil
+	}
+	move := func(to string, pids []string) {
+		for _, pid := range pids {
+			_ = os.WriteFile(to+"/cgroup.procs", []byte(pid), 0) // it may have ended
+		}
+	}
+	t.Cleanup(func() {
+		b, _ := os.ReadFile(dir + "/cgroup.procs")
+		move(root, strings.Fields(string(b)))
+		_ = os.Remove(dir)
+	})
+	move(dir, descendants(strconv.Itoa(e.pid)))
+	return func() time.Duration { return read(dir) }
+}
+
+// descendants are pid and those that came of it.
+func descendants(pid string) []string {
+	all := []string{pid}
+	tasks, _ := filepath.Glob("/proc/" + pid + "/task/*/children")
+	for _, t := range tasks {
+		b, _ := os.ReadFile(t)
+		for _, child := range strings.Fields(string(b)) {
+			all = append(all, descendants(child)...)
+		}
+	}
+	return all
 }
 
 func median[T cmp.Ordered](list []T) T {
@@ -109,26 +177,36 @@ func (e *engine) execByAPI(t testing.TB, container string) time.Duration {
 	return time.Since(start)
 }
 
-// BenchmarkLogs measures what a program's output comes through with: written, kept, and read again.
+// BenchmarkLogs measures what a program's output comes through with, in MiB/s: written and kept, written
+// while a client watches, and read again; every byte has to be there.
 func BenchmarkLogs(b *testing.B) {
 	dockerd, den := newDockerd(b), newDen(b).serve("privileged")
 	const mib = 200
-	for _, e := range []*engine{dockerd, den} {
-		b.Run(e.name, func(b *testing.B) {
-			for range b.N {
-				start := time.Now()
-				e.must(b, fmt.Sprintf("docker run --name talks --network none small sh -c 'yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c %d' >/dev/null", mib<<20))
-				written := time.Since(start)
-				got, err := strconv.Atoi(strings.TrimSpace(e.must(b, "docker logs talks | wc -c")))
-				if err != nil || got != mib<<20 {
-					b.Fatalf("%d bytes of %d are left, %v", got, mib<<20, err)
+	program := fmt.Sprintf("--network none small sh -c 'yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c %d'", mib<<20)
+	metrics := map[string][]float64{}
+	b.Run("all", func(b *testing.B) {
+		for range b.N {
+			for _, e := range []*engine{dockerd, den} {
+				for _, work := range []struct{ name, command string }{
+					{"kept", "docker run -d --name talks " + program + " >/dev/null && docker wait talks >/dev/null && echo " + strconv.Itoa(mib<<20)},
+					{"read", "docker logs talks | wc -c; docker rm talks >/dev/null"},
+					{"watched", "docker run --rm " + program + " | wc -c"},
+				} {
+					start := time.Now()
+					got, err := strconv.Atoi(strings.TrimSpace(e.must(b, work.command)))
+					if err != nil || got != mib<<20 {
+						b.Fatalf("%s: %d bytes of %d are left, %v", e.name, got, mib<<20, err)
+					}
+					key := e.name + "-" + work.name + "-MiB/s"
+					metrics[key] = append(metrics[key], mib/time.Since(start).Seconds())
 				}
-				e.must(b, "docker rm talks")
-				b.ReportMetric(mib/written.Seconds(), "MiB/s")
-				b.ReportMetric(mib/(time.Since(start)-written).Seconds(), "read-MiB/s")
 			}
-		})
-	}
+		}
+		b.ReportMetric(0, "ns/op")
+		for key, list := range metrics {
+			b.ReportMetric(median(list), strings.TrimPrefix(strings.Replace(key, "privileged", "den", 1), "/"))
+		}
+	})
 }
 
 // BenchmarkServing measures how soon den serve answers, and what it holds when nothing happens, with and
@@ -142,15 +220,18 @@ func BenchmarkServing(b *testing.B) {
 			}
 			e := d.serve(name)
 			const idle = 10
-			empty := privateKiB(b, d)
+			time.Sleep(resting)
+			empty := e.memory(b)
 			for i := range idle {
 				e.must(b, fmt.Sprintf("docker run -d --name idle%d --network none small sleep 100000", i))
 			}
-			full := privateKiB(b, d)
+			time.Sleep(resting)
+			full := e.memory(b)
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(float64(median(first).Microseconds())/1000, "first-ping-ms")
-			b.ReportMetric(float64(empty)/1024, "idle-MiB")
-			b.ReportMetric(float64(full-empty)/1024/idle, "MiB/container")
+			b.ReportMetric(float64(empty.rss)/1024, "idle-RSS-MiB")
+			b.ReportMetric(float64(empty.private)/1024, "idle-anonymous-MiB")
+			b.ReportMetric(float64(full.private-empty.private)/1024/idle, "MiB/container")
 			e.must(b, "docker rm -f $(docker ps -aq)")
 		})
 	}
@@ -187,29 +268,34 @@ func (d *den) firstPing(t testing.TB) time.Duration {
 	}
 }
 
-// privateKiB sums the private memory of the den processes of d's store, holders and network processes among
-// them, but not of what runs in the containers.
-func privateKiB(t testing.TB, d *den) (sum int) {
+// resting is more than what den serve waits for until it gives memory back.
+const resting = 4 * time.Second
+
+// A use is memory in KiB: what is resident, and what of it belongs to no file, so that only this
+// process has it.
+type use struct{ rss, private int }
+
+// memory sums that of den serve and what it has started of itself, holders, sentries and network processes
+// among them, but not of what runs in the containers.
+func (e *engine) memory(t testing.TB) (sum use) {
 	t.Helper()
-	list, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range list {
-		environ, err := os.ReadFile(p + "/environ")
-		exe, _ := os.Readlink(p + "/exe")
-		ours := exe == env.den || strings.HasPrefix(exe, "/memfd:den")
-		if err != nil || !ours || !bytes.Contains(environ, []byte(d.home)) && exe == env.den {
+	for _, pid := range descendants(strconv.Itoa(e.pid)) {
+		exe, _ := os.Readlink("/proc/" + pid + "/exe")
+		if exe != env.den && !strings.HasPrefix(exe, "/memfd:den") {
 			continue
 		}
-		b, err := os.ReadFile(p + "/smaps_rollup")
-		if err != nil {
-			continue
-		}
+		b, _ := os.ReadFile("/proc/" + pid + "/smaps_rollup") // it may have ended
 		for line := range strings.Lines(string(b)) {
-			if f := strings.Fields(line); len(f) > 1 && (f[0] == "Private_Dirty:" || f[0] == "Private_Clean:") {
-				n, _ := strconv.Atoi(f[1])
-				sum += n
+			f := strings.Fields(line)
+			if len(f) < 2 {
+				continue
+			}
+			n, _ := strconv.Atoi(f[1])
+			switch f[0] {
+			case "Rss:":
+				sum.rss += n
+			case "Anonymous:":
+				sum.private += n
 			}
 		}
 	}
