@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -100,7 +101,7 @@ func (n *Namespaces) canFilter(p *specs.Process) bool {
 
 // launch starts what s is prepared for; whatever comes of it, s.undo is called in the end.
 func (n *Namespaces) launch(ctx context.Context, r *Request, s *running) (_ Sandbox, err error) {
-	if n.o.Choice.SharePids {
+	if s.sharesPids(r) {
 		// The payload sees den's entry in proc.
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
@@ -155,7 +156,7 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 	}
 	leases := Leases(r)
 	o := programOptions{
-		leases: len(leases), cgroup: s.enter != nil, cgroupVersion: n.cgroupVersion(), sharePids: n.o.Choice.SharePids, chroot: n.chroot,
+		leases: len(leases), cgroup: s.enter != nil, cgroupVersion: n.cgroupVersion(), sharePids: s.sharesPids(r), chroot: n.chroot,
 		join: s.join, detach: s.detached != nil, caps: n.status.Permitted & n.status.Bounding, bounding: n.status.Bounding,
 		lowerdirPlus: n.lowerdirPlus(), ownStdio: s.streams.Own, rlimit: rlimit,
 		uidMapped: func(id uint32) bool { return sys.MapsID(n.uids, id) },
@@ -191,7 +192,7 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 		}
 	}
 	files = append(files, leases...)
-	if n.o.Choice.SharePids {
+	if o.sharePids {
 		exe, err := os.Open("/proc/self/exe")
 		if err != nil {
 			pipes.closeOwn()
@@ -258,6 +259,18 @@ func rlimit(resource int) (unix.Rlimit, error) {
 	var l unix.Rlimit
 	err := unix.Prlimit(0, resource, nil, &l)
 	return l, err
+}
+
+// sharesPids reports whether what r starts is in den's pid namespace: because there is no
+// other, or because it is wanted so (--pid host), or because the sandbox that it joins is.
+func (s *running) sharesPids(r *Request) bool {
+	switch {
+	case s.n.o.Choice.SharePids:
+		return true
+	case s.join != nil:
+		return s.join.namespaces&unix.CLONE_NEWPID == 0
+	}
+	return !slices.ContainsFunc(r.Spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
 }
 
 // SharesPids reports whether sandboxes have no pid namespace of their own.
