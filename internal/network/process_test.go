@@ -48,7 +48,7 @@ type loopSide struct {
 }
 
 func openLoop(_ context.Context, dir string, n *Network) (Side, error) {
-	return &loopSide{kernelSide{n: n, slots: make(chan struct{}, maxConnections)}, dir}, nil
+	return &loopSide{kernelSide{n: n, streams: NewStreams()}, dir}, nil
 }
 
 func (l *loopSide) Listen(uint16) ([]net.Listener, error) {

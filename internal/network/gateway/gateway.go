@@ -53,6 +53,9 @@ type Config struct {
 	// Refused, if not nil, says which further addresses are not for containers, such as
 	// those of other networks. It is asked for every new flow.
 	Refused func(netip.Addr) bool
+	// LocalPorts, if not zero, are the first and the last of those that connections to
+	// containers come from, where others belong to somebody else.
+	LocalPorts [2]uint16
 }
 
 // The bounds of a gateway's tables.
@@ -133,6 +136,11 @@ func (g *Gateway) configure(link stack.LinkEndpoint) error {
 	} {
 		if err != nil {
 			return fmt.Errorf("stack: %v", err)
+		}
+	}
+	if ports := g.c.LocalPorts; ports != [2]uint16{} {
+		if err := g.stack.SetPortRange(ports[0], ports[1]); err != nil {
+			return fmt.Errorf("local ports from %d to %d: %v", ports[0], ports[1], err)
 		}
 	}
 	for _, p := range g.c.Addresses {

@@ -174,7 +174,7 @@ func (g *Gateway) dialInUDP(from netip.Addr, to netip.AddrPort) (*datagrams, err
 	if terr != nil {
 		return nil, errors.New(terr.String())
 	}
-	if from = g.source(from, to.Addr()); from.IsValid() {
+	if from = g.Source(from, to.Addr()); from.IsValid() {
 		terr = ep.Bind(fullAddress(netip.AddrPortFrom(from, 0)))
 	}
 	if terr == nil {

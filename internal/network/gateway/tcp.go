@@ -160,7 +160,7 @@ func (g *Gateway) dialIn(ctx context.Context, from netip.Addr, to netip.AddrPort
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	if from = g.source(from, to.Addr()); from.IsValid() {
+	if from = g.Source(from, to.Addr()); from.IsValid() {
 		terr = ep.Bind(fullAddress(netip.AddrPortFrom(from, 0)))
 	}
 	if terr == nil {
@@ -182,9 +182,9 @@ func (g *Gateway) dialIn(ctx context.Context, from netip.Addr, to netip.AddrPort
 	return newStackConn(ep, wq), nil
 }
 
-// source is the address that a connection to a container comes from: the client's own,
+// Source is the address that a connection to a container comes from: the client's own,
 // where the container's answer finds its way to the gateway, otherwise the gateway's.
-func (g *Gateway) source(client, container netip.Addr) netip.Addr {
+func (g *Gateway) Source(client, container netip.Addr) netip.Addr {
 	own, local := netip.Addr{}, false
 	for _, p := range g.c.Addresses {
 		if p.Addr().Is4() == container.Is4() && (!own.IsValid() || p.Masked().Contains(container)) {

@@ -12,6 +12,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/netip"
 	"os"
@@ -83,11 +85,13 @@ func (d *Driver) Disconnect(ctx context.Context, _ network.Space, n *network.Net
 // Link is this driver's part of a den-net.
 func Link() network.Link { return network.Link{Driver: network.UsernsDriver, Open: open} }
 
-// A side is a bridge in a namespace, and the gateway on it.
+// A side is a bridge in a namespace, the gateway on it, and the kernel's way to containers.
 type side struct {
 	*gateway.Gateway
-	ns     *os.File
-	packet int
+	ns      *os.File
+	packet  int
+	direct  *direct // nil where the kernel does not allow it
+	streams *network.Streams
 }
 
 // open makes the namespace, the bridge and the gateway of n.
@@ -96,7 +100,7 @@ func open(_ context.Context, _ string, n *network.Network) (network.Side, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &side{ns: ns, packet: -1}
+	s := &side{ns: ns, packet: -1, streams: network.NewStreams()}
 	var index int
 	err = network.In(ns, func() error {
 		if index, err = addBridge(n); err != nil {
@@ -110,6 +114,9 @@ func open(_ context.Context, _ string, n *network.Network) (network.Side, error)
 		return nil
 	})
 	if err == nil {
+		if s.direct, err = openDirect(ns, n, index, s.packet); err != nil {
+			log.Printf("published ports go through user space: %v", err)
+		}
 		err = s.startGateway(n, index)
 	}
 	if err != nil {
@@ -129,9 +136,59 @@ func (s *side) startGateway(n *network.Network, index int) error {
 			c.Addresses = append(c.Addresses, netip.PrefixFrom(sub.Gateway, sub.Prefix.Bits()))
 		}
 	}
+	if s.direct != nil {
+		c.LocalPorts = [2]uint16{minLocalPort, s.direct.ports.first - 1}
+	}
 	s.Gateway, err = gateway.New(c, link)
 	return err
 }
+
+// minLocalPort is the first of the gateway's own local ports: those from minLocalPort to the
+// kernel's are its.
+const minLocalPort = 16000
+
+// Publish is Side's. Where the kernel cannot carry it, the gateway does.
+func (s *side) Publish(l *net.TCPListener, to netip.AddrPort) (io.Closer, error) {
+	if s.direct == nil {
+		return s.Gateway.Publish(l, to)
+	}
+	if err := s.direct.add(to); err != nil {
+		if !errors.Is(err, errDirect) {
+			log.Print(err)
+		}
+		return s.Gateway.Publish(l, to)
+	}
+	port := s.streams.Publish(l, func(ctx context.Context, client netip.Addr) (network.Stream, error) { return s.dial(ctx, client, to) })
+	return &publication{port, s.direct, to}, nil
+}
+
+// dial connects to a container for a client.
+func (s *side) dial(ctx context.Context, client netip.Addr, to netip.AddrPort) (network.Stream, error) {
+	c, err := s.direct.dial(ctx, s.Source(client, to.Addr()), to)
+	if err == nil {
+		return c, nil
+	}
+	if !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil, err
+	}
+	// The kernel's local ports are all in use, or wait.
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	g, err := s.Dial(ctx, client, to)
+	if err != nil {
+		return nil, err
+	}
+	return g.(network.Stream), nil
+}
+
+// A publication is a port that leads to a container by the kernel.
+type publication struct {
+	port   io.Closer
+	direct *direct
+	to     netip.AddrPort
+}
+
+func (p *publication) Close() error { return errors.Join(p.port.Close(), p.direct.remove(p.to)) }
 
 // addBridge makes the bridge in the present namespace. It has no address there: the
 // kernel would answer besides the gateway.
@@ -166,6 +223,9 @@ func (s *side) Close() error {
 	var err error
 	if s.Gateway != nil {
 		err = s.Gateway.Close()
+	}
+	if s.direct != nil {
+		s.direct.close()
 	}
 	if s.packet >= 0 {
 		err = errors.Join(err, unix.Close(s.packet))
