@@ -32,6 +32,7 @@ var commands = map[string]func(args []string) error{
 	"storm":    storm,
 	"setcap":   setcap,
 	"setxattr": setxattr,
+	"traffic":  traffic,
 	"xattr":    xattr,
 }
 
