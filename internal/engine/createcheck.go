@@ -73,7 +73,7 @@ func (r *CreateRequest) checkHealth() error {
 
 func (r *CreateRequest) checkNamespaces() error {
 	if strings.HasPrefix(r.PidMode, "container:") {
-		return unsupported("pid mode %q: den gives each container process ids of its own, or the host's (--pid host)", r.PidMode)
+		return unsupported("pid mode %q: den could not end what a container leaves behind among the processes of another; run the program in that one (docker exec), or give both the host's process ids (--pid host)", r.PidMode)
 	}
 	for name, mode := range map[string]string{"PID": r.PidMode, "UTS": r.UTSMode} {
 		if mode != "" && mode != "host" && mode != "private" {
