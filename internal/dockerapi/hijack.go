@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -62,7 +63,45 @@ func (c *call) takeOver(w http.ResponseWriter, greeting string) (*hijacked, erro
 	if _, err := h.send([]byte(greeting)); err != nil {
 		return nil, errors.Join(fmt.Errorf("hijack: %w", err), conn.Close())
 	}
+	if strings.HasPrefix(c.UserAgent(), "docker-sdk-python/") {
+		untilRead(conn)
+	}
 	return h, nil
+}
+
+const (
+	// maxUnread is how long the head of an answer may lie unread before the stream begins.
+	maxUnread = 200 * time.Millisecond
+	// untold is for a client that may read later than what is known says.
+	untold = 5 * time.Millisecond
+)
+
+// untilRead waits until the client has taken what was sent. docker-py reads the head of
+// an answer through a buffer and the stream past it: what comes together with the head it loses
+// (docker.api.client, _get_raw_response_socket). A program that says something 50 ms later is
+// never seen to lose it; here it is faster.
+func untilRead(conn net.Conn) {
+	local := false
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = t.NetConn()
+	}
+	if c, ok := conn.(syscall.Conn); ok {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return
+		}
+		_, local = conn.(*net.UnixConn)
+		for end := time.Now().Add(maxUnread); time.Now().Before(end); time.Sleep(200 * time.Microsecond) {
+			unread := 0
+			err := raw.Control(func(fd uintptr) { unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+			if err != nil || unread == 0 {
+				break
+			}
+		}
+	}
+	if !local { // its system has it, which it may not have asked yet
+		time.Sleep(untold)
+	}
 }
 
 // maxOptions bounds the body of a request that becomes a stream, in bytes.

@@ -73,6 +73,31 @@ func TestAttachCarriesBothDirectionsAndHalfClose(t *testing.T) {
 	}
 }
 
+// docker-py reads what comes together with the head of an answer into a buffer that it never
+// looks into again.
+func TestHeadIsReadBeforeTheStreamByDockerPy(t *testing.T) {
+	f := &fake{attachment: &fakeAttachment{copy: cat}}
+	for range 20 {
+		conn := serve(t, New(Options{Engine: f}))()
+		fmt.Fprintf(conn, "POST /v1.50/containers/a/attach?stream=1&stdin=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: d\r\nUser-Agent: docker-sdk-python/7.1.0\r\n%s\r\n", upgrade)
+		head := make([]byte, 8<<10)
+		n, err := conn.Read(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.HasSuffix(head[:n], []byte("\r\n\r\n")) {
+			t.Fatalf("the first thing to be read is %q", head[:n])
+		}
+		var out, errs bytes.Buffer
+		if err := conn.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stdcopy.StdCopy(&out, &errs, conn); err != nil || out.String()+errs.String() != "done" {
+			t.Fatalf("%q, %q, %v", out.String(), errs.String(), err)
+		}
+	}
+}
+
 func TestAttachEndsWithItsContainerAndItsClient(t *testing.T) {
 	f := &fake{}
 	dial := serve(t, New(Options{Engine: f}))
