@@ -69,7 +69,7 @@ shown=''
 
 step "a minute of power cuts" tests powerloss -tags stress -count=1 -timeout 12m .
 
-step "end to end" tests e2e -timeout 15m ./...
+step "end to end" tests e2e -timeout 20m ./...
 
 if [ -n "$failed" ]; then
 	echo "FAILED:$failed"

@@ -71,6 +71,29 @@ func TestFastProgramIsHeldWhileRoomIsMade(t *testing.T) {
 	}
 }
 
+// Whoever counts and reserves waits for the disk, which may take seconds while a program
+// keeps it busy.
+func TestFastProgramIsHeldWhileTheWatchWaitsForTheDisk(t *testing.T) {
+	dir, w, brake, unlock := watchedDraft(t)
+	unlock()
+	w.mu.Lock()
+	f, err := os.Create(filepath.Join(dir, "big"))
+	must(t, err)
+	defer f.Close()
+	for held := false; !held; { // who frees space of this disk hides some of it
+		_, err = f.Write(make([]byte, 3*mebi))
+		must(t, err)
+		select {
+		case <-brake.frozen:
+			held = true
+		case <-time.After(time.Second):
+		}
+	}
+	w.mu.Unlock()
+	<-brake.thawed
+	must(t, w.Stop())
+}
+
 // The watch's own moments are the test's here.
 func TestProgramIsLetGoAfterAWhileUnlessNothingIsLeft(t *testing.T) {
 	s := cappedStore(t, "", 64*mebi)

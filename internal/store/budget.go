@@ -81,31 +81,39 @@ func (e *crowdedError) Error() string { return e.full.Error() }
 func (e *crowdedError) Unwrap() error { return e.full }
 
 // measure adds up objects, cache mounts and all trees that change, and what is
-// promised on top. The order is that of growth: a byte that moves on
-// meanwhile, from a promise to a draft to an object, counts twice and never not
-// at all.
+// promised on top. The order is that of a life: a byte that moves on meanwhile, from a
+// promise to a draft to an object to the trash, counts twice and never not at all.
 func (s *Store) measure(ctx context.Context) (usedBytes, reservedBytes int64, err error) {
 	reserved, err := s.reservedBytes()
 	if err != nil {
 		return 0, 0, err
 	}
 	var used int64
-	for _, pattern := range uppers {
-		n, err := s.patternBytes(ctx, pattern)
-		if err != nil {
-			return 0, 0, err
+	patterns := func(patterns ...string) error {
+		for _, pattern := range patterns {
+			n, err := s.patternBytes(ctx, pattern)
+			if err != nil {
+				return err
+			}
+			used += n
 		}
-		used += n
+		return nil
+	}
+	if err := patterns(uppers...); err != nil {
+		return 0, 0, err
 	}
 	err = s.objects(ctx, func(o object) error {
 		used += s.objectBytes(o)
 		return nil
 	})
+	if err == nil {
+		err = patterns("trash/*")
+	}
 	return used, reserved, err
 }
 
-// uppers are the trees that change, and those that are being removed.
-var uppers = []string{"tmp/*", "ingest/*", "engines/*/containers/*", "volumes/*/*/*", "cachemount/*/*/*", "trash/*"}
+// uppers are the trees that change.
+var uppers = []string{"tmp/*", "ingest/*", "engines/*/containers/*", "volumes/*/*/*", "cachemount/*/*/*"}
 
 // makeRoom evicts and collects until n bytes fit. It returns the error to show
 // when that was not enough, and what is reserved.

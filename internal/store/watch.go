@@ -41,7 +41,7 @@ const (
 // What is reserved ahead is eaten while the next piece is being had, which may
 // take a collection. A program that has eaten half of it meanwhile is held, if it can
 // be, for two seconds at most; one that has eaten nearly all of it, for as long as that
-// takes. One that has eaten all of it and gets no more goes on for as long as the store is
+// takes. A guard of its own sees to that while the watch itself waits for the disk. One that has eaten all of it and gets no more goes on for as long as the store is
 // not over its cap.
 type Watch struct {
 	store  *Store
@@ -50,7 +50,10 @@ type Watch struct {
 	rels   []string
 	ahead  *Reservation
 	done   chan struct{}
+	alarm  chan struct{} // the guard holds the program
 	wg     sync.WaitGroup
+	// guarding begins the guard once.
+	guarding sync.Once
 	// stopGrowing ends the wait for more room.
 	growCtx     context.Context
 	stopGrowing context.CancelFunc
@@ -90,7 +93,7 @@ func (s *Store) Watch(ctx context.Context, dirs ...string) (*Watch, error) {
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	w.growCtx, w.stopGrowing = context.WithCancel(w.ctx)
-	w.done = make(chan struct{})
+	w.done, w.alarm = make(chan struct{}), make(chan struct{}, 1)
 	if err := errors.Join(w.count(), w.ahead.Ensure(ctx, w.room())); err != nil {
 		w.cancel(err)
 		return nil, errors.Join(err, w.ahead.Close())
@@ -180,6 +183,7 @@ func (w *Watch) run() {
 			return
 		case <-w.ctx.Done():
 			return
+		case <-w.alarm:
 		case <-t.C:
 		}
 		w.mu.Lock()
@@ -215,12 +219,17 @@ func (w *Watch) tick(pause time.Duration) (next time.Duration, err error) {
 		next = min(next, w.burst())
 	}
 	lack, _ := w.ahead.lack(w.grown + 1)
+	alarmed := w.brake.since() > 0 && !w.growing
 	since := time.Since(w.counted)
 	dear := since < 5*w.cost
-	if w.grown >= w.room()/4 && !dear || lack > 0 && !dear || since > max(recount, recountShare*w.cost) {
+	if w.grown >= w.room()/4 && !dear || lack > 0 && !dear || alarmed || since > max(recount, recountShare*w.cost) {
 		err = w.look()
 	}
 	w.press()
+	w.aim()
+	if err == nil && !w.growing { // there was enough
+		w.brake.letGo()
+	}
 	return next, err
 }
 
@@ -266,6 +275,7 @@ func (w *Watch) grow() {
 		}
 		w.fail(err)
 	}
+	w.aim()
 	w.brake.letGo()
 }
 

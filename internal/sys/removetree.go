@@ -17,9 +17,10 @@ const maxRemoveDepth = 64
 
 // RemoveTree removes path and everything beneath it without following a
 // symbolic link. Unlike os.RemoveAll it opens up directories whose mode keeps
-// their owner out (0000, 0555), which layers may well hold. A path that is not
-// there is no error.
+// their owner out (0000, 0555), which layers may well hold. Who still has a large file
+// open finds it empty. A path that is not there is no error.
 func RemoveTree(path string) error {
+	shrink(unix.AT_FDCWD, path)
 	err := unix.Unlink(path)
 	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
 		err = unix.Rmdir(path)
@@ -101,7 +102,36 @@ func (r *remover) empty(dir *os.File, depth int) error {
 	}
 }
 
+// largeBytes is what the kernel takes long to free.
+const largeBytes = 16 << 20
+
+// shrink empties a large file that has no other name, before it loses this one: until the
+// kernel has freed its blocks, which takes seconds on a busy disk, somebody who adds up
+// files finds them. An error shows when the name is removed.
+func shrink(dir int, name string) {
+	var st unix.Stat_t
+	large := func() bool {
+		return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 && st.Blocks*512 >= largeBytes
+	}
+	if unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || !large() {
+		return
+	}
+	const flags = unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := unix.Openat(dir, name, flags, 0)
+	if errors.Is(err, unix.EACCES) && unix.Fchmodat(dir, name, 0o600, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		fd, err = unix.Openat(dir, name, flags, 0)
+	}
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if unix.Fstat(fd, &st) == nil && large() {
+		_ = unix.Ftruncate(fd, 0)
+	}
+}
+
 func (r *remover) remove(dir int, name string, depth int) error {
+	shrink(dir, name)
 	err := unix.Unlinkat(dir, name, 0)
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT):

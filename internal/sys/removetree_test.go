@@ -37,3 +37,47 @@ func TestTwoRemoveOneTree(t *testing.T) {
 		}
 	}
 }
+
+// Whoever adds up a store's files finds what a removal has not freed yet; what has
+// another name stays as it is.
+func TestRemoveTreeEmptiesALargeFileUnlessItHasAnotherName(t *testing.T) {
+	dir := t.TempDir()
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	large := make([]byte, 17<<20)
+	for _, name := range []string{"one", "two", "closed"} {
+		mode := os.FileMode(0o600)
+		if name == "closed" {
+			mode = 0o400
+		}
+		if err := os.WriteFile(filepath.Join(tree, name), large, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := filepath.Join(dir, "other")
+	if err := os.Link(filepath.Join(tree, "two"), other); err != nil {
+		t.Fatal(err)
+	}
+	open := map[string]*os.File{}
+	for _, name := range []string{"one", "closed"} {
+		f, err := os.Open(filepath.Join(tree, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		open[name] = f
+	}
+	if err := RemoveTree(tree); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range open {
+		if info, err := f.Stat(); err != nil || info.Size() != 0 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+	if info, err := os.Stat(other); err != nil || info.Size() != int64(len(large)) {
+		t.Errorf("the other name: %v, %v", info, err)
+	}
+}
