@@ -16,6 +16,7 @@ func TestGreedyStepsInARestrictedContainerAreContained(t *testing.T) {
 	for name, c := range map[string]struct{ step, word string }{
 		"forks without end": {"toolbox forks", "pids-limit"},
 		"fills memory":      {"toolbox eat 4096", "memory"},
+		"fills it at once":  {"dd if=/dev/zero of=/dev/null bs=2000M count=1", "memory"},
 		"fills the disk":    {"cat /dev/zero > /x", "no space left"},
 		"fills a mount":     {"cat /dev/zero > /c/x", "no space left"},
 		"random calls":      {"toolbox storm 25 | grep survived", ""},
@@ -30,8 +31,9 @@ func TestGreedyStepsInARestrictedContainerAreContained(t *testing.T) {
 			if err := os.Chmod(d.home, 0o777); err != nil {
 				t.Fatal(err)
 			}
-			flags := append([]string{"--tmpfs=/var/lib/den:exec,mode=1777,size=96m", "-e", "DEN_STORE=/var/lib/den"}, restricted...)
-			out, err := outer{docker, d, flags}.sh(`if den build --progress=plain ctx 2>&1; then echo the step succeeds; fi
+			flags := append([]string{"--tmpfs=/var/lib/den:exec,mode=1777,size=96m", "--tmpfs=/fill:mode=1777,size=64m", "-e", "DEN_STORE=/var/lib/den"}, restricted...)
+			out, err := outer{docker, d, flags}.sh(`head -c 60000000 /dev/zero > /fill/f # which counts as memory, too
+if den build --progress=plain ctx 2>&1; then echo the step succeeds; fi
 den build -q --no-cache -t next next; den run --rm next cat /fits; den store verify >/dev/null; ps -o args | grep -v -e 'ps -o' -e '^COMMAND' -e 'sh -ec' -e grep -e init || echo nobody is left`)
 			if err != nil {
 				t.Fatal(err)

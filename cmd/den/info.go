@@ -123,7 +123,9 @@ func (x *info) surroundings(ctx context.Context, d *daemon.Den) {
 	x.FileSystem, x.KernelVersion, x.CgroupVersion = facts.FSType, facts.Kernel, facts.Cgroup
 	switch {
 	case r != nil && r.Choice.Rung == sandbox.RungSentry:
-		x.Warnings = append(x.Warnings, "limits of processors (--cpus) are not enforced on this rung")
+		x.Warnings = append(x.Warnings, "the sentry keeps --memory, --cpus, --cpuset-cpus and --pids-limit; --cpu-shares and --memory-swap are not enforced on this rung")
+	case r != nil && r.Choice.Rung == sandbox.RungChroot:
+		x.Warnings = append(x.Warnings, "limits (--memory, --cpus, --pids-limit) are not enforced on this rung")
 	case facts.CgroupErr != "":
 		x.Warnings = append(x.Warnings, "limits (--memory, --cpus, --pids-limit) are not enforced: "+facts.CgroupErr)
 	}

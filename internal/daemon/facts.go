@@ -39,12 +39,12 @@ func (f facts) info(ctx context.Context) (system.Info, error) {
 	if err != nil {
 		return system.Info{}, err
 	}
-	limits := f.runner.Facts.CgroupErr == ""
+	l := f.limits()
 	i := system.Info{
 		ID: f.den.Store.EngineID(), Name: host, Images: len(images), ServerVersion: f.den.options.Version,
 		Driver: f.runner.Driver.Name(), DriverStatus: f.status(),
 		Plugins:     system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "none"}, Log: []string{"json-file", "local", "none"}},
-		MemoryLimit: limits, SwapLimit: limits, CPUCfsPeriod: limits, CPUCfsQuota: limits, CPUShares: limits, CPUSet: limits, PidsLimit: limits,
+		MemoryLimit: l.own || l.cgroup, SwapLimit: l.cgroup, CPUCfsPeriod: l.own || l.cgroup, CPUCfsQuota: l.own || l.cgroup, CPUShares: l.cgroup, CPUSet: l.own || l.cgroup, PidsLimit: l.own || l.cgroup,
 		IPv4Forwarding: true, OomKillDisable: false, NFd: openFiles(), NGoroutines: runtime.NumGoroutine(),
 		LoggingDriver: orElse(f.serve.Engine.LogDriver, "json-file"), CgroupDriver: "cgroupfs", CgroupVersion: strconv.Itoa(max(1, f.runner.Facts.Cgroup)),
 		KernelVersion: f.runner.Facts.Kernel, OperatingSystem: operatingSystem(), OSType: runtime.GOOS, Architecture: machine(),
@@ -60,6 +60,20 @@ func (f facts) info(ctx context.Context) (system.Info, error) {
 		i.Labels = []string{}
 	}
 	return i, nil
+}
+
+// limiting says who keeps containers to their limits: a cgroup all of them, the sentry itself those of memory,
+// processors and processes.
+type limiting struct{ cgroup, own bool }
+
+func (f facts) limits() limiting {
+	switch f.runner.Choice.Rung {
+	case sandbox.RungSentry:
+		return limiting{own: true}
+	case sandbox.RungChroot:
+		return limiting{}
+	}
+	return limiting{cgroup: f.runner.Facts.CgroupErr == ""}
 }
 
 // status is what docker info prints below the storage driver.
@@ -107,9 +121,12 @@ func (f facts) warnings() []string {
 	}
 	switch {
 	case f.runner.Choice.Rung == sandbox.RungSentry:
-		all = append(all, "WARNING: no CPU limits on rung "+f.runner.Choice.Name()+": --cpus and --cpu-shares are not enforced")
+		all = append(all, "WARNING: No swap limit support", "WARNING: No cpu shares support",
+			"WARNING: rung "+f.runner.Choice.Name()+": --memory-swap, --cpu-shares and limits of block devices are not enforced; the sentry keeps --memory, --cpus, --cpuset-cpus and --pids-limit")
+	case f.runner.Choice.Rung == sandbox.RungChroot:
+		all = append(all, "WARNING: No memory limit support", "WARNING: rung chroot: no limits are enforced but those of the container around den, and --ulimit")
 	case f.runner.Facts.CgroupErr != "":
-		all = append(all, "WARNING: limits (--memory, --cpus, --pids-limit) are not enforced: "+f.runner.Facts.CgroupErr)
+		all = append(all, "WARNING: No memory limit support", "WARNING: limits (--memory, --cpus, --cpuset-cpus, --pids-limit) are not enforced: "+f.runner.Facts.CgroupErr)
 	}
 	if f.runner.Choice.SharePids || f.runner.Choice.Lacks != 0 {
 		all = append(all, "WARNING: rung "+f.runner.Choice.Name()+": "+f.runner.Choice.Why)

@@ -121,7 +121,7 @@ func shortcomings(in Input) []Check {
 			Text: "below the masked /proc of the outer container steps see and can signal each other's processes and den's"})
 	}
 	if c.Rung == sandbox.RungSentry {
-		l = append(l, Check{ID: "rung.limits", Area: areaRung, Status: Note, Text: "the sentry enforces --memory and --pids-limit by itself; --cpus is not enforced"})
+		l = append(l, Check{ID: "rung.limits", Area: areaRung, Status: Note, Text: "the sentry enforces --memory, --cpus, --cpuset-cpus and --pids-limit by itself; --cpu-shares, --memory-swap and limits of block devices are not enforced"})
 	} else if in.Facts.CgroupErr != "" {
 		check := Check{ID: "rung.limits", Area: areaRung, Status: Note, Text: "--memory, --cpus and --pids-limit are not enforced: " + in.Facts.CgroupErr + "; those of the outer container are"}
 		if in.Facts.UID == 0 {

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bufio"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -17,6 +18,8 @@ type Limits struct {
 	// MemoryBytes is the lowest limit of the cgroups around den, MemoryUsedBytes
 	// what counts against that one.
 	MemoryBytes, MemoryUsedBytes int64
+	// MemoryFixedBytes is the part of what is used that is no cache of files on disk.
+	MemoryFixedBytes int64
 	// MachineBytes is the machine's memory.
 	MachineBytes int64
 	// Pids is how many processes and threads there may be, PidsUsed how many there are.
@@ -39,6 +42,7 @@ func MemoryLimit() int64 { return limitsBelow(os.DirFS("/")).MemoryBytes }
 
 const (
 	maxCgroupLines = 64
+	maxStatBytes   = 64 << 10
 	// maxCgroupDepth is how many cgroups above each other are looked at.
 	maxCgroupDepth = 32
 )
@@ -87,13 +91,15 @@ func hasController(list, name string) bool {
 // take lowers the limits to those of a cgroup and all above it, up to where they
 // are mounted.
 func (l *Limits) take(root fs.FS, mount, own string, unified bool) {
-	names := struct{ limit, used string }{"memory.limit_in_bytes", "memory.usage_in_bytes"}
+	names := struct{ limit, used, inactive, active string }{"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file"}
 	if unified {
-		names.limit, names.used = "memory.max", "memory.current"
+		names.limit, names.used, names.inactive, names.active = "memory.max", "memory.current", "inactive_file", "active_file"
 	}
 	dir := path.Join(mount, path.Join("/", own))
 	for range maxCgroupDepth {
-		lower(&l.MemoryBytes, &l.MemoryUsedBytes, readNumber(root, path.Join(dir, names.limit)), readNumber(root, path.Join(dir, names.used)))
+		if lower(&l.MemoryBytes, &l.MemoryUsedBytes, readNumber(root, path.Join(dir, names.limit)), readNumber(root, path.Join(dir, names.used))) {
+			l.MemoryFixedBytes = max(0, l.MemoryUsedBytes-statNumber(root, path.Join(dir, "memory.stat"), names.inactive)-statNumber(root, path.Join(dir, "memory.stat"), names.active))
+		}
 		lower(&l.Pids, &l.PidsUsed, readNumber(root, path.Join(dir, "pids.max")), readNumber(root, path.Join(dir, "pids.current")))
 		if dir == mount {
 			return
@@ -103,10 +109,32 @@ func (l *Limits) take(root fs.FS, mount, own string, unified bool) {
 }
 
 // lower takes over a limit that is lower, with its use.
-func lower(limit, used *int64, newLimit, newUsed int64) {
-	if newLimit > 0 && (*limit == 0 || newLimit < *limit) {
-		*limit, *used = newLimit, newUsed
+func lower(limit, used *int64, newLimit, newUsed int64) bool {
+	if newLimit <= 0 || *limit != 0 && newLimit >= *limit {
+		return false
 	}
+	*limit, *used = newLimit, newUsed
+	return true
+}
+
+// statNumber is a line of a file like memory.stat; 0 for one that is missing.
+func statNumber(root fs.FS, file, name string) int64 {
+	f, err := root.Open(file)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(io.LimitReader(f, maxStatBytes))
+	for sc.Scan() {
+		if key, value, ok := strings.Cut(sc.Text(), " "); ok && key == name {
+			n, err := strconv.ParseInt(value, 10, 64)
+			if err != nil || n < 0 {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
 }
 
 // unlimited is where version 1's "no limit" begins: LONG_MAX in whole pages.

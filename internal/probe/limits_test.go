@@ -19,18 +19,20 @@ func TestLimitsAreTheLowestOfTheCgroupsAroundDen(t *testing.T) {
 		{"nothing", fstest.MapFS{}, Limits{}},
 		{"version 2, own namespace", fstest.MapFS{
 			"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/memory.max": file("2147483648\n"), "sys/fs/cgroup/memory.current": file("1000\n"),
-			"sys/fs/cgroup/pids.max": file("512\n"), "sys/fs/cgroup/pids.current": file("7\n"),
-		}, Limits{MemoryBytes: 2 << 30, MemoryUsedBytes: 1000, Pids: 512, PidsUsed: 7}},
+			"sys/fs/cgroup/memory.stat": file("anon 7\nfile 800\ninactive_file 500\nactive_file 100\n"),
+			"sys/fs/cgroup/pids.max":    file("512\n"), "sys/fs/cgroup/pids.current": file("7\n"),
+		}, Limits{MemoryBytes: 2 << 30, MemoryUsedBytes: 1000, MemoryFixedBytes: 400, Pids: 512, PidsUsed: 7}},
 		{"version 2, the machine's path over den's own tree", fstest.MapFS{
 			"proc/self/cgroup": file("0::/kubepods/pod1/c\n"), "sys/fs/cgroup/memory.max": file("1048576\n"), "sys/fs/cgroup/pids.max": file("max\n"),
 		}, Limits{MemoryBytes: 1 << 20}},
 		{"version 2, a lower limit above", fstest.MapFS{
 			"proc/self/cgroup": file("0::/a/b\n"), "sys/fs/cgroup/a/memory.max": file("4096\n"), "sys/fs/cgroup/a/memory.current": file("5\n"),
 			"sys/fs/cgroup/a/b/memory.max": file("8192\n"), "sys/fs/cgroup/a/b/memory.current": file("6\n"),
-		}, Limits{MemoryBytes: 4096, MemoryUsedBytes: 5}},
+		}, Limits{MemoryBytes: 4096, MemoryUsedBytes: 5, MemoryFixedBytes: 5}},
 		{"version 1", fstest.MapFS{
 			"proc/self/cgroup":                           file("5:pids:/docker/x\n4:cpu,cpuacct:/docker/x\n3:memory:/docker/x\n0::/system\n"),
 			"sys/fs/cgroup/memory/memory.limit_in_bytes": file("536870912\n"), "sys/fs/cgroup/memory/memory.usage_in_bytes": file("9\n"),
+			"sys/fs/cgroup/memory/memory.stat":     file("total_inactive_file 3\ntotal_active_file 99\n"),
 			"sys/fs/cgroup/pids/docker/x/pids.max": file("100\n"), "sys/fs/cgroup/pids/docker/x/pids.current": file("3\n"),
 		}, Limits{MemoryBytes: 512 << 20, MemoryUsedBytes: 9, Pids: 100, PidsUsed: 3}},
 		{"version 1 without limits", fstest.MapFS{

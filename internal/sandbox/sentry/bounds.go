@@ -30,6 +30,8 @@ const (
 	// reservedMemoryBytes are for den and the sentry itself.
 	reservedMemoryBytes = 96 << 20
 	minMemoryBytes      = 32 << 20
+	// fixedShare is the part of the memory around den that others are taken to keep at most.
+	fixedShare = 8
 )
 
 // tasksPerProcess is what a process of a sandbox costs outside: systrap has one process with a thread
@@ -51,7 +53,10 @@ func outerBounds(platform string) bounds {
 		b.processes = max((l.Pids-l.PidsUsed-reservedPids)/tasksPerProcess(platform), minProcesses)
 	}
 	if l.MemoryBytes > 0 {
-		b.memoryBytes = max(l.MemoryBytes-reservedMemoryBytes, minMemoryBytes)
+		// What others have now, and the kernel cannot take back, they will have for a while: a store in
+		// memory for one. But other sandboxes are among them, and end.
+		fixed := min(l.MemoryFixedBytes, l.MemoryBytes/fixedShare)
+		b.memoryBytes = max(l.MemoryBytes-fixed-reservedMemoryBytes, minMemoryBytes)
 	}
 	return b
 }
@@ -78,6 +83,15 @@ func (b *bounds) explain(reason killReason) string {
 		return fmt.Sprintf("killed for using more than %d MiB of memory, which is what the outer container's limit leaves to it; raise it (docker run --memory)", b.memoryBytes>>20)
 	}
 	return ""
+}
+
+// tooGreedy is about a payload that was ended with its sentry, and its changes.
+func (b *bounds) tooGreedy() string {
+	const end = " of memory at once, and its kernel ended with it: what it changed is lost"
+	if b.asked > 0 && (b.memoryBytes <= 0 || b.asked <= b.memoryBytes) {
+		return fmt.Sprintf("killed for using far more than %d MiB", b.asked>>20) + end
+	}
+	return fmt.Sprintf("killed for using far more than %d MiB, which is what the outer container's limit leaves to it,", b.memoryBytes>>20) + end + "; raise it (docker run --memory)"
 }
 
 // advise is what to do about a sentry that died with these words, or empty.

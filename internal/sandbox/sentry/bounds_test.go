@@ -22,6 +22,12 @@ func TestBoundsOfTheOuterContainerAreAppliedAndExplained(t *testing.T) {
 	if why := b.explain(killProcesses); !strings.Contains(why, "--pids-limit") {
 		t.Error(why)
 	}
+	for asked, want := range map[int64]string{0: "1024 MiB, which is what the outer container's limit", 2 << 30: "docker run --memory", 5 << 20: "far more than 5 MiB of memory at once"} {
+		b.asked = asked
+		if why := b.tooGreedy(); !strings.Contains(why, want) || !strings.Contains(why, "of memory") {
+			t.Errorf("asked for %d: %q", asked, why)
+		}
+	}
 	if why := b.explain(""); why != "" {
 		t.Error(why)
 	}

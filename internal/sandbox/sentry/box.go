@@ -170,6 +170,12 @@ func (b *box) prepare(platformName, network string) error {
 	if err := configureNetwork(netns); err != nil {
 		return err
 	}
+	if err := b.commitOnFault(); err != nil {
+		return err
+	}
+	if err := preferred(); err != nil {
+		return err
+	}
 	return b.confine(p)
 }
 

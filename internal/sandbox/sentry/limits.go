@@ -1,7 +1,11 @@
 package sentry
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"runtime/metrics"
 	"strconv"
 	"time"
 
@@ -9,6 +13,8 @@ import (
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"den/internal/probe"
 )
 
 // limitPids puts what den starts into a cgroup of the sentry's own, which bounds
@@ -80,8 +86,26 @@ func (b *box) limits() limitSizes {
 // watchInterval is how often the payload is looked at.
 const watchInterval = 5 * time.Millisecond
 
+// ownBytes are the sentry's, and not the payload's.
+const ownBytes = 64 << 20
+
+// preferred makes this process the one that the kernel kills where the container around den runs
+// out of memory, and not den, nor the processes in which the payload's code runs: the memory is the sentry's.
+func preferred() error {
+	if probe.MemoryLimit() == 0 {
+		return nil
+	}
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrNotExist) {
+		return nil // a masked /proc: it is best effort
+	}
+	return err
+}
+
 // watch kills the payload when it uses more than it may. The files that it writes
 // into its root do not count where they lie in a file on disk.
+//
+// A call that fills memory does not hear of that before its end: if it goes on for long the sentry ends with it.
 func (b *box) watch() {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -92,17 +116,36 @@ func (b *box) watch() {
 			b.mu.Unlock()
 			b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
 			b.release()
-			return
+			break
+		}
+	}
+	last := b.used()
+	for range tick.C {
+		if limit := b.limits().MaxMemoryBytes; limit > 0 && b.used() > max(limit, last)+growthBytes && len(b.k.RootPIDNamespace().ThreadGroups()) > 0 {
+			os.Exit(exitGreedy)
 		}
 	}
 }
 
+// growthBytes is what a payload that is being killed may take on top of what it has.
+const growthBytes = 256 << 20
+
+// used is the memory of the payload in bytes, with what the sentry itself needs for it.
+func (b *box) used() int64 {
+	var n int64
+	if used, err := b.k.MemoryFile().TotalUsage(); err == nil {
+		n = int64(used)
+	}
+	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(sample)
+	own := int64(sample[0].Value.Uint64() - sample[1].Value.Uint64())
+	return n + max(0, own-ownBytes)
+}
+
 // over says what the payload has too much of.
 func (b *box) over() killReason {
-	if limit := b.limits().MaxMemoryBytes; limit > 0 {
-		if used, err := b.k.MemoryFile().TotalUsage(); err == nil && used > uint64(limit) {
-			return killMemory
-		}
+	if limit := b.limits().MaxMemoryBytes; limit > 0 && b.used() > limit {
+		return killMemory
 	}
 	if limit := b.r.MaxProcesses; limit > 0 && int64(len(b.k.RootPIDNamespace().ThreadGroups())) > limit {
 		return killProcesses

@@ -17,6 +17,7 @@ const (
 const (
 	exitTrouble = 125
 	exitWorks   = 63
+	exitGreedy  = 62 // of a sentry whose payload took far more memory than it may
 )
 
 // Main reports whether this process is one of den's children of this package;

@@ -232,7 +232,7 @@ func (b *box) stdio(ctx context.Context, table *kernel.FDTable, p *program, file
 func (b *box) createProcess(args *kernel.CreateProcessArgs) (*kernel.ThreadGroup, error) {
 	tg, _, err := b.k.CreateProcess(*args)
 	if err == nil {
-		return tg, nil
+		return tg, b.tellProcessors(tg)
 	}
 	// Its error is only text: what can be wrong is asked for again.
 	ctx := args.NewContext(b.k)

@@ -31,8 +31,10 @@ type builder struct {
 	own     []*os.File // closed when they are sent
 	// quota of processor time in each period is den's to enforce; 0 is no limit.
 	quota, period time.Duration
-	shares        []share
-	socks         []*os.File // the gofer's ends
+	// processors are those that the payload is kept to; nil is all.
+	processors *unix.CPUSet
+	shares     []share
+	socks      []*os.File // the gofer's ends
 }
 
 // build makes the request; streams are already there.
@@ -95,6 +97,9 @@ func (b *builder) close() {
 	b.own, b.socks = nil, nil
 }
 
+// usualShares are those of everybody, cgroup-v1/cgroups.rst.
+const usualShares = 1024
+
 // check refuses what a sentry cannot do, and says what it leaves out.
 func (b *builder) check() error {
 	l := b.r.Spec.Linux
@@ -110,6 +115,14 @@ func (b *builder) check() error {
 		return fmt.Errorf("a user namespace of its own: %w", errdefs.ErrNotImplemented)
 	case len(l.Sysctl) > 0:
 		b.warn("sysctls are not set: the sentry's kernel has its own")
+	}
+	if res := l.Resources; res != nil {
+		if res.CPU != nil && res.CPU.Shares != nil && *res.CPU.Shares > 0 && *res.CPU.Shares != usualShares {
+			b.warn("the weight of processors is not in force: the sentry's sandboxes have no cgroup")
+		}
+		if io := res.BlockIO; io != nil && io.Weight != nil && *io.Weight > 0 {
+			b.warn("the weight of block devices is not in force: the sentry's sandboxes have no cgroup")
+		}
 	}
 	if len(l.Devices) > 0 {
 		b.warn("devices of the outer container are not there: the sentry's kernel has none of them")
@@ -134,7 +147,11 @@ func (b *builder) process() error {
 	o.Masked, o.ReadOnly, o.Init = s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, b.r.Init
 	o.limitSizes, b.quota, b.period = limitsOf(s.Linux.Resources)
 	if res := s.Linux.Resources; res != nil && res.CPU != nil && res.CPU.Cpus != "" {
-		b.warn("the choice of processors is not in force: the sentry's sandboxes have no cgroup")
+		set, err := parseProcessors(res.CPU.Cpus)
+		if err != nil {
+			return err
+		}
+		b.processors, o.Processors = &set, set.Count()
 	}
 	return b.seccomp(s.Linux.Seccomp)
 }

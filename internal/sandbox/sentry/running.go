@@ -100,7 +100,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	case !ev.Started:
 		return errors.New("the sentry did not say that the payload runs")
 	}
-	return nil
+	return b.keep(s.sentry)
 }
 
 // engage sends the request to a sentry and its shares to a gofer.
@@ -124,6 +124,9 @@ func (e *Executor) engage(ctx context.Context, b *builder, s *running) error {
 		err = send(c.control, &command{Start: &b.out}, b.files)
 	}
 	s.sentry = c
+	if err == nil {
+		err = b.keep(c)
+	}
 	s.stop = context.AfterFunc(ctx, s.cancel)
 	if err != nil {
 		return s.trouble(ctx, err)
@@ -248,6 +251,10 @@ func (s *running) follow() (sandbox.Exit, error) {
 		}
 		s.sentry.kill()
 		ws, werr := s.sentry.wait()
+		if werr == nil && ws.Exited() && ws.ExitStatus() == exitGreedy {
+			killed.OOMKilled = true
+			return killed, fmt.Errorf("sandbox %s: %s", s.id, bounds.tooGreedy())
+		}
 		if werr == nil {
 			werr = s.sentry.died(ws)
 		}

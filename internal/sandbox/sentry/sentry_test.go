@@ -18,6 +18,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "victim:", victim(dir))
 		os.Exit(1)
 	}
+	if how := os.Getenv(eaterEnv); how != "" {
+		fmt.Fprintln(os.Stderr, "eater:", eat(how))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

@@ -160,6 +160,8 @@ type request struct {
 	Devices  []device
 	ExportFD int
 	limitSizes
+	// Processors is how many of them the payload may use, 0 is all.
+	Processors int
 	// More processes than MaxProcesses kill the payload. 0 is no bound.
 	MaxProcesses int64
 }
