@@ -2,6 +2,7 @@ package dockerapi
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"den/internal/engine"
 )
@@ -111,6 +113,8 @@ func (b *createBody) host(r *engine.CreateRequest) {
 		// That is how the CLI sends it.
 		r.Security = append(slices.Clone(r.Security), "systempaths=unconfined")
 	}
+	r.Masked, r.ReadOnlyPaths = h.MaskedPaths, h.ReadonlyPaths
+	r.CgroupParent, r.HostCgroups = h.CgroupParent, h.CgroupnsMode.IsHost()
 	if h.OomScoreAdj != 0 {
 		r.OOMScoreAdjust = &h.OomScoreAdj
 	}
@@ -223,8 +227,45 @@ func (b *createBody) check() (warnings []string, err error) {
 		}
 		warnings = append(warnings, "--privileged is not in force: den gives this container what it needs without it")
 	}
-	return append(warnings, leftOut(&h.Resources)...), nil
+	warnings = append(warnings, leftOut(&h.Resources)...)
+	return append(warnings, b.leftOutMore()...), nil
 }
+
+// leftOutMore names what else den, or any Linux, has no use for.
+func (b *createBody) leftOutMore() (warnings []string) {
+	h := b.HostConfig
+	if h.Cgroup != "" {
+		warnings = append(warnings, notSupported("the cgroup of another container"))
+	}
+	if h.CPUCount != 0 || h.CPUPercent != 0 || h.IOMaximumIOps != 0 || h.IOMaximumBandwidth != 0 {
+		warnings = append(warnings, notSupported("limits of Windows"))
+	}
+	config := b.NetworkingConfig.EndpointsConfig
+	for _, name := range slices.Sorted(maps.Keys(config)) {
+		if e := config[name]; e != nil {
+			for _, what := range leftOutOf(e) {
+				warnings = append(warnings, notSupported(what+" of network "+name))
+			}
+		}
+	}
+	return warnings
+}
+
+// leftOutOf names what of an endpoint's settings has no effect.
+func leftOutOf(e *network.EndpointSettings) (what []string) {
+	if len(e.DriverOpts) > 0 {
+		what = append(what, "driver options")
+	}
+	if e.GwPriority != 0 {
+		what = append(what, "the gateway priority")
+	}
+	if e.IPAMConfig != nil && len(e.IPAMConfig.LinkLocalIPs) > 0 {
+		what = append(what, "link-local addresses")
+	}
+	return what
+}
+
+func notSupported(what string) string { return "den does not support " + what + ". It is discarded." }
 
 // harmless says that a container asks for privileges by habit: Testcontainers' reaper
 // needs the socket only, binfmt's installer what is in /proc already.
@@ -268,6 +309,12 @@ func refuse(h *container.HostConfig) error {
 		return invalid("invalid userns mode: %v", h.UsernsMode)
 	case !h.CgroupnsMode.Valid():
 		return invalid("invalid cgroup namespace mode: %v", h.CgroupnsMode)
+	case !h.Cgroup.Valid():
+		return invalid("invalid cgroup mode: %v", h.Cgroup)
+	case slices.ContainsFunc(slices.Concat(h.MaskedPaths, h.ReadonlyPaths), func(p string) bool { return !path.IsAbs(p) }):
+		return invalid("masked and read-only paths must be absolute")
+	case len(h.CgroupParent) > 4096, strings.ContainsRune(h.CgroupParent, 0):
+		return invalid("invalid cgroup parent")
 	case h.Memory < 0, h.NanoCPUs < 0, h.CPUQuota < 0 && h.CPUQuota != -1:
 		return invalid("limits must not be negative")
 	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
@@ -289,10 +336,9 @@ func leftOut(r *container.Resources) (warnings []string) {
 		"memory swappiness":               r.MemorySwappiness != nil,
 		"OomKillDisable":                  r.OomKillDisable != nil && *r.OomKillDisable,
 		"device cgroup rules":             len(r.DeviceCgroupRules) > 0,
-		"the cgroup parent":               r.CgroupParent != "",
 	} {
 		if asked {
-			warnings = append(warnings, "den does not support "+name+". It is discarded.")
+			warnings = append(warnings, notSupported(name))
 		}
 	}
 	slices.Sort(warnings)

@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -175,6 +176,10 @@ func translateMount(in *mount.Mount) (engine.Mount, error) {
 		return fail("field TmpfsOptions must not be specified")
 	case in.VolumeOptions != nil && in.Type != mount.TypeVolume:
 		return fail("field VolumeOptions must not be specified")
+	case in.ImageOptions != nil && in.Type != mount.TypeImage:
+		return fail("field ImageOptions must not be specified")
+	case in.ClusterOptions != nil && in.Type != mount.TypeCluster:
+		return fail("field ClusterOptions must not be specified")
 	}
 	switch in.Type {
 	case mount.TypeBind:
@@ -189,7 +194,10 @@ func translateMount(in *mount.Mount) (engine.Mount, error) {
 			if o.Propagation != "" && !slices.Contains(mount.Propagations, o.Propagation) {
 				return fail("invalid propagation mode: %s", o.Propagation)
 			}
-			m.Shallow, m.CreateSource = o.NonRecursive, o.CreateMountpoint
+			m.Shallow, m.CreateSource, m.ShallowReadOnly = o.NonRecursive, o.CreateMountpoint, o.ReadOnlyNonRecursive
+			if err := checkReadOnly(in); err != nil {
+				return fail("%v", err)
+			}
 			if o.Propagation != "" && o.Propagation != mount.PropagationRPrivate {
 				m.Options = append(m.Options, string(o.Propagation))
 			}
@@ -209,6 +217,23 @@ func translateMount(in *mount.Mount) (engine.Mount, error) {
 		return m, invalid("mount type unknown: %q", in.Type)
 	}
 	return m, nil
+}
+
+// checkReadOnly is docker's: den makes what is below a read-only bind read-only wherever it is not told
+// otherwise, so that forcing it changes nothing.
+func checkReadOnly(in *mount.Mount) error {
+	o := in.BindOptions
+	switch {
+	case o.ReadOnlyNonRecursive && !in.ReadOnly:
+		return errors.New("mount must be read-only for ReadOnlyNonRecursive")
+	case o.ReadOnlyForceRecursive && !in.ReadOnly:
+		return errors.New("mount must be read-only for ReadOnlyForceRecursive")
+	case o.ReadOnlyForceRecursive && o.ReadOnlyNonRecursive:
+		return errors.New("ReadOnlyForceRecursive must not be combined with ReadOnlyNonRecursive")
+	case o.ReadOnlyForceRecursive && o.Propagation != "" && o.Propagation != mount.PropagationRPrivate:
+		return errors.New("mount must have rprivate propagation for ReadOnlyForceRecursive")
+	}
+	return nil
 }
 
 func volumeMount(in *mount.Mount, m engine.Mount) (engine.Mount, error) {

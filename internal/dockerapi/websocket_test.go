@@ -280,6 +280,8 @@ func TestDetachKeysEndTheConnectionAndNothingElse(t *testing.T) {
 		t.Errorf("the program got %q", got)
 	}
 	close(ended)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if got := strings.Join(f.calls, "|"); !strings.Contains(got, "detached c ") || !strings.Contains(got, "detached c x") {
 		t.Errorf("calls are %q", got)
 	}

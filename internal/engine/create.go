@@ -217,6 +217,10 @@ func (e *Engine) mountsOf(ctx context.Context, spec string) ([]Mount, error) {
 		return nil, invalid("invalid mode: %s", mode)
 	}
 	l, err := e.mine(ctx, name)
+	if errdefs.IsNotFound(err) {
+		// Clients take what is not found for the image, and pull that.
+		return nil, invalid("No such container: %s", name)
+	}
 	if err != nil {
 		return nil, err
 	}

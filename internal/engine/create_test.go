@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"den/internal/image"
 	"den/internal/store"
@@ -39,5 +41,33 @@ func TestContainerOfAnImageWhoseLayersAreGone(t *testing.T) {
 	ids, err := st.Containers()
 	if err != nil || len(ids) > 0 {
 		t.Errorf("containers are %q, %v", ids, err)
+	}
+}
+
+func TestMissingVolumesFromIsNotTakenForAMissingImage(t *testing.T) {
+	r := newRig(t)
+	_, err := r.Create(t.Context(), &CreateRequest{RunRequest: RunRequest{Image: "box"}, VolumesFrom: []string{"missing:ro"}})
+	if !errdefs.IsInvalidArgument(err) || err.Error() != "No such container: missing" {
+		t.Errorf("%v", err)
+	}
+	if names := r.names(); len(names) > 0 {
+		t.Errorf("left are %v", names)
+	}
+}
+
+func TestPathsAndCgroupsOfACreateRequestReachTheSandbox(t *testing.T) {
+	r := newRig(t)
+	r.exec.program = signalled
+	id := r.create(CreateRequest{CgroupParent: "../team", HostCgroups: true, Masked: []string{"/proc/keys"}, ReadOnlyPaths: []string{}})
+	r.start(id)
+	l := r.exec.last(t).Spec.Linux
+	if l.CgroupsPath != "/team/den-"+id || len(l.MaskedPaths) != 1 || len(l.ReadonlyPaths) != 0 {
+		t.Errorf("%q %q %q", l.CgroupsPath, l.MaskedPaths, l.ReadonlyPaths)
+	}
+	if slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace }) {
+		t.Error("it has a cgroup namespace of its own")
+	}
+	if err := r.Kill(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
 	}
 }

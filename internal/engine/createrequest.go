@@ -39,7 +39,14 @@ type CreateRequest struct {
 	// OOMScoreAdjust is the kernel's oom_score_adj; nil leaves it.
 	OOMScoreAdjust *int
 	Annotations    map[string]string
-	Restart        RestartPolicy
+	// CgroupParent is a path below den's own cgroup.
+	CgroupParent string
+	// HostCgroups shows the container the cgroups of the surroundings.
+	HostCgroups bool
+	// Masked and ReadOnlyPaths replace docker's lists of paths of proc and sys that are hidden
+	// and that are read-only; nil leaves them.
+	Masked, ReadOnlyPaths []string
+	Restart               RestartPolicy
 	// Health replaces the fields of the image's check that are set; nil leaves it.
 	Health    *HealthCheck
 	LogConfig LogConfig

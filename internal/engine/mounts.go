@@ -59,6 +59,9 @@ func bindMount(m Mount, source string) oci.Mount {
 		// What is mounted below is read-only, too (docker's default since 25).
 		options[1] = "rro"
 	}
+	if m.ReadOnly && m.ShallowReadOnly {
+		options[1] = "ro"
+	}
 	if m.Shallow {
 		options[0] = "bind"
 	}

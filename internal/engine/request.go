@@ -31,6 +31,8 @@ type Mount struct {
 	NoCopy bool
 	// Shallow binds the directory without what is mounted below it.
 	Shallow bool
+	// ShallowReadOnly leaves what is mounted below a read-only bind as it is.
+	ShallowReadOnly bool
 	// CreateSource makes a missing bind source a directory, as -v does and --mount does not.
 	CreateSource bool
 	// Options are further options of mount(8), such as a tmpfs's size.

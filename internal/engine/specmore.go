@@ -25,6 +25,18 @@ func (c *container) refineMore(spec *specs.Spec) error {
 			spec.Linux.Namespaces = dropNamespace(spec.Linux.Namespaces, kind)
 		}
 	}
+	if m.HostCgroups {
+		spec.Linux.Namespaces = dropNamespace(spec.Linux.Namespaces, specs.CgroupNamespace)
+	}
+	if m.CgroupParent != "" {
+		spec.Linux.CgroupsPath = path.Join("/", m.CgroupParent, "den-"+c.record.ID)
+	}
+	if m.Masked != nil {
+		spec.Linux.MaskedPaths = m.Masked
+	}
+	if m.ReadOnlyPaths != nil {
+		spec.Linux.ReadonlyPaths = m.ReadOnlyPaths
+	}
 	if m.UTSMode == "host" {
 		spec.Hostname, spec.Domainname = "", ""
 	}

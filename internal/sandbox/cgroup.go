@@ -30,6 +30,7 @@ type cgroup struct {
 	v  int
 
 	controllers []string // of the limits that were asked for
+	parents     []string // directories of the specification's path, deepest first
 }
 
 // cgroupManager is what is used of the managers for versions 1 and 2.
@@ -59,11 +60,11 @@ func cgroupVersion() int {
 	return 0
 }
 
-// newCgroup prepares a cgroup below den's own if r asks for limits. That there can be none
-// is a warning: what runs without a limit still runs.
+// newCgroup prepares a cgroup below den's own if r asks for limits, or for a place of its own. That
+// there can be none is a warning: what runs without a limit still runs.
 func newCgroup(r *Request, version int) *cgroup {
 	rs, controllers := limits(r.Spec.Linux.Resources)
-	if len(controllers) == 0 {
+	if len(controllers) == 0 && r.Spec.Linux.CgroupsPath == "" {
 		return nil
 	}
 	c := &cgroup{r: r, rs: rs, v: version, controllers: controllers}
@@ -74,6 +75,7 @@ func newCgroup(r *Request, version int) *cgroup {
 	}
 	paths, err := cgroupPaths(version, name, controllers)
 	if err == nil {
+		c.parents = parentsOf(paths, name)
 		c.m, err = newCgroupManager(version, name, paths)
 	}
 	if err != nil {
@@ -109,6 +111,17 @@ func cgroupPaths(version int, name string, controllers []string) (map[string]str
 	return nil, errors.New("no cgroup file system at " + cgroupRoot)
 }
 
+// parentsOf are the directories between those that den is in and the cgroup name, deepest first.
+func parentsOf(paths map[string]string, name string) (dirs []string) {
+	for _, path := range paths {
+		for range strings.Count(name, "/") {
+			path = filepath.Dir(path)
+			dirs = append(dirs, path)
+		}
+	}
+	return dirs
+}
+
 // countingControllers limit nothing: they count what Stats says, and pause. A sandbox with
 // a cgroup is in those of version 1 that can be written, too; version 2 has them in one place.
 var countingControllers = []string{"cpuacct", "memory", "pids", "blkio", "freezer"}
@@ -127,7 +140,9 @@ func newCgroupManager(version int, name string, paths map[string]string) (cgroup
 }
 
 func (c *cgroup) warn(err error) {
-	if c.r.Warn != nil {
+	if c.r.Warn != nil && len(c.controllers) == 0 {
+		c.r.Warn(fmt.Sprintf("the cgroup %s is not in force: %v", c.r.Spec.Linux.CgroupsPath, err))
+	} else if c.r.Warn != nil {
 		c.r.Warn(fmt.Sprintf("limits of %s are not in force: %v", limited(c.controllers), err))
 	}
 }
@@ -230,6 +245,9 @@ func (c *cgroup) remove() {
 	if err := c.m.Destroy(); err != nil && !errors.Is(err, os.ErrNotExist) {
 		c.warn(fmt.Errorf("remove cgroup: %w", err))
 	}
+	for _, parent := range c.parents {
+		_ = os.Remove(parent) // unless others are in there
+	}
 }
 
 // ownCgroup2 is the directory of den's own cgroup, with the controllers
@@ -259,6 +277,9 @@ func ownCgroup2(controllers []string) (string, error) {
 			c = "io"
 		}
 		enable += " +" + c
+	}
+	if enable == "" { // any will do
+		enable = " +pids"
 	}
 	control := filepath.Join(dir, "cgroup.subtree_control")
 	err = os.WriteFile(control, []byte(enable[1:]), 0)

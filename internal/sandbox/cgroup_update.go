@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
@@ -56,8 +57,14 @@ func (s *running) widened(c *cgroup, controllers []string) (*cgroup, error) {
 		version = c.v
 	}
 	name := "den-" + s.id
-	for _, path := range paths {
+	for controller, path := range paths {
 		name = filepath.Base(path)
+		if own, err := cgroups.GetOwnCgroupPath(controller); err == nil && version == 1 {
+			if rel, ok := strings.CutPrefix(path, strings.TrimSuffix(own, "/")+"/"); ok {
+				name = rel
+				break
+			}
+		}
 	}
 	if version == 1 || c == nil {
 		more, err := cgroupPaths(version, name, controllers)
@@ -83,7 +90,7 @@ func (s *running) widened(c *cgroup, controllers []string) (*cgroup, error) {
 	if err := s.detached.noteCgroup(version, paths); err != nil {
 		return nil, err
 	}
-	wider := &cgroup{r: &Request{ID: s.id}, m: m, v: version, controllers: controllers}
+	wider := &cgroup{r: &Request{ID: s.id}, m: m, v: version, controllers: controllers, parents: parentsOf(paths, name)}
 	if err := m.Apply(-1); err != nil {
 		return nil, err
 	}

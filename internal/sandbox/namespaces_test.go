@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -158,5 +160,27 @@ func BenchmarkTrue(b *testing.B) {
 		b.StopTimer()
 		bench.Renew()
 		b.StartTimer()
+	}
+}
+
+func TestCgroupOfTheSpecificationIsBelowDensOwnAndGoes(t *testing.T) {
+	b := sandboxtest.New(t, executor(t, sandbox.Options{}))
+	r := b.Request("cat /proc/self/cgroup")
+	r.Spec.Linux.CgroupsPath = "/../den-test-team/one"
+	r.Spec.Linux.Namespaces = slices.DeleteFunc(r.Spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	var warnings []string
+	r.Warn = func(s string) { warnings = append(warnings, s) }
+	out, _ := b.Run(r)
+	if len(warnings) > 0 {
+		if !strings.HasPrefix(warnings[0], "the cgroup /../den-test-team/one is not in force: ") {
+			t.Error(warnings)
+		}
+		t.Skip("needs a cgroup: ", warnings)
+	}
+	if !strings.Contains(out, "/den-test-team/one\n") {
+		t.Errorf("it runs in %q", out)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/den-test-team"); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
 	}
 }

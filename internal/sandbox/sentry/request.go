@@ -113,7 +113,11 @@ func (b *builder) check() error {
 		return fmt.Errorf("a sandbox that outlives den: a sentry ends with it: %w", errdefs.ErrNotImplemented)
 	case len(l.UIDMappings)+len(l.GIDMappings) > 0:
 		return fmt.Errorf("a user namespace of its own: %w", errdefs.ErrNotImplemented)
-	case len(l.Sysctl) > 0:
+	}
+	if l.CgroupsPath != "" {
+		b.warn("the cgroup " + l.CgroupsPath + " is not in force: the sentry's sandboxes have none")
+	}
+	if len(l.Sysctl) > 0 {
 		b.warn("sysctls are not set: the sentry's kernel has its own")
 	}
 	if res := l.Resources; res != nil {
