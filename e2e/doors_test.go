@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -137,46 +136,5 @@ func TestBuildahsDoorAgreesWithBuildah(t *testing.T) {
 	d.asBuildah("manifest", "push", "--tls-verify=false", "list", "docker://"+ours+":list")
 	if raw := c.run("skopeo", "inspect", "--raw", "--tls-verify=false", "docker://"+ours+":list"); !strings.Contains(raw, "arm64") || !strings.Contains(raw, "amd64") {
 		t.Errorf("skopeo sees %s", raw)
-	}
-}
-
-// GitLab starts an image without its entrypoint, and the script by the shell that it
-// finds there.
-func TestKanikoDebugImageRunsGitLabsScripts(t *testing.T) {
-	t.Parallel()
-	docker, d := needDockerd(t), newDen(t)
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Skip("needs a static busybox")
-	}
-	d.fill(d.home, files{"src/Dockerfile": "FROM scratch\nCOPY f /\n", "src/f": "f", "den/ca-certificates.crt": "", "den/linux/" + runtime.GOARCH + "/": "", "busybox/linux/" + runtime.GOARCH + "/": "", "busybox/links/": ""})
-	for _, applet := range []string{"sh", "mkdir", "test", "echo"} {
-		if err := os.Symlink("busybox", filepath.Join(d.home, "busybox/links", applet)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for to, from := range map[string]string{"den/linux/" + runtime.GOARCH + "/den": env.den, "busybox/linux/" + runtime.GOARCH + "/busybox": busybox} {
-		if err := copyFile(from, filepath.Join(d.home, to)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	image, name := newName(t), newName(t)
-	images, err := filepath.Abs("../images/kaniko")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.run("build", "--push", "-t", image, "--target", "kaniko-debug", "--build-context", "den="+filepath.Join(d.home, "den"),
-		"--build-context", "busybox="+filepath.Join(d.home, "busybox"), images)
-	run := []string{"run", "--rm", "--network=host", "-v", d.home + "/src:/builds/x"}
-	docker.run(t, append(run, "--entrypoint", "", "-e", "CI_PROJECT_DIR=/builds/x", "-w", "/builds/x", image, "sh", "-ec", `
-		test -x /busybox/sh
-		mkdir -p /kaniko/.docker
-		echo '{}' > /kaniko/.docker/config.json
-		/kaniko/executor --context "$CI_PROJECT_DIR" --dockerfile "$CI_PROJECT_DIR/Dockerfile" --destination `+name+`:script
-		/kaniko/warmer --image `+name+`:script`)...)
-	// And with it, as a Kubernetes pod has it.
-	docker.run(t, append(run, "-v", d.home+"/src:/workspace", image, "--destination="+name+":pod")...)
-	for _, tag := range []string{":script", ":pod"} {
-		fetchImage(t, name+tag).tree.holds(t, "f", "f")
 	}
 }

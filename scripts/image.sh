@@ -1,13 +1,14 @@
 #!/bin/sh
 # Builds den's images by den itself: IMAGE:dind, IMAGE:kaniko and IMAGE:kaniko-debug, one index
-# each for all platforms. PUSH=1 pushes them; else they stay in den's store, and in bin/image as archives for docker load.
+# each for all platforms. PUSH=1 pushes them; else they stay in den's store, and in bin/image (OUT) as archives
+# for docker load. DEN names the den that builds.
 set -eu
 cd "$(dirname "$0")/.."
 image=${IMAGE:-den}
 platforms=${PLATFORMS:-linux/amd64,linux/arm64}
 go=${GO:-go}
-out=$PWD/bin/image
-den=$PWD/bin/den
+out=${OUT:-$PWD/bin/image}
+den=${DEN:-$PWD/bin/den}
 rm -rf "$out"
 mkdir -p "$out/context" "$out/busybox/links"
 
@@ -24,12 +25,18 @@ done
 
 # What every program expects of a root file system.
 root=$out/context/rootfs
-mkdir -p "$root/etc/ssl/certs" "$root/usr/local/bin" "$root/run" "$root/var" "$root/root" "$root/home/rootless" "$root/certs" "$root/certs/client" "$root/kaniko"
-mkdir -m 1777 "$root/tmp" "$root/var/tmp"
-chmod 1777 "$root/tmp" "$root/var/tmp" "$root/certs" "$root/certs/client"
+mkdir -p "$root/etc/ssl/certs" "$root/usr/local/bin" "$root/var" "$root/root" "$root/kaniko"
+# Whoever the container runs as writes here: sockets, certificates, and a volume takes its mode over.
+for dir in tmp var/tmp run certs certs/client var/lib var/lib/docker home home/rootless; do
+	mkdir "$root/$dir"
+	chmod 1777 "$root/$dir"
+done
+chmod 755 "$root/var/lib" "$root/home"
 ln -s /run "$root/var/run"
 cp "$certs" "$root/etc/ssl/certs/ca-certificates.crt"
 cp "$certs" "$out/context/ca-certificates.crt"
+mkdir "$out/context/kaniko"
+cp -a "$root/tmp" "$out/context/kaniko/tmp"
 chmod 644 "$root/etc/ssl/certs/ca-certificates.crt" "$out/context/ca-certificates.crt"
 printf 'root:x:0:0:root:/root:/usr/local/bin/den\nrootless:x:1000:1000:rootless:/home/rootless:/usr/local/bin/den\n' >"$root/etc/passwd"
 printf 'root:x:0:\ndocker:x:2375:\nrootless:x:1000:\n' >"$root/etc/group"

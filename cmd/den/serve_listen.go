@@ -123,7 +123,7 @@ func (o *serveOptions) certificates(notice func(string)) (*tls.Config, error) {
 func (o *serveOptions) placeStore(g *globals) error {
 	root := g.dataRoot
 	if root == "" {
-		root = dockerd.DefaultDataRoot(callerUID(), os.Getenv)
+		root = dockerd.DefaultDataRoot(callerUID(), os.Getenv, writableDir)
 	}
 	if g.store == "" && os.Getenv("DEN_STORE") == "" {
 		g.store = filepath.Join(root, "den")

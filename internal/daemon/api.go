@@ -50,11 +50,7 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	if err != nil {
 		return nil, err
 	}
-	if networks == nil {
-		o.Notice("networks: " + choice.Why)
-	} else {
-		o.Debug("networks: " + choice.Driver + ": " + choice.Why)
-	}
+	sayNetworks(o, networks, choice)
 	e, err := d.engine(ctx, networks)
 	if err != nil {
 		return nil, err
@@ -72,7 +68,17 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	})
 	e.Begin(ctx) // before anybody asks
 	go func() { a.supervised <- e.Supervise(base) }()
+	// What dockerd calls a completed initialization.
+	o.Notice(fmt.Sprintf("ready on rung %s; storage driver %s, store %s; den doctor says more", r.Choice, r.Driver.Name(), d.Store.Root()))
 	return a, nil
+}
+
+func sayNetworks(o Options, networks *network.Networks, choice network.Choice) {
+	if networks == nil {
+		o.Notice("networks: " + choice.Why)
+		return
+	}
+	o.Debug("networks: " + choice.Driver + ": " + choice.Why)
 }
 
 // socketPath is the first unix socket that is served.

@@ -209,7 +209,7 @@ type served struct {
 func newServers(base context.Context, o Options, s ServeOptions, g *gate) *servers {
 	all := &servers{failed: make(chan error, len(s.Listeners)+len(s.Refusing))}
 	quiet := log.New(debugWriter(o.Debug), "", 0)
-	add := func(l *socket.Listener, h http.Handler, t *tls.Config) {
+	add := func(l *socket.Listener, h http.Handler, t *tls.Config, instead string) {
 		at := served{Listener: l, serve: l.Listener, server: &http.Server{
 			Handler: h, ReadHeaderTimeout: headTimeout, MaxHeaderBytes: headBytes, ErrorLog: quiet,
 			BaseContext: func(net.Listener) context.Context { return base },
@@ -218,23 +218,26 @@ func newServers(base context.Context, o Options, s ServeOptions, g *gate) *serve
 			at.serve = tls.NewListener(l.Listener, t)
 		} else {
 			at.serve = socket.Plain(l.Listener, func(remote string) {
-				o.Notice(fmt.Sprintf("client %s speaks TLS to %s, which is plain HTTP: unset DOCKER_TLS_VERIFY there, or serve TLS (DOCKER_TLS_CERTDIR, --tlsverify)", remote, l.Address))
+				o.Notice(fmt.Sprintf("client %s speaks TLS to %s, which is plain HTTP: %s", remote, l.Address, instead))
 			})
 		}
 		all.listeners = append(all.listeners, at)
 	}
 	for _, l := range s.Listeners {
 		if l.Address.Network == socket.Unix {
-			add(l, g, nil)
+			add(l, g, nil, plainOnly)
 			continue
 		}
-		add(l, g, s.TLS)
+		add(l, g, s.TLS, plainOnly)
 	}
 	for _, l := range s.Refusing {
-		add(l, http.HandlerFunc(refuse), nil)
+		add(l, http.HandlerFunc(refuse), nil, "set DOCKER_HOST=tcp://docker:"+socket.TLSPort+" there")
 	}
 	return all
 }
+
+// plainOnly is what a client does that speaks TLS to a den that speaks none.
+const plainOnly = "unset DOCKER_TLS_VERIFY there, or serve TLS (DOCKER_TLS_CERTDIR, --tlsverify)"
 
 // A client has so long for a request's head, which may have so many bytes; the first is docker's.
 const (

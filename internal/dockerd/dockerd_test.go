@@ -113,6 +113,19 @@ func surrounding(uid int, env map[string]string, there ...string) dockerd.Surrou
 	}
 }
 
+func TestDataIsWhereDockersIsForWhoMayWriteThere(t *testing.T) {
+	env := func(name string) string { return map[string]string{"HOME": "/home/u"}[name] }
+	for _, c := range []struct {
+		uid      int
+		writable bool
+		want     string
+	}{{0, false, "/var/lib/docker"}, {1000, true, "/var/lib/docker"}, {1000, false, "/home/u/.local/share/docker"}} {
+		if got := dockerd.DefaultDataRoot(c.uid, env, func(dir string) bool { return c.writable && dir == "/var/lib/docker" }); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
+
 func TestEntryPointIsThatOfDind(t *testing.T) {
 	const sock = "--host=unix:///var/run/docker.sock"
 	for name, c := range map[string]struct {

@@ -139,10 +139,14 @@ func (s Surrounding) client(args []string) Start {
 	return start
 }
 
-// DefaultDataRoot is where the dockerd of user uid keeps its things.
-func DefaultDataRoot(uid int, env func(string) string) string {
-	if uid == 0 {
-		return "/var/lib/docker"
+// systemData is docker's for everybody.
+const systemData = "/var/lib/docker"
+
+// DefaultDataRoot is where the dockerd of user uid keeps its things: root, and who may write there
+// because a pod has a volume there, at docker's own place, others in their own directories.
+func DefaultDataRoot(uid int, env func(string) string, writable func(dir string) bool) string {
+	if uid == 0 || writable(systemData) {
+		return systemData
 	}
 	if dir := env("XDG_DATA_HOME"); dir != "" {
 		return strings.TrimSuffix(dir, "/") + "/docker"

@@ -269,10 +269,15 @@ func explain(err error, host string) error {
 		hint = "nothing listens there: check the port, and that the registry has started"
 	}
 	if hint == "" {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+		return &unavailable{err}
 	}
-	return fmt.Errorf("%w; %s: %w", err, hint, errdefs.ErrUnavailable)
+	return &unavailable{fmt.Errorf("%w; %s", err, hint)}
 }
+
+// unavailable is of that class, and does not say so: what the transport reports does.
+type unavailable struct{ error }
+
+func (e *unavailable) Unwrap() []error { return []error{e.error, errdefs.ErrUnavailable} }
 
 // refusalHint says what may help who was refused with cred.
 func (c *Client) refusalHint(domain string, cred Credential) string {
