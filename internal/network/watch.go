@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -40,15 +42,18 @@ func (ns *Networks) Watch(ctx context.Context, report func(error)) {
 }
 
 func (ns *Networks) revive(ctx context.Context, d Mortal) error {
-	all, err := ns.all()
+	dirs, err := os.ReadDir(ns.dir)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, n := range all {
-		es, err := ReadEndpoints(ns.network(n.ID))
-		if errors.Is(err, os.ErrNotExist) || err == nil && (len(es) == 0 || d.Alive(n)) {
+	for _, dir := range dirs {
+		if !dir.IsDir() || strings.HasPrefix(dir.Name(), ".") || !occupied(ns.network(dir.Name())) {
 			continue
+		}
+		n, err := ReadNetwork(ns.network(dir.Name()))
+		if errors.Is(err, os.ErrNotExist) || err == nil && d.Alive(n) {
+			continue // it is being removed, or well
 		}
 		if err == nil {
 			err = ns.restore(ctx, n) // looks again, under the network's lock
@@ -56,4 +61,10 @@ func (ns *Networks) revive(ctx context.Context, d Mortal) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// occupied says whether the network in dir has endpoints, without reading what they are.
+func occupied(dir string) bool {
+	names, err := os.ReadDir(filepath.Join(dir, endpointsDir))
+	return err == nil && len(names) > 0
 }
