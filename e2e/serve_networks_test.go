@@ -25,6 +25,13 @@ func TestDockerConnectsContainersByNetworks(t *testing.T) {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			t.Fatalf("port says %q: %v", address, err)
 		}
+		if l, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+			l.Close()
+			s.docker("run", "-d", "--name", "six", "--network", "n1", "-p", "[::1]::80", "small", "httpd", "-f", "-p", "80", "-h", "/etc")
+			at := s.docker("port", "six", "80/tcp")
+			s.eventually("the port of IPv6 answers at "+at, func() bool { return strings.HasPrefix(get(at, "/group"), "root:") })
+			s.docker("rm", "-f", "six")
+		}
 		s.eventually("the published port answers", func() bool { return strings.HasPrefix(get(address, "/group"), "root:") })
 		for _, name := range []string{"web", "al"} {
 			if out := s.docker("run", "--rm", "--network", "n1", "small", "wget", "-qO-", "http://"+name+"/group"); !strings.HasPrefix(out, "root:") {

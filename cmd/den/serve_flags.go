@@ -28,6 +28,7 @@ type serveOptions struct {
 	ignored        ignored
 	level          string
 	bridge         string
+	icc            bool
 	validate       bool
 
 	// certDir and refuse are the entry point's: where certificates are made, and the address
@@ -89,12 +90,19 @@ func (o *serveOptions) bind(f *pflag.FlagSet, g *globals) {
 	f.BoolVar(&o.validate, "validate", false, "Check flags and configuration file, and end")
 	f.StringVar(&e.BIP, "bip", "", "Address and prefix of the default network's gateway")
 	f.StringVar(&e.FixedCIDR, "fixed-cidr", "", "Part of the default network that addresses are given from")
+	f.StringVar(&e.BIP6, "bip6", "", "Address and prefix of the default network's gateway of IPv6")
+	f.StringVar(&e.FixedCIDR6, "fixed-cidr-v6", "", "IPv6 subnet of the default network, or with --bip6 the part that addresses are given from")
 	list(&e.Pools, "default-address-pool", "", "Where subnets of new networks come from: base=CIDR,size=BITS (repeatable)")
 	f.IntVar(&e.MTU, "mtu", 0, "MTU of networks (default that of the outer route)")
 	list(&e.DNS, "dns", "", "DNS server of containers (repeatable)")
 	list(&e.DNSSearch, "dns-search", "", "DNS search domain of containers (repeatable)")
 	list(&e.DNSOptions, "dns-opt", "", "DNS option of containers (repeatable)")
 	f.BoolVar(&e.IPv6, "ipv6", false, "Give the default network IPv6, too")
+	f.BoolVar(&o.icc, "icc", true, "Let containers of the default network reach each other")
+	f.StringVar(&e.PublishIP, "ip", "", "Address of published ports that name none (default all)")
+	list(&e.HostGateways, "host-gateway-ip", "", "What host-gateway stands for in --add-host (repeatable; default the gateway of the container's network)")
+	list(&e.NetworkOptions, "default-network-opt", "", "Option of new networks: bridge=KEY=VALUE (repeatable)")
+	f.BoolVar(&e.NoHostLoopback, "disable-host-loopback", false, "Refuse containers the loopback addresses of the container around den, which host-gateway leads to where networks have no kernel bridge")
 	f.BoolVar(&e.Init, "init", false, "Put a reaper of processes into every container")
 	list(&e.Ulimits, "default-ulimit", "", "Limit of containers: NAME=SOFT[:HARD] (repeatable)")
 	f.StringVar(&e.LogDriver, "log-driver", "", "Log of containers: json-file, local, none")
@@ -111,13 +119,13 @@ func (o *serveOptions) bind(f *pflag.FlagSet, g *globals) {
 func (o *serveOptions) meaningless(f *pflag.FlagSet) {
 	o.ignored.flags(f, "exec-root", "storage-opt", "exec-opt", "cluster-store", "cluster-advertise", "cluster-store-opt", "containerd", "containerd-namespace",
 		"containerd-plugins-namespace", "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "feature", "userns-remap", "seccomp-profile", "add-runtime",
-		"default-runtime", "default-gateway", "default-gateway-v6", "fixed-cidr-v6", "bip6", "default-cgroupns-mode", "default-ipc-mode", "default-shm-size",
-		"cpu-rt-period", "cpu-rt-runtime", "metrics-addr", "network-control-plane-mtu", "oom-score-adjust", "userland-proxy-path", "init-path", "ip",
-		"http-proxy", "https-proxy", "no-proxy", "api-cors-header", "min-api-version", "log-format", "host-gateway-ip", "default-network-opt", "authorization-plugin",
+		"default-runtime", "default-gateway", "default-gateway-v6", "default-cgroupns-mode", "default-ipc-mode", "default-shm-size",
+		"cpu-rt-period", "cpu-rt-runtime", "metrics-addr", "network-control-plane-mtu", "oom-score-adjust", "userland-proxy-path", "init-path",
+		"http-proxy", "https-proxy", "no-proxy", "api-cors-header", "min-api-version", "log-format", "authorization-plugin",
 		"cdi-spec-dir", "node-generic-resource", "swarm-default-advertise-addr", "firewall-backend", "allow-direct-routing", "registry-mirror-timeout")
 	o.ignored.toggles(f, "selinux-enabled", "experimental", "no-new-privileges", "raw-logs", "rootless", "cri-containerd", "bridge-accept-fwmark", "nri-opts")
 	// Their defaults are on, and off is what den does anyway: it needs none of them.
-	for _, name := range []string{"iptables", "ip6tables", "ip-forward", "ip-forward-no-drop", "ip-masq", "icc", "userland-proxy"} {
+	for _, name := range []string{"iptables", "ip6tables", "ip-forward", "ip-forward-no-drop", "ip-masq", "userland-proxy"} {
 		o.ignored.toggles(f, name)
 	}
 }
@@ -141,6 +149,7 @@ func (o *serveOptions) complete(g *globals) error {
 	if o.serve.Engine.MTU < 0 || o.serve.Engine.MTU > maxMTU {
 		return &usageError{fmt.Sprintf("--mtu %d: want 0 to %d bytes", o.serve.Engine.MTU, maxMTU)}
 	}
+	o.serve.Engine.NoICC = !o.icc
 	if note := o.ignored.note(servePage); note != "" {
 		g.notes = append(g.notes, note)
 	}

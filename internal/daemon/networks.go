@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -70,20 +71,9 @@ func networkDriver(name, dir string) (network.Driver, error) {
 
 // networks reads what dockerd's flags say about networks.
 func (e EngineOptions) networks() (network.Options, error) {
-	o := network.Options{MTU: e.MTU, IPv6: e.IPv6, Search: e.DNSSearch, ResolvOptions: e.DNSOptions}
-	var err error
-	if e.BIP != "" {
-		if o.Bridge, err = netip.ParsePrefix(e.BIP); err != nil {
-			return o, fmt.Errorf("--bip: %w: %w", err, errdefs.ErrInvalidArgument)
-		}
-	}
-	if e.FixedCIDR != "" {
-		if o.BridgeRange, err = netip.ParsePrefix(e.FixedCIDR); err != nil {
-			return o, fmt.Errorf("--fixed-cidr: %w: %w", err, errdefs.ErrInvalidArgument)
-		}
-		if !o.Bridge.IsValid() { // dockerd's default network is that range then
-			o.Bridge = netip.PrefixFrom(o.BridgeRange.Masked().Addr().Next(), o.BridgeRange.Bits())
-		}
+	o := network.Options{MTU: e.MTU, IPv6: e.IPv6, Isolated: e.NoICC, NoHostLoopback: e.NoHostLoopback, Search: e.DNSSearch, ResolvOptions: e.DNSOptions}
+	if err := e.defaultNetwork(&o); err != nil {
+		return o, err
 	}
 	for _, p := range e.Pools {
 		pool, err := network.ParsePool(p)
@@ -92,12 +82,84 @@ func (e EngineOptions) networks() (network.Options, error) {
 		}
 		o.Pools = append(o.Pools, pool)
 	}
-	for _, s := range e.DNS {
+	var err error
+	if o.DNS, err = addresses("dns", e.DNS); err != nil {
+		return o, err
+	}
+	if o.HostGateways, err = addresses("host-gateway-ip", e.HostGateways); err != nil {
+		return o, err
+	}
+	if e.PublishIP != "" {
+		a, err := addresses("ip", []string{e.PublishIP})
+		if err != nil {
+			return o, err
+		}
+		if a[0] != netip.IPv4Unspecified() { // dockerd's default, which is every address of IPv6, too
+			o.HostIP = a[0]
+		}
+	}
+	o.Defaults, err = networkOptions(e.NetworkOptions)
+	return o, err
+}
+
+// defaultNetwork reads the flags about the default network's subnets.
+func (e EngineOptions) defaultNetwork(o *network.Options) error {
+	for _, f := range []struct {
+		flag, value string
+		v6          bool
+		to          *netip.Prefix
+	}{
+		{"bip", e.BIP, false, &o.Bridge}, {"fixed-cidr", e.FixedCIDR, false, &o.BridgeRange},
+		{"bip6", e.BIP6, true, &o.Bridge6}, {"fixed-cidr-v6", e.FixedCIDR6, true, &o.BridgeRange6},
+	} {
+		if f.value == "" || f.v6 && !e.IPv6 { // dockerd's, too, mean nothing without --ipv6
+			continue
+		}
+		p, err := netip.ParsePrefix(f.value)
+		if err == nil && p.Addr().Is6() != f.v6 {
+			err = errors.New("an address of the other IP version")
+		}
+		if err != nil {
+			return fmt.Errorf("--%s %.100q: %w: %w", f.flag, f.value, err, errdefs.ErrInvalidArgument)
+		}
+		*f.to = p
+	}
+	// dockerd's default network is that range then.
+	if o.BridgeRange.IsValid() && !o.Bridge.IsValid() {
+		o.Bridge = netip.PrefixFrom(o.BridgeRange.Masked().Addr().Next(), o.BridgeRange.Bits())
+	}
+	if o.BridgeRange6.IsValid() && !o.Bridge6.IsValid() {
+		o.Bridge6, o.BridgeRange6 = o.BridgeRange6.Masked(), netip.Prefix{}
+	}
+	return nil
+}
+
+func addresses(flag string, list []string) (out []netip.Addr, err error) {
+	for _, s := range list {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return o, fmt.Errorf("--dns: %w: %w", err, errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("--%s: %w: %w", flag, err, errdefs.ErrInvalidArgument)
 		}
-		o.DNS = append(o.DNS, a)
+		out = append(out, a)
 	}
-	return o, nil
+	return out, nil
+}
+
+// networkOptions reads DRIVER=KEY=VALUE[,KEY=VALUE...], as --default-network-opt and daemon.json have it; den
+// has the driver bridge.
+func networkOptions(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, text := range list {
+		driver, options, _ := strings.Cut(text, "=")
+		for pair := range strings.SplitSeq(options, ",") {
+			key, value, ok := strings.Cut(pair, "=")
+			if !ok || key == "" {
+				return nil, fmt.Errorf("--default-network-opt %.100q: want DRIVER=KEY=VALUE: %w", text, errdefs.ErrInvalidArgument)
+			}
+			if driver == "bridge" {
+				out[key] = value
+			}
+		}
+	}
+	return out, nil
 }

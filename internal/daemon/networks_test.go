@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -17,7 +18,23 @@ func TestFlagsOfNetworks(t *testing.T) {
 	if o.Bridge.String() != "10.9.8.1/24" || len(o.Pools) != 1 || o.Pools[0].Size != 24 || o.DNS[0].String() != "9.9.9.9" || o.MTU != 1300 {
 		t.Errorf("options %+v", o)
 	}
+	o, err = EngineOptions{
+		IPv6: true, FixedCIDR6: "fd00:9::/64", HostGateways: []string{"10.0.0.9", "fd00::9"}, PublishIP: "127.0.0.1", NoICC: true, NoHostLoopback: true,
+		NetworkOptions: []string{"bridge=com.docker.network.driver.mtu=1400,a=b", "overlay=c=d"},
+	}.networks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Bridge6.String() != "fd00:9::/64" || o.BridgeRange6.IsValid() || len(o.HostGateways) != 2 || o.HostIP.String() != "127.0.0.1" || !o.Isolated || !o.NoHostLoopback ||
+		!maps.Equal(o.Defaults, map[string]string{"com.docker.network.driver.mtu": "1400", "a": "b"}) {
+		t.Errorf("options %+v", o)
+	}
+	o, err = EngineOptions{IPv6: true, BIP6: "fd00:9::5/64", FixedCIDR6: "fd00:9::/80", PublishIP: "0.0.0.0"}.networks()
+	if err != nil || o.Bridge6.String() != "fd00:9::5/64" || o.BridgeRange6.String() != "fd00:9::/80" || o.HostIP.IsValid() {
+		t.Errorf("options %+v, %v", o, err)
+	}
 	for _, e := range []EngineOptions{
+		{IPv6: true, BIP6: "10.0.0.1/8"}, {FixedCIDR: "fd00::/64"}, {PublishIP: "all"}, {HostGateways: []string{"host"}}, {NetworkOptions: []string{"bridge=mtu"}},
 		{BIP: "10.0.0.1"}, {FixedCIDR: "x"}, {DNS: []string{"dns.example"}},
 		{Pools: []string{"base=10.0.0.0/16,size=8"}}, {Pools: []string{"10.0.0.0/16"}}, {Pools: []string{"size=24"}},
 	} {

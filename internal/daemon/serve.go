@@ -39,12 +39,17 @@ type ServeOptions struct {
 
 // EngineOptions are what dockerd's flags say about containers and networks.
 type EngineOptions struct {
-	// BIP, FixedCIDR, Pools ("base=...,size=..."), MTU, DNS, DNSSearch, DNSOptions and IPv6 are dockerd's.
-	BIP, FixedCIDR             string
-	Pools                      []string
-	MTU                        int
-	DNS, DNSSearch, DNSOptions []string
-	IPv6                       bool
+	// These are dockerd's: BIP, FixedCIDR, BIP6, FixedCIDR6, Pools ("base=...,size=..."), MTU, DNS, DNSSearch, DNSOptions, IPv6,
+	// NoICC (--icc=false), PublishIP (--ip), HostGateways, NetworkOptions ("bridge=KEY=VALUE").
+	BIP, FixedCIDR, BIP6, FixedCIDR6 string
+	Pools                            []string
+	MTU                              int
+	DNS, DNSSearch, DNSOptions       []string
+	IPv6, NoICC                      bool
+	PublishIP                        string
+	HostGateways, NetworkOptions     []string
+	// NoHostLoopback refuses containers the loopback addresses of den's own container.
+	NoHostLoopback bool
 	// Init puts a reaper into every container, Ulimits ("name=soft:hard") bound them unless they
 	// say otherwise.
 	Init    bool

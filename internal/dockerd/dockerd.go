@@ -33,7 +33,7 @@ func flagNames() map[string]string {
 		"hosts": "host", "registry-mirrors": "registry-mirror", "insecure-registries": "insecure-registry", "storage-opts": "storage-opt",
 		"exec-opts": "exec-opt", "dns-opts": "dns-opt", "labels": "label", "log-opts": "log-opt", "default-ulimits": "default-ulimit",
 		"default-address-pools": "default-address-pool", "runtimes": "add-runtime", "features": "feature", "authorization-plugins": "authorization-plugin",
-		"cdi-spec-dirs": "cdi-spec-dir", "default-network-opts": "default-network-opt", "graph": "data-root",
+		"cdi-spec-dirs": "cdi-spec-dir", "default-network-opts": "default-network-opt", "host-gateway-ips": "host-gateway-ip", "graph": "data-root",
 		"node-generic-resources": "node-generic-resource", "cluster-store-opts": "cluster-store-opt",
 	}
 }

@@ -252,18 +252,20 @@ func (c *container) networkHosts(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		var ip netip.Addr
+		ips := make([]netip.Addr, 1)
 		if addr == network.HostGateway {
-			if ip, err = c.engine.Options.Networks.Gateway(ctx, c.endpoints); err == nil && !ip.IsValid() {
+			if ips, err = c.engine.Options.Networks.HostGateways(ctx, c.endpoints); err == nil && len(ips) == 0 {
 				err = invalid("unable to derive the IP value for host-gateway")
 			}
 		} else {
-			ip, err = netip.ParseAddr(strings.Trim(addr, "[]"))
+			ips[0], err = netip.ParseAddr(strings.Trim(addr, "[]"))
 		}
 		if err != nil {
 			return nil, err
 		}
-		extra = append(extra, network.Host{Addr: ip, Names: []string{name}})
+		for _, ip := range ips {
+			extra = append(extra, network.Host{Addr: ip, Names: []string{name}})
+		}
 	}
 	text, err := c.engine.Options.Networks.Hosts(ctx, c.endpoints, c.hostname(), c.more.Domainname, extra)
 	return []byte(text), err

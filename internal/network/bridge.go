@@ -292,9 +292,14 @@ func plug(bridge netlink.Link, container *os.File, n *Network, e *Endpoint) erro
 	if gone(err) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.MasterIndex = vethName(e), n.MTU, bridge.Attrs().Index
-		err = netlink.LinkAdd(&netlink.Veth{
+		pair := &netlink.Veth{
 			LinkAttrs: attrs, PeerName: e.Device, PeerHardwareAddr: e.mac(), PeerNamespace: netlink.NsFd(int(container.Fd())),
-		})
+		}
+		if err = netlink.LinkAdd(pair); errors.Is(err, unix.EEXIST) {
+			if err = In(container, func() error { return removeLost(e) }); err == nil {
+				err = netlink.LinkAdd(pair)
+			}
+		}
 		if err == nil {
 			link, err = netlink.LinkByName(vethName(e))
 		}
@@ -316,6 +321,25 @@ func plug(bridge netlink.Link, container *os.File, n *Network, e *Endpoint) erro
 		}
 	}
 	return netlink.LinkSetUp(link)
+}
+
+// removeLost removes the endpoint's device from the present namespace, the container's: the
+// kernel takes its time to remove pairs of a bridge whose namespace is gone.
+func removeLost(e *Endpoint) error {
+	link, err := netlink.LinkByName(e.Device)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if link.Type() != "veth" || link.Attrs().HardwareAddr.String() != e.MAC {
+		return fmt.Errorf("the container has a device of that name: %w", unix.EEXIST)
+	}
+	if err := netlink.LinkDel(link); err != nil && !gone(err) {
+		return err
+	}
+	return nil
 }
 
 // configure gives the container's end its addresses and default routes, in its namespace.

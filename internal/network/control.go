@@ -44,7 +44,10 @@ type response struct {
 	Version int    `json:"version"`
 	Driver  string `json:"driver"`
 	PID     int    `json:"pid"`
-	Ports   []Port `json:"ports,omitempty"`
+	// What a den-net has read from its network's record that can change (Networks.renew).
+	MTU            int    `json:"mtu"`
+	NoHostLoopback bool   `json:"noHostLoopback,omitempty"`
+	Ports          []Port `json:"ports,omitempty"`
 }
 
 // socketAddress names the socket in the open directory d: dir's own path may be

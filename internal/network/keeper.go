@@ -49,13 +49,13 @@ func (k *Keeper) Start(ctx context.Context, n *Network) error {
 		return nil
 	}
 	a, _, err := call(ctx, k.network(n), request{Op: opHello})
-	if err == nil && a.Version == controlVersion && a.Driver == k.driver {
+	if err == nil && a.Version == controlVersion && a.Driver == k.driver && a.MTU == n.MTU && a.NoHostLoopback == n.NoHostLoopback {
 		if socket != nil {
 			k.note(n, socket)
 		}
 		return nil
 	}
-	if err == nil { // of another den; it reads from the records what the new one has to do
+	if err == nil { // of another den, or of what the record said before; it reads from the records what the new one has to do
 		if err := k.Stop(ctx, n); err != nil {
 			return err
 		}

@@ -40,8 +40,12 @@ type Network struct {
 	Default bool `json:"default,omitempty"`
 	// Configured says that a user chose the subnets, so that addresses can be asked for.
 	Configured bool `json:"configured,omitempty"`
-	// MTU in bytes; inherited from the outer route unless asked for.
-	MTU int `json:"mtu"`
+	// MTU in bytes; inherited from the outer route unless asked for, as AskedMTU says.
+	MTU      int  `json:"mtu"`
+	AskedMTU bool `json:"askedMTU,omitempty"`
+	// NoHostLoopback refuses containers the loopback addresses of the outer container, where
+	// the gateway would lead there (Options.NoHostLoopback).
+	NoHostLoopback bool `json:"noHostLoopback,omitempty"`
 }
 
 // A Subnet is one range of addresses of a network.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -41,9 +42,10 @@ type Options struct {
 	Bridge      netip.Prefix
 	BridgeRange netip.Prefix
 	// IPv6 gives the default network a subnet of version 6 (--ipv6): Bridge6, if that is
-	// valid (--fixed-cidr-v6).
-	IPv6    bool
-	Bridge6 netip.Prefix
+	// valid: the gateway's address with the length of its subnet (--bip6), of which containers
+	// get the part BridgeRange6 (--fixed-cidr-v6).
+	IPv6                  bool
+	Bridge6, BridgeRange6 netip.Prefix
 	// Pools are where subnets come from (--default-address-pool); none means DefaultPools.
 	Pools []Pool
 	// MTU in bytes (--mtu); 0 inherits the outer default route's.
@@ -56,9 +58,14 @@ type Options struct {
 	DNS           []netip.Addr
 	Search        []string
 	ResolvOptions []string
-	// HostGateway is what "host-gateway" stands for (--host-gateway-ip); invalid
+	// HostGateways are what "host-gateway" stands for (--host-gateway-ip); none
 	// takes the gateway of the container's first network.
-	HostGateway netip.Addr
+	HostGateways []netip.Addr
+	// NoHostLoopback refuses containers the loopback addresses of the outer container,
+	// which the drivers userns and switch have at the gateway's address.
+	NoHostLoopback bool
+	// Defaults are options of networks that do not say otherwise (--default-network-opt).
+	Defaults map[string]string
 	// OuterResolv is the outer resolv.conf; empty means /etc/resolv.conf.
 	OuterResolv string
 	// Outer tells what the outer network uses; nil asks the kernel.
@@ -74,6 +81,14 @@ type Outer struct {
 	Used []netip.Prefix
 	// MTU is the default route's, in bytes; 0 if there is none.
 	MTU int
+}
+
+// mtu is what networks inherit.
+func (o Outer) mtu() int {
+	if o.MTU == 0 {
+		return 1500
+	}
+	return o.MTU
 }
 
 // A CreateRequest asks for a network.
@@ -113,6 +128,9 @@ func Open(dir string, d Driver, o Options) (*Networks, error) {
 	if err := ns.ensureDefault(); err != nil {
 		return nil, fmt.Errorf("open networks: %w", err)
 	}
+	if err := ns.renew(); err != nil {
+		return nil, fmt.Errorf("open networks: %w", err)
+	}
 	return ns, nil
 }
 
@@ -144,9 +162,14 @@ func (ns *Networks) Create(_ context.Context, r CreateRequest) (*Network, error)
 }
 
 func (ns *Networks) create(r CreateRequest, isDefault bool) (*Network, error) {
+	if !isDefault && len(ns.o.Defaults) > 0 {
+		options := maps.Clone(ns.o.Defaults)
+		maps.Copy(options, r.Options)
+		r.Options = options
+	}
 	n := &Network{
 		ID: randomID(), Name: r.Name, Created: time.Now().UTC(),
-		Labels: r.Labels, Options: r.Options,
+		Labels: r.Labels, Options: r.Options, NoHostLoopback: ns.o.NoHostLoopback,
 		Internal: r.Internal, Attachable: r.Attachable, IPv6: r.IPv6, Default: isDefault,
 		Configured: len(r.Subnets) > 0, Subnets: r.Subnets,
 	}
@@ -157,14 +180,11 @@ func (ns *Networks) create(r CreateRequest, isDefault bool) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create network %s: %w", r.Name, err)
 	}
-	if n.MTU == 0 {
-		n.MTU = ns.o.MTU
+	if n.MTU == 0 && ns.o.MTU != 0 {
+		n.MTU, n.AskedMTU = ns.o.MTU, true
 	}
 	if n.MTU == 0 {
-		n.MTU = outer.MTU
-	}
-	if n.MTU == 0 {
-		n.MTU = 1500
+		n.MTU = outer.mtu()
 	}
 	lock, err := ns.lockRecords()
 	if err != nil {
@@ -257,61 +277,6 @@ func (ns *Networks) keep(n *Network) error {
 		return errors.Join(fmt.Errorf("create network %s: %w", n.Name, err), os.RemoveAll(tmp))
 	}
 	return nil
-}
-
-// ensureDefault makes the default network, or makes it again where the options
-// have changed and nobody is on it.
-func (ns *Networks) ensureDefault() error {
-	all, err := ns.all()
-	if err != nil {
-		return err
-	}
-	for _, n := range all {
-		if !n.Default {
-			continue
-		}
-		if ns.fits(n) {
-			return nil
-		}
-		err := ns.remove(context.Background(), n)
-		if errdefs.IsPermissionDenied(err) {
-			return nil // containers are on it: it stays as it was until they end
-		}
-		if err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
-	}
-	r := CreateRequest{Name: DefaultName, Options: map[string]string{}}
-	if ns.o.Bridge.IsValid() {
-		r.Subnets = append(r.Subnets, Subnet{Prefix: ns.o.Bridge.Masked(), Gateway: ns.o.Bridge.Addr(), Range: ns.o.BridgeRange})
-	}
-	r.IPv6 = ns.o.IPv6
-	if ns.o.IPv6 && ns.o.Bridge6.IsValid() {
-		r.Subnets = append(r.Subnets, Subnet{Prefix: ns.o.Bridge6})
-	}
-	if ns.o.Isolated {
-		r.Options[optionICC] = "false"
-	}
-	_, err = ns.create(r, true)
-	if errdefs.IsAlreadyExists(err) {
-		return nil // another process was faster
-	}
-	return err
-}
-
-// fits says that the default network is as the options want it.
-func (ns *Networks) fits(n *Network) bool {
-	if ns.o.MTU != 0 && n.MTU != ns.o.MTU || n.Isolated != ns.o.Isolated {
-		return false
-	}
-	v4, v6 := n.family(false), n.family(true)
-	if b := ns.o.Bridge; b.IsValid() && (v4 == nil || v4.Prefix != b.Masked() || v4.Gateway != b.Addr() || v4.Range != ns.o.BridgeRange) {
-		return false
-	}
-	if v6 == nil || !ns.o.IPv6 {
-		return v6 == nil && !ns.o.IPv6
-	}
-	return !ns.o.Bridge6.IsValid() || v6.Prefix == ns.o.Bridge6.Masked()
 }
 
 // List returns all networks, oldest first.

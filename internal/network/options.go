@@ -29,7 +29,7 @@ func (n *Network) readOptions() error {
 		if err != nil || mtu < 68 || mtu > 65535 {
 			return errInvalid("invalid option %s=%s: want 68 to 65535 bytes", optionMTU, s)
 		}
-		n.MTU = mtu
+		n.MTU, n.AskedMTU = mtu, true
 	}
 	if s := n.Options[optionBridgeName]; len(s) > 15 {
 		return errInvalid("invalid option %s=%s: want at most 15 characters", optionBridgeName, s)

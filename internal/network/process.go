@@ -278,7 +278,7 @@ func (p *process) answer(c *net.UnixConn, driver string) error {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return fmt.Errorf("den-net: request: %w", err)
 	}
-	a := response{Version: controlVersion, Driver: driver, PID: os.Getpid()}
+	a := response{Version: controlVersion, Driver: driver, PID: os.Getpid(), MTU: p.n.MTU, NoHostLoopback: p.n.NoHostLoopback}
 	switch {
 	case r.Op == opHello:
 	case r.Op == opPublish && r.Endpoint != nil:

@@ -149,21 +149,21 @@ type Host struct {
 // reach the outer container.
 const HostGateway = "host-gateway"
 
-// Gateway is the address that HostGateway stands for; invalid if there is none.
-func (ns *Networks) Gateway(ctx context.Context, es []Endpoint) (netip.Addr, error) {
-	if ns.o.HostGateway.IsValid() {
-		return ns.o.HostGateway, nil
+// HostGateways are the addresses that HostGateway stands for; there may be none.
+func (ns *Networks) HostGateways(ctx context.Context, es []Endpoint) ([]netip.Addr, error) {
+	if len(ns.o.HostGateways) > 0 {
+		return ns.o.HostGateways, nil
 	}
 	for _, e := range es {
 		n, err := ns.Network(ctx, e.Network)
 		if err != nil {
-			return netip.Addr{}, err
+			return nil, err
 		}
 		if gs := n.Gateways(); !n.Internal && len(gs) > 0 {
-			return gs[0], nil
+			return gs[:1], nil
 		}
 	}
-	return netip.Addr{}, nil
+	return nil, nil
 }
 
 // Hosts is the /etc/hosts of a container with these endpoints: docker's lines,

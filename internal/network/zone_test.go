@@ -124,7 +124,7 @@ func TestResolvConf(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.text)
 		}
 	}
-	if a, err := ns.Gateway(t.Context(), own); err != nil || a.String() != "172.18.0.1" {
+	if a, err := ns.HostGateways(t.Context(), own); err != nil || len(a) != 1 || a[0].String() != "172.18.0.1" {
 		t.Errorf("host-gateway is %s, %v", a, err)
 	}
 }

@@ -130,7 +130,7 @@ func (s *side) startGateway(n *network.Network, index int) error {
 	if err != nil {
 		return err
 	}
-	c := gateway.Config{Internal: n.Internal, HostLoopback: true}
+	c := gateway.Config{Internal: n.Internal, HostLoopback: !n.NoHostLoopback}
 	for _, sub := range n.Subnets {
 		if sub.Gateway.IsValid() {
 			c.Addresses = append(c.Addresses, netip.PrefixFrom(sub.Gateway, sub.Prefix.Bits()))

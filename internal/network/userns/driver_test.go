@@ -67,15 +67,19 @@ func must(t *testing.T, err error) {
 // networks are an engine's, on this driver.
 func networks(t *testing.T) *network.Networks {
 	t.Helper()
+	return networksIn(t, filepath.Join(t.TempDir(), "networks"), network.Options{MTU: 1500})
+}
+
+func networksIn(t *testing.T, dir string, o network.Options) *network.Networks {
+	t.Helper()
 	ns, err := network.NewNamespace()
 	if err != nil {
 		t.Skipf("needs network namespaces: %v", err)
 	}
 	must(t, ns.Close())
-	dir := filepath.Join(t.TempDir(), "networks")
 	d, err := New(dir)
 	must(t, err)
-	all, err := network.Open(dir, d, network.Options{MTU: 1500})
+	all, err := network.Open(dir, d, o)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := all.Reconcile(context.Background(), func(string) bool { return false }); err != nil {

@@ -19,9 +19,6 @@ import (
 	"den/internal/oci"
 )
 
-// mtuOption is docker's name for a network's MTU, where a user asks for one.
-const mtuOption = "com.docker.network.driver.mtu"
-
 // Options are what a Driver lets containers do.
 type Options struct {
 	// HostLoopback leads connections to a gateway's address to the loopback address of
@@ -95,7 +92,7 @@ func (d *Driver) Up(_ context.Context, n *network.Network) error {
 // mtu is the network's own if somebody asked for it; the outer route's has no
 // meaning here, where TCP ends at the gateway and datagrams are taken apart by the outer kernel.
 func mtu(n *network.Network) int {
-	if n.Options[mtuOption] != "" {
+	if n.AskedMTU {
 		return min(n.MTU, MTU)
 	}
 	return MTU
@@ -104,7 +101,7 @@ func mtu(n *network.Network) int {
 func (d *Driver) start(n *network.Network) (*live, error) {
 	l := &live{n: n, mtu: mtu(n), ports: map[string]*port{}, open: map[string]opening{}}
 	l.segment = newSegment(gatewayMAC(n), l.mtu, n.Isolated)
-	c := gateway.Config{Internal: n.Internal, HostLoopback: d.o.HostLoopback, LinkLocal: d.o.LinkLocal, Refused: func(a netip.Addr) bool { return d.elsewhere(n.ID, a) }}
+	c := gateway.Config{Internal: n.Internal, HostLoopback: d.o.HostLoopback && !n.NoHostLoopback, LinkLocal: d.o.LinkLocal, Refused: func(a netip.Addr) bool { return d.elsewhere(n.ID, a) }}
 	for _, s := range n.Subnets {
 		if s.Gateway.IsValid() {
 			c.Addresses = append(c.Addresses, netip.PrefixFrom(s.Gateway, s.Prefix.Bits()))

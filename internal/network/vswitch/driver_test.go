@@ -23,13 +23,18 @@ import (
 // open is an engine's networks on a switch that leads nowhere but to the loopback device.
 func open(t testing.TB) *network.Networks {
 	t.Helper()
+	return openWith(t, network.Options{})
+}
+
+func openWith(t testing.TB, o network.Options) *network.Networks {
+	t.Helper()
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := New(Options{HostLoopback: true, ResolvConf: conf})
 	t.Cleanup(func() { d.Close() })
-	ns, err := network.Open(t.TempDir(), d, network.Options{})
+	ns, err := network.Open(t.TempDir(), d, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +56,7 @@ type container struct {
 	id    string
 	space network.Space
 	e     network.Endpoint
+	mtu   int
 }
 
 func run(t testing.TB, ns *network.Networks, name string, r network.EndpointRequest) *container {
@@ -61,13 +67,14 @@ func run(t testing.TB, ns *network.Networks, name string, r network.EndpointRequ
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := guest.New(s.Interfaces()[0])
+	device := s.Interfaces()[0]
+	g, err := guest.New(device)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Close)
 	s.SetPlug(func(context.Context, oci.Interface) error { return nil }, func(context.Context, string) error { return unix.ENODEV })
-	return &container{g, id, s, es[0]}
+	return &container{g, id, s, es[0], device.MTU}
 }
 
 // serve answers each connection to port with text and what it was sent.
