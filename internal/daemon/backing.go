@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"den/internal/probe"
+	"den/internal/sandbox"
 	"den/internal/store"
 	"den/internal/store/backing"
 )
@@ -34,7 +36,7 @@ func enterBacking(o Options) error {
 	if b == nil || err != nil {
 		return err
 	}
-	return b.Enter(os.Args, os.Environ())
+	return sandbox.Explain(probe.Confinement(), b.Enter(os.Args, os.Environ()))
 }
 
 // mounted is place for who is about to open the store.
@@ -62,7 +64,7 @@ func mounted(o Options) (string, *backing.Backing, error) {
 func CreateStore(_ context.Context, o Options, sizeBytes int64) (string, error) {
 	b, err := backing.Create(storeRoot(o), sizeBytes)
 	if err != nil {
-		return "", err
+		return "", sandbox.Explain(probe.Confinement(), err)
 	}
 	return b.Dir(), nil
 }

@@ -104,11 +104,11 @@ func Enter(ctx context.Context, o *Options) error {
 		}
 		dirs := engine.SandboxDirs(store.EngineContainers(root, o.DataRoot))
 		if err := sandbox.JoinUserns(dirs, os.Args, os.Environ()); err != nil {
-			return fmt.Errorf("join what runs: %w", err)
+			return sandbox.Explain(s.Facts.Security, fmt.Errorf("join what runs: %w", err))
 		}
 	}
 	if err := sandbox.EnterUserns(s.Facts, os.Args, os.Environ()); err != nil {
-		return fmt.Errorf("enter user namespace: %w", err)
+		return sandbox.Explain(s.Facts.Security, fmt.Errorf("enter user namespace: %w", err))
 	}
 	return nil
 }
@@ -230,14 +230,14 @@ func storageFacts(facts probe.Facts, c sandbox.Choice) snapshot.Facts {
 	}
 	f := snapshot.Facts{
 		OverlayOK:  facts.Overlay == 0,
-		OverlayErr: errText(facts.Overlay),
+		OverlayErr: refused(facts.Security, facts.Overlay),
 		OnOverlay:  facts.FSType == "overlay",
 		Reflink:    facts.Reflink == 0,
 		Sentry:     facts.Unmerged != "" && facts.Sentry != nil && facts.Sentry.Err == nil && c.Rung != sandbox.RungSentry,
 	}
 	// Where nothing can be mounted, this cannot either.
 	if fuse, err := probe.FuseOverlay(); err != nil {
-		f.FuseErr = err.Error()
+		f.FuseErr = sandbox.Explain(facts.Security, err).Error()
 	} else if facts.Refused != nil {
 		f.FuseErr = facts.Refused.Error()
 	} else {

@@ -50,7 +50,7 @@ func Examine(ctx context.Context, o Options, registries []string) (doctor.Report
 	}
 	root, b, backed := place(o)
 	if b != nil && backed == nil && !b.Mounted() {
-		backed = b.Enter(os.Args, os.Environ()) // starts den again, with the image mounted
+		backed = sandbox.Explain(probe.Confinement(), b.Enter(os.Args, os.Environ())) // starts den again, with the image mounted
 	}
 	in := doctor.Input{Version: o.Version, Isolation: isolation(o), Registries: make([]registry.Reach, len(places)), Limits: probe.ReadLimits()}
 	var wg sync.WaitGroup
@@ -170,7 +170,7 @@ func chosenNetwork(in doctor.Input) doctor.Chosen {
 	if in.ChoiceErr != nil {
 		return doctor.Chosen{Name: "none", Why: "none: nothing can be run that needs a network"}
 	}
-	c := network.Choose(in.Networks.Facts)
+	c := network.Choose(explained(in.Networks.Facts, in.Facts.Security))
 	const steps = "; RUN steps and den run share the network around den, or have none"
 	if c.Driver == "" {
 		return doctor.Chosen{Name: sandbox.NetworkHost, Why: c.Why, Better: c.Better, BetterWhy: c.BetterWhy}

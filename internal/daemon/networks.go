@@ -12,6 +12,7 @@ import (
 	"den/internal/network"
 	"den/internal/network/userns"
 	"den/internal/network/vswitch"
+	"den/internal/probe"
 	"den/internal/sandbox"
 )
 
@@ -26,7 +27,7 @@ func (d *Den) Networks(ctx context.Context, e EngineOptions) (*network.Networks,
 	if err != nil {
 		return nil, network.Choice{}, err
 	}
-	choice := network.Choose(networkFacts(r.Choice.Rung))
+	choice := network.Choose(explained(networkFacts(r.Choice.Rung), r.Facts.Security))
 	if choice.Driver == "" {
 		return nil, choice, nil
 	}
@@ -55,6 +56,16 @@ func networkFacts(rung sandbox.Rung) network.Facts {
 		return network.Facts{Namespaces: errors.New("the rung chroot makes no namespaces")}
 	}
 	return network.Probe()
+}
+
+// explained are facts whose refusals name the security module that may be behind them.
+func explained(f network.Facts, s probe.Security) network.Facts {
+	for _, err := range []*error{&f.Namespaces, &f.Packets, &f.Rules, &f.Forwarding} {
+		if *err != nil {
+			*err = sandbox.Explain(s, *err)
+		}
+	}
+	return f
 }
 
 func networkDriver(name, dir string) (network.Driver, error) {

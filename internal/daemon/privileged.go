@@ -33,9 +33,10 @@ func takesOverlays(dir string) bool {
 	return err == nil && (fs == "ext4" || fs == "xfs" || fs == "btrfs") && probe.Overlay(dir) == 0
 }
 
-func errText(e unix.Errno) string {
+// refused is a refusal in words, with the module that may be behind it; "" for none.
+func refused(s probe.Security, e unix.Errno) string {
 	if e == 0 {
 		return ""
 	}
-	return e.Error()
+	return sandbox.Explain(s, e).Error()
 }

@@ -92,21 +92,40 @@ type saidTrial struct {
 	Namespaces, Packets, Rules, Forwarding, TCP, UDP, Low said
 }
 
-// said is an error without its kind.
-type said string
+// said is an error: its text, and the system's reason for it, if that is one.
+type said struct {
+	Text  string
+	Errno syscall.Errno
+}
 
 func words(err error) said {
 	if err == nil {
-		return ""
+		return said{}
 	}
-	return said(err.Error())
+	s := said{Text: err.Error()}
+	errors.As(err, &s.Errno)
+	return s
 }
 
 func (s said) err() error {
-	if s == "" {
+	if s.Text == "" {
 		return nil
 	}
-	return errors.New(string(s))
+	return &saidError{s}
+}
+
+// A saidError is an error of another process.
+type saidError struct{ said }
+
+// Error is what the other process said.
+func (e *saidError) Error() string { return e.Text }
+
+// Unwrap is the system's reason, or nil.
+func (e *saidError) Unwrap() error {
+	if e.Errno == 0 {
+		return nil
+	}
+	return e.Errno
 }
 
 func (t Trial) write(w io.Writer) error {

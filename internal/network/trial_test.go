@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -23,7 +24,11 @@ func TestTrialsPassFromProcessToProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := s.trial()
-	if words(got.Facts.Namespaces)+words(got.Facts.Packets)+words(got.Facts.Rules)+words(got.Facts.Forwarding)+words(got.Ports.TCP)+words(got.Ports.UDP)+words(got.Ports.Low) != "abcdefg" {
+	var all string
+	for _, err := range []error{got.Facts.Namespaces, got.Facts.Packets, got.Facts.Rules, got.Facts.Forwarding, got.Ports.TCP, got.Ports.UDP, got.Ports.Low} {
+		all += err.Error()
+	}
+	if all != "abcdefg" || !errors.Is(words(fmt.Errorf("bind: %w", unix.EACCES)).err(), unix.EACCES) || errors.Is(got.Facts.Rules, unix.EACCES) {
 		t.Errorf("%+v", got)
 	}
 	if (saidTrial{}).trial() != (Trial{}) {

@@ -43,7 +43,7 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	f := Facts{UID: os.Geteuid()}
 	st := sys.OwnStatus()
 	f.CapEff, f.CapBnd, f.NoNewPrivs = st.Effective, st.Bounding, st.NoNewPrivs
-	f.Security = security(st)
+	f.Security = security(os.DirFS("/"), st)
 	f.InUserns = !sys.InInitialUserns()
 	f.OneID = f.InUserns && oneID()
 	var u unix.Utsname

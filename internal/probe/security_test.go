@@ -3,8 +3,11 @@ package probe
 import (
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/sys"
 )
 
 func TestLabelsOfSecurityModules(t *testing.T) {
@@ -38,6 +41,33 @@ func TestOnlyModulesThatRunConfine(t *testing.T) {
 	} {
 		if got := both.among(strings.Split(modules, ",")); got != want {
 			t.Errorf("%s: %+v, want %+v", modules, got, want)
+		}
+	}
+}
+
+// Where the labels are read from, and what may be covered.
+func TestConfinementIsReadFromProc(t *testing.T) {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	const own, stacked, enforce, modules = "proc/self/attr/current", "proc/self/attr/apparmor/current", "sys/fs/selinux/enforce", "sys/kernel/security/lsm"
+	const label = "system_u:system_r:container_t:s0:c1,c2\x00"
+	for name, c := range map[string]struct {
+		fs   fstest.MapFS
+		mode int
+		want Security
+	}{
+		"nothing":                     {nil, 0, Security{}},
+		"a filter":                    {nil, 2, Security{Seccomp: true}},
+		"strict mode":                 {nil, 1, Security{}},
+		"AppArmor":                    {fstest.MapFS{own: file("docker-default (enforce)\n")}, 2, Security{AppArmor: "docker-default", Seccomp: true}},
+		"AppArmor beside SELinux":     {fstest.MapFS{own: file(label), stacked: file("crun (enforce)\n")}, 0, Security{AppArmor: "crun", SELinux: "container_t"}},
+		"SELinux that is permissive":  {fstest.MapFS{own: file(label), enforce: file("0")}, 0, Security{}},
+		"SELinux that is enforced":    {fstest.MapFS{own: file(label), enforce: file("1")}, 0, Security{SELinux: "container_t"}},
+		"a label of no module":        {fstest.MapFS{own: file(label), modules: file("capability,apparmor\n")}, 0, Security{}},
+		"a profile of a module":       {fstest.MapFS{own: file("p (enforce)"), modules: file("capability,apparmor\n")}, 0, Security{AppArmor: "p"}},
+		"a file that is far too long": {fstest.MapFS{own: file(strings.Repeat("x", 1<<20) + " (enforce)")}, 0, Security{}},
+	} {
+		if got := security(c.fs, sys.Status{Seccomp: c.mode}); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}
 }

@@ -81,6 +81,8 @@ func TestChooseTakesTheStrongestRungThatFits(t *testing.T) {
 		{name: "plain docker run", f: plain, isolation: "userns", class: errdefs.ErrFailedPrecondition, text: "user.max_user_namespaces=0"},
 		{name: "no device nodes", f: noNodes, rung: RungUserns},
 		{name: "only pivot_root forbidden", f: filtered, class: errdefs.ErrFailedPrecondition, text: "privileged: a step: pivot_root: operation not permitted; the outer container's seccomp profile forbids pivot_root"},
+		{name: "pivot_root forbidden by AppArmor", isolation: "privileged", class: errdefs.ErrFailedPrecondition, text: "pivot_root: permission denied; it is forbidden by the AppArmor profile docker-default",
+			f: probe.Facts{CapEff: admin, Trial: refused("pivot_root", unix.EACCES), Security: probe.Security{AppArmor: "docker-default", Seccomp: true}}},
 		{name: "only pivot_root forbidden", f: filtered, isolation: "userns", class: errdefs.ErrFailedPrecondition, text: "seccompProfile: Unconfined"},
 		{name: "forbidden outside of user namespaces", f: halfFiltered, rung: RungUserns, enter: true},
 		{name: "denied by a policy", f: denied, isolation: "privileged", class: errdefs.ErrFailedPrecondition, text: "apparmor=unconfined"},

@@ -140,6 +140,9 @@ func unshareAdvice(f probe.Facts, errno unix.Errno) string {
 // remedy is what to set so that one particular call works; "" where nothing in
 // particular is known.
 func remedy(r *probe.Refusal) string {
+	if r.Errno == unix.EACCES {
+		return "" // a security module's, which policy names
+	}
 	switch r.Call {
 	case "pivot_root":
 		// Docker's default profile allows the other calls with CAP_SYS_ADMIN, and this one never.
