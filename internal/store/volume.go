@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -96,6 +97,10 @@ func (s *Store) Volumes() ([]string, error) {
 	return slices.DeleteFunc(names, func(n string) bool { return !plainName.matches(n) }), nil
 }
 
+// exitGrace is for how long a lock may outlive its use: a process that was forked has it until it
+// executes its program, and one that was killed until the kernel has taken it apart.
+const exitGrace = time.Second
+
 // RemoveVolume removes a volume; the error is of class errdefs.ErrNotFound when
 // there is none, errdefs.ErrFailedPrecondition while somebody uses it.
 func (s *Store) RemoveVolume(name string) error {
@@ -107,6 +112,10 @@ func (s *Store) RemoveVolume(name string) error {
 		return fmt.Errorf("remove volume %s: %w", name, notFoundIfBad(err))
 	}
 	ok, err := s.discard(path)
+	for end := time.Now().Add(exitGrace); err == nil && !ok && time.Now().Before(end); {
+		time.Sleep(exitGrace / 100)
+		ok, err = s.discard(path)
+	}
 	if err == nil && !ok {
 		err = fmt.Errorf("it is in use: %w", errdefs.ErrFailedPrecondition)
 	}
