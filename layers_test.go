@@ -15,7 +15,7 @@ import (
 // packages on lower rows; neighbours on one row never know each other.
 // A sub-package that is not named here lives on its parent's row.
 var rows = [][]string{
-	{"failpoint", "oci", "progress", "sys"},
+	{"earliest", "failpoint", "oci", "progress", "sys"},
 	{"erofs"},
 	{"lower"},
 	{"cloud", "durable", "layer", "probe", "registry", "socket", "tree"},

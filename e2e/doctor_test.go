@@ -191,6 +191,25 @@ func TestDoctorNeedsNothingButProc(t *testing.T) {
 	}
 }
 
+// Without /proc nothing of den runs, and each command says so in a sentence.
+func TestEveryCommandSaysThatItNeedsProc(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	d := newDen(t)
+	if err := errors.Join(copyFile(env.den, filepath.Join(d.home, "den")), os.Chmod(d.home, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"doctor"}, {"info"}, {"version"}, {"build", "."}, {"serve"}} {
+		cmd := d.command(t.Context(), args...)
+		cmd.Path, cmd.Dir, cmd.Env = "/den", "/", []string{"PATH=/"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: d.home}
+		r := d.finish(t.Context(), cmd, nil)
+		if r.code != 1 || !strings.Contains(r.err, "no command of den runs without /proc") || strings.Count(r.err, "\n") != 1 {
+			t.Errorf("den %s: exit %d: %s%s", args, r.code, r.out, r.err)
+		}
+	}
+}
+
 // Nobody is asked whom nobody named, and a clock is compared with who answers.
 func TestDoctorAsksTheRegistriesThatAreNamed(t *testing.T) {
 	t.Parallel()

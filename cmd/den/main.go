@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	_ "den/internal/earliest" // says what is wrong before gVisor panics
 	"den/internal/network"
 	"den/internal/network/userns"
 	"den/internal/sandbox"
