@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -143,12 +147,17 @@ func median[T cmp.Ordered](list []T) T {
 	return list[len(list)/2]
 }
 
+// client talks to the engine without docker's CLI.
+func (e *engine) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(e.host, "unix://"))
+	}}}
+}
+
 // execByAPI times one program in a container over one connection: create, start and the end of its output.
 func (e *engine) execByAPI(t testing.TB, container string) time.Duration {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(e.host, "unix://"))
-	}}}
+	c := e.client()
 	defer c.CloseIdleConnections()
 	post := func(path, body string) string {
 		res, err := c.Post("http://docker"+path, "application/json", strings.NewReader(body))
@@ -165,9 +174,11 @@ func (e *engine) execByAPI(t testing.TB, container string) time.Duration {
 		}
 		return b.String()
 	}
-	if _, err := c.Get("http://docker/_ping"); err != nil { // the connection
+	res, err := c.Get("http://docker/_ping") // the connection
+	if err != nil {
 		t.Fatal(err)
 	}
+	res.Body.Close()
 	start := time.Now()
 	made := post("/v1.41/containers/"+container+"/exec", `{"AttachStdout":true,"Cmd":["echo","said"]}`)
 	id := strings.Split(made, `"`)[3]
@@ -175,6 +186,30 @@ func (e *engine) execByAPI(t testing.TB, container string) time.Duration {
 		t.Fatalf("%s: %q", e.name, out)
 	}
 	return time.Since(start)
+}
+
+// logBytes reads a container's log over the API and counts the program's bytes in it.
+func (e *engine) logBytes(t testing.TB, container string) (sum int64) {
+	t.Helper()
+	c := e.client()
+	defer c.CloseIdleConnections()
+	res, err := c.Get("http://docker/v1.41/containers/" + container + "/logs?stdout=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	r := bufio.NewReaderSize(res.Body, 1<<20)
+	for head := make([]byte, 8); ; { // the stream, and how many bytes of it follow
+		if _, err := io.ReadFull(r, head); errors.Is(err, io.EOF) {
+			return sum
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		n, err := r.Discard(int(binary.BigEndian.Uint32(head[4:])))
+		if sum += int64(n); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // BenchmarkLogs measures what a program's output comes through with, in MiB/s: written and kept, written
@@ -189,28 +224,37 @@ docker create --name talks --network none small sh -c 'for i in 1 2 3 4 5 6 7 8 
 docker cp -q lines talks:/lines && docker commit talks lines && docker rm talks && rm lines`, mib<<20/10))
 	}
 	program := "--network none lines"
-	metrics := map[string][]float64{}
 	b.Run("all", func(b *testing.B) {
+		rates := map[string][]float64{}
+		measure := func(e *engine, name string, work func() int64) {
+			start := time.Now()
+			if got := work(); got != mib<<20 {
+				b.Fatalf("%s: %s: %d bytes of %d", e.name, name, got, mib<<20)
+			}
+			key := strings.Replace(e.name, "privileged", "den", 1) + "-" + name + "-MiB/s"
+			rates[key] = append(rates[key], mib/time.Since(start).Seconds())
+		}
+		counted := func(e *engine, command string) int64 {
+			n, err := strconv.ParseInt(strings.TrimSpace(e.must(b, command)), 10, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return n
+		}
 		for range b.N {
 			for _, e := range []*engine{dockerd, den} {
-				for _, work := range []struct{ name, command string }{
-					{"kept", "docker run -d --name talks " + program + " >/dev/null && docker wait talks >/dev/null && echo " + strconv.Itoa(mib<<20)},
-					{"read", "docker logs talks | wc -c; docker rm talks >/dev/null"},
-					{"watched", "docker run --rm " + program + " | wc -c"},
-				} {
-					start := time.Now()
-					got, err := strconv.Atoi(strings.TrimSpace(e.must(b, work.command)))
-					if err != nil || got != mib<<20 {
-						b.Fatalf("%s: %d bytes of %d are left, %v", e.name, got, mib<<20, err)
-					}
-					key := e.name + "-" + work.name + "-MiB/s"
-					metrics[key] = append(metrics[key], mib/time.Since(start).Seconds())
-				}
+				measure(e, "kept", func() int64 {
+					return counted(e, fmt.Sprintf("docker run -d --name talks %s >/dev/null && docker wait talks >/dev/null && echo %d", program, mib<<20))
+				})
+				measure(e, "read", func() int64 { return e.logBytes(b, "talks") })
+				measure(e, "read-by-CLI", func() int64 { return counted(e, "docker logs talks | wc -c") })
+				e.must(b, "docker rm talks")
+				measure(e, "watched", func() int64 { return counted(e, "docker run --rm "+program+" | wc -c") })
 			}
 		}
 		b.ReportMetric(0, "ns/op")
-		for key, list := range metrics {
-			b.ReportMetric(median(list), strings.TrimPrefix(strings.Replace(key, "privileged", "den", 1), "/"))
+		for key, list := range rates {
+			b.ReportMetric(median(list), key)
 		}
 	})
 }

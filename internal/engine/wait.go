@@ -299,7 +299,7 @@ func (e *Engine) removeDir(dir *store.ContainerDir, r *record) error {
 		errs = append(errs, e.Store.UnnameContainer(r.Name))
 	}
 	errs = append(errs, failpoint.Hit("engine.remove.dir"))
-	clear, err := dir.Discard()
+	clear, err := dir.Discard(logDir, discardedDir) // a client that is slow has yet to read the end
 	if errs = append(errs, err); err == nil {
 		errs = append(errs, e.clear(clear))
 	}

@@ -168,8 +168,9 @@ func (c *ContainerDir) Remove() error {
 }
 
 // Discard is Remove for who does not wait for the disk: the container is gone, and its
-// files go when the caller calls clear, or with the next collection.
-func (c *ContainerDir) Discard() (clear func() error, err error) {
+// files go when the caller calls clear, or with the next collection. Files of the directories
+// read in it are not emptied: who has them open reads on.
+func (c *ContainerDir) Discard(read ...string) (clear func() error, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ok, err := c.tryLock()
@@ -178,6 +179,11 @@ func (c *ContainerDir) Discard() (clear func() error, err error) {
 	}
 	if !ok {
 		return nil, fmt.Errorf("remove container %s: it is in use: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	for _, dir := range read { // before anybody finds them in the trash
+		if err := os.RemoveAll(filepath.Join(c.Path(), dir)); err != nil {
+			return nil, fmt.Errorf("remove container %s: %w", c.id, err)
+		}
 	}
 	trash, err := c.store.moveToTrash(c.Path())
 	if err != nil {
@@ -217,6 +223,8 @@ func (s *Store) withNames(ctx context.Context, fn func(dir string) error) error 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	s.naming.Lock()
+	defer s.naming.Unlock()
 	w, err := s.Work(ctx, "names", s.engine.id, nil)
 	if err != nil {
 		return err

@@ -80,6 +80,9 @@ type Store struct {
 
 	wedged atomic.Int64 // when a lock was last not to be had in time; Unix ns
 
+	// naming lets this process's goroutines wait for each other at names without polling.
+	naming sync.Mutex
+
 	mu     sync.Mutex
 	leases map[string]*lease // by path
 }
