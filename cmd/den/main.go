@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	_ "den/internal/earliest" // says what is wrong before gVisor panics
 	"den/internal/network"
@@ -96,7 +97,15 @@ func run(argv []string, io streams) int {
 
 // report prints an error for a person.
 func report(w io.Writer, err error) {
-	fmt.Fprintf(w, "den: %s\n", plain(err.Error()))
+	fmt.Fprintf(w, "den: %s%s\n", plain(err.Error()), room(err))
+}
+
+// room says what helps where a disk is full. Who met the store's own cap was told.
+func room(err error) string {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) || errdefs.IsResourceExhausted(err) {
+		return ""
+	}
+	return "; if it is the disk of the store: den prune --all --force makes room, and den doctor says how much there is"
 }
 
 // plain leaves the name of an error's class out of a text that ends in it: the

@@ -140,7 +140,7 @@ func Listen(ctx context.Context, a Address, o Options) ([]*Listener, error) {
 // listenUnix takes the lock beside the socket, removes a socket where nobody answers, and binds.
 func listenUnix(ctx context.Context, a Address, o Options) (_ *Listener, err error) {
 	if err := os.MkdirAll(filepath.Dir(a.Name), 0o755); err != nil {
-		return nil, fmt.Errorf("listen %s: %w", a, err)
+		return nil, elsewhere(a, err)
 	}
 	lock, err := takeLock(a)
 	if err != nil {
@@ -156,9 +156,14 @@ func listenUnix(ctx context.Context, a Address, o Options) (_ *Listener, err err
 	}
 	l, err := bind(ctx, a, o)
 	if err != nil {
-		return nil, fmt.Errorf("listen %s: %w", a, err)
+		return nil, elsewhere(a, err)
 	}
 	return &Listener{Listener: l, Address: a, lock: lock}, nil
+}
+
+// elsewhere is the error where no socket can be made.
+func elsewhere(a Address, err error) error {
+	return fmt.Errorf("listen %s: %w; name a place that can be written with --host, such as unix:///DIRECTORY/docker.sock", a, err)
 }
 
 // Try finds out whether Listen would get a unix address, and leaves everything as it is: inUse says that
@@ -255,7 +260,7 @@ func bind(ctx context.Context, a Address, o Options) (_ net.Listener, err error)
 func takeLock(a Address) (*os.File, error) {
 	f, err := os.OpenFile(a.Name+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("listen %s: %w", a, err)
+		return nil, elsewhere(a, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
