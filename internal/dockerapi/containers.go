@@ -124,6 +124,9 @@ func (s *Server) rename(w http.ResponseWriter, c *call) error {
 	if name == "" {
 		return invalid("Neither old nor new names may be empty")
 	}
+	if err := checkName(name); err != nil {
+		return err
+	}
 	return noContent(w, s.Engine.Rename(c.Context(), c.name, name))
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"den/internal/engine"
+	"den/internal/sys"
 )
 
 // create answers POST /containers/create.
@@ -24,6 +26,9 @@ func (s *Server) create(w http.ResponseWriter, c *call) error {
 	}
 	req, warnings, err := s.createRequest(&body, c.version)
 	if err != nil {
+		return err
+	}
+	if err := checkName(c.query.Get("name")); err != nil {
 		return err
 	}
 	req.Name = strings.TrimPrefix(c.query.Get("name"), "/")
@@ -219,6 +224,11 @@ func (b *createBody) check() (warnings []string, err error) {
 	if err := refuse(h); err != nil {
 		return nil, err
 	}
+	for name, caps := range map[string][]string{"CapAdd": h.CapAdd, "CapDrop": h.CapDrop} {
+		if err := checkCaps(name, caps); err != nil {
+			return nil, err
+		}
+	}
 	if h.Privileged {
 		if !harmless(c) {
 			return nil, &statusError{errdefs.ErrInvalidArgument, "privileged containers are refused: den has no more privileges to give than the container that it runs in. " +
@@ -266,6 +276,34 @@ func leftOutOf(e *network.EndpointSettings) (what []string) {
 }
 
 func notSupported(what string) string { return "den does not support " + what + ". It is discarded." }
+
+// checkCaps finds capabilities that there are not.
+func checkCaps(field string, caps []string) error {
+	for _, c := range caps {
+		if strings.EqualFold(c, "ALL") {
+			continue
+		}
+		if _, err := sys.ParseCaps([]string{c}); err != nil {
+			name := strings.ToUpper(c)
+			if !strings.HasPrefix(name, "CAP_") {
+				name = "CAP_" + name
+			}
+			return invalid("invalid %s: unknown capability: %q", field, name)
+		}
+	}
+	return nil
+}
+
+// containerName is docker's rule; "den run" takes one letter, too.
+var containerName = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// checkName refuses a name of a container that docker does. An empty one is none.
+func checkName(name string) error {
+	if name != "" && !containerName.MatchString(name) {
+		return invalid("Invalid container name (%.200s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+	}
+	return nil
+}
 
 // harmless says that a container asks for privileges by habit: Testcontainers' reaper
 // needs the socket only, binfmt's installer what is in /proc already.
@@ -315,10 +353,22 @@ func refuse(h *container.HostConfig) error {
 		return invalid("masked and read-only paths must be absolute")
 	case len(h.CgroupParent) > 4096, strings.ContainsRune(h.CgroupParent, 0):
 		return invalid("invalid cgroup parent")
-	case h.Memory < 0, h.NanoCPUs < 0, h.CPUQuota < 0 && h.CPUQuota != -1:
-		return invalid("limits must not be negative")
 	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
 		return invalid("conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1_000_000):
+		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case h.CPUQuota > 0 && h.CPUQuota < 1000:
+		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	case h.MemoryReservation != 0 && h.MemoryReservation < 6<<20:
+		return invalid("Minimum memory reservation allowed is 6MB")
+	case h.MemorySwappiness != nil && (*h.MemorySwappiness < 0 || *h.MemorySwappiness > 100):
+		return invalid("Invalid value: %d, valid memory swappiness range is 0-100", *h.MemorySwappiness)
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.ShmSize < 0:
+		return invalid("SHM size can not be less than 0")
+	case h.Memory < 0, h.NanoCPUs < 0, h.CPUQuota < 0 && h.CPUQuota != -1:
+		return invalid("limits must not be negative")
 	case h.MemorySwap < -1:
 		return invalid("invalid memory-swap: %d", h.MemorySwap)
 	}

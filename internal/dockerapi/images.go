@@ -41,7 +41,7 @@ func (s *Server) imageRoutes() []route {
 		{"GET", "/distribution/{name}/json", s.inspectDistribution, 30},
 		{"POST", "/auth", s.auth, 0},
 		{"POST", "/commit", s.commit, 0},
-		{"GET", "/system/df", s.diskUsage, 25},
+		{"GET", "/system/df", s.diskUsage, 0},
 		{"POST", "/build", s.build, 0},
 		{"POST", "/build/prune", s.pruneBuild, 31},
 		{"POST", "/build/cancel", s.cancelBuild, 0},

@@ -39,7 +39,7 @@ func TestLifeOperationsReachTheEngine(t *testing.T) {
 		{"POST /containers/a/kill", "kill a ", 204},
 		{"POST /containers/a/pause", "pause a", 204},
 		{"POST /containers/a/unpause", "resume a", 204},
-		{"POST /containers/a/rename?name=b", "rename a b", 204},
+		{"POST /containers/a/rename?name=bb", "rename a bb", 204},
 		{"POST /containers/a/rename", "", 400},
 		{"DELETE /containers/a?v=True&force=False&link=0", "remove a volumes", 204},
 		{"DELETE /containers/a?v=1&force=1", "remove a force volumes", 204},

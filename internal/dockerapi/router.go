@@ -56,6 +56,9 @@ func (s *Server) find(c *call) (handler, error) {
 			return r.handle, nil
 		}
 	}
+	if c.Method == http.MethodOptions { // docker's answer to any
+		return func(w http.ResponseWriter, _ *call) error { w.WriteHeader(http.StatusOK); return nil }, nil
+	}
 	return nil, notFound("page not found")
 }
 

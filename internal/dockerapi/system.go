@@ -143,7 +143,7 @@ func (s *Server) swarmRoutes() []route {
 	routes := []route{
 		{"POST", "/swarm/init", noSwarm, 0},
 		{"POST", "/swarm/join", noSwarm, 0},
-		{"POST", "/swarm/leave", needsManager, 0},
+		{"POST", "/swarm/leave", func(http.ResponseWriter, *call) error { return unavailable("This node is not part of a swarm") }, 0},
 		{"POST", "/swarm/update", needsManager, 0},
 		{"POST", "/swarm/unlock", needsManager, 0},
 		{"GET", "/swarm", needsManager, 0},

@@ -32,15 +32,25 @@ func noSuchPath(id, name string, err error) error {
 // filer is what reads and writes the files of a container now, and the path there; nil for
 // one that does not run and a path that is not on one of its volumes. The caller closes what it opens.
 func (l *life) filer(ctx context.Context, name string) (sandbox.Filer, string, func() error, error) {
+	nothing := func() error { return nil }
 	l.mu.Lock()
 	r, request := l.run, l.request
 	l.mu.Unlock()
-	nothing := func() error { return nil }
-	if r != nil {
-		if f, ok := r.sb.(sandbox.Filer); ok {
+	for r != nil {
+		f, ok := r.sb.(sandbox.Filer)
+		if !ok {
+			return nil, "", nothing, nil
+		}
+		if _, err := f.Stat(ctx, "/"); !errors.Is(err, os.ErrProcessDone) {
 			return f, name, nothing, nil
 		}
-		return nil, "", nothing, nil
+		// It has just ended: its files are there when that is accounted for.
+		if err := r.awaitEnd(ctx); err != nil {
+			return nil, "", nothing, err
+		}
+		l.mu.Lock()
+		r, request = l.run, l.request
+		l.mu.Unlock()
 	}
 	clean := path.Clean("/" + name)
 	var best *Mount

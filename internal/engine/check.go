@@ -5,6 +5,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"den/internal/sandbox"
@@ -88,6 +89,29 @@ func (r *RunRequest) checkLimits() error {
 		return invalid("minimum memory-swap limit should be larger than memory limit")
 	case l.CPUs < 0 || l.CPUs > float64(runtime.NumCPU()):
 		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %[1]d CPUs available", runtime.NumCPU())
+	}
+	return checkCPUs(l.CpusetCPUs)
+}
+
+// checkCPUs reads a list of processors such as 0-2,5.
+func checkCPUs(list string) error {
+	if list == "" {
+		return nil
+	}
+	last := runtime.NumCPU() - 1
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, ranged := strings.Cut(part, "-")
+		if !ranged {
+			to = from
+		}
+		first, err := strconv.ParseUint(from, 10, 16)
+		end, eerr := strconv.ParseUint(to, 10, 16)
+		if err != nil || eerr != nil || end < first {
+			return invalid("Invalid value %.200s for cpuset cpus: invalid format: %[1]s", list)
+		}
+		if int(end) > last {
+			return invalid("Requested CPUs are not available - requested %.200s, available: 0-%d", list, last)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"den/internal/network"
 	"den/internal/sandbox"
 )
@@ -16,6 +18,19 @@ func (e *Engine) checkCreate(ctx context.Context, r *CreateRequest) error {
 	r.Name = strings.TrimPrefix(r.Name, "/")
 	if err := e.checkNetworkMode(ctx, r); err != nil {
 		return err
+	}
+	for _, m := range r.Mounts {
+		if m.Kind == MountBind && !m.CreateSource {
+			if err := bindSource(m); err != nil {
+				return err
+			}
+		}
+	}
+	for _, link := range r.Links {
+		name, _, _ := strings.Cut(trimSlash(link), ":")
+		if _, err := e.find(name); errdefs.IsNotFound(err) {
+			return invalid("could not get container for %s: %v", name, err)
+		}
 	}
 	for _, check := range []func() error{r.checkRestart, r.checkHealth, r.checkNamespaces, r.checkLog} {
 		if err := check(); err != nil {
@@ -113,7 +128,12 @@ func (e *Engine) checkNetworkMode(ctx context.Context, r *CreateRequest) error {
 	switch {
 	case mode == sandbox.NetworkHost, mode == sandbox.NetworkNone:
 		r.Network = mode
+	case mode == "container:":
+		return invalid("invalid container format container:<name|id>")
 	case strings.HasPrefix(mode, "container:"):
+		if r.Hostname != "" {
+			return invalid("conflicting options: hostname and the network mode")
+		}
 		if _, err := e.mine(ctx, strings.TrimPrefix(mode, "container:")); err != nil {
 			return err
 		}

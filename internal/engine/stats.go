@@ -51,12 +51,12 @@ func (e *Engine) Stats(ctx context.Context, nameOrID string) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	s := Stats{CPUs: runtime.NumCPU()}
-	s.Read = time.Now()
 	r, err := l.running()
 	if err != nil {
-		return s, nil
+		return Stats{}, nil //nolint:nilerr // that it does not run is no failure
 	}
+	s := Stats{CPUs: runtime.NumCPU()}
+	s.Read = time.Now()
 	i, ok := r.sb.(sandbox.Inspector)
 	if !ok {
 		return s, unsupported("stats %s: on this rung den does not see what a container uses", nameOrID)

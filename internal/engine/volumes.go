@@ -58,6 +58,8 @@ func (m *volumeMeta) check() error {
 	}
 	device, options := m.Options["device"], m.Options["o"]
 	switch kind := m.Options["type"]; {
+	case kind == "tmpfs" && device == "":
+		return invalid("missing required option: %q", "device")
 	case kind == "tmpfs":
 		return nil
 	case kind == "" && device == "" && options == "":
