@@ -90,6 +90,7 @@ type Den struct {
 	Images   *image.Images
 	Registry *registry.Client
 	backing  *backing.Backing // nil for a store in a plain directory
+	switches *os.File         // this process's claim on the engine's networks, where they live in it
 	options  Options
 
 	surroundings func(context.Context) *Surroundings
@@ -165,7 +166,11 @@ func withDefaults(o Options) Options {
 
 // Close closes the store; nobody waits for the disk.
 func (d *Den) Close() error {
-	return d.Store.Close()
+	err := d.Store.Close()
+	if d.switches != nil {
+		err = errors.Join(err, d.switches.Close())
+	}
+	return err
 }
 
 // nearest is dir, or the nearest existing directory above it.

@@ -5,15 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"den/internal/network"
 	"den/internal/network/userns"
 	"den/internal/network/vswitch"
 	"den/internal/probe"
 	"den/internal/sandbox"
+	"den/internal/sys"
 )
 
 // Networks opens the engine's networks on the driver that fits the rung. They are
@@ -42,9 +47,43 @@ func (d *Den) Networks(ctx context.Context, e EngineOptions) (*network.Networks,
 	if err != nil {
 		return nil, choice, err
 	}
+	if choice.Driver == network.SwitchDriver {
+		if d.switches, err = claimSwitches(ctx, dir, switchTime); err != nil {
+			return nil, choice, err
+		}
+	}
 	o.Linger = true
 	ns, err := network.Open(dir, driver, o)
 	return ns, choice, err
+}
+
+// switchTime is how long a den serve that is ending may take until the next one has its networks.
+const switchTime = 20 * time.Second
+
+// claimSwitches makes this process the only one with networks in dir. They move in the process on the rungs without
+// namespaces: containers of a second one would have addresses and names in the same networks, and nothing between.
+func claimSwitches(ctx context.Context, dir string, patience time.Duration) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "switch.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("networks: %w", err)
+	}
+	for end := time.Now().Add(patience); ; {
+		ok, err := sys.TryFlock(f, unix.LOCK_EX)
+		if ok {
+			return f, nil
+		}
+		if err == nil && time.Now().After(end) {
+			err = fmt.Errorf("networks: another den serve has this engine, whose containers could not reach those of this one on this rung: "+
+				"end that one, or give this one an engine of its own (--data-root DIR): %w", errdefs.ErrFailedPrecondition)
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		time.Sleep(20 * time.Millisecond) // there is no waiting for a lock with a deadline
+	}
 }
 
 // networkFacts tries what is not known from the rung.

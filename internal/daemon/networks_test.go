@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"maps"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -41,6 +43,27 @@ func TestFlagsOfNetworks(t *testing.T) {
 		if _, err := e.networks(); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v, want an invalid argument", e, err)
 		}
+	}
+}
+
+func TestNetworksInTheProcessAreOfOneProcess(t *testing.T) {
+	dir := t.TempDir()
+	f, err := claimSwitches(t.Context(), dir, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claimSwitches(t.Context(), dir, 0); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--data-root") {
+		t.Errorf("a second one: %v, want a refusal that names the flag", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err = claimSwitches(t.Context(), dir, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

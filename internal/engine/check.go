@@ -47,7 +47,7 @@ func (r *RunRequest) checkNetwork() error {
 	switch r.Network {
 	case "", "default", sandbox.NetworkHost, sandbox.NetworkNone:
 	default:
-		return invalid("network %q: den run has host (that of the container around den) and none; other networks need den serve", r.Network)
+		return invalid("network %q: den run has host (that of the container around den) and none; other networks are those of a den serve: docker run, or den docker run, by its socket", r.Network)
 	}
 	for _, h := range r.AddHosts {
 		if _, _, err := parseHost(h); err != nil {

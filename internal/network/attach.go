@@ -113,13 +113,19 @@ func (ns *Networks) join(ctx context.Context, s Space, n *Network, r EndpointReq
 		return nil, err
 	}
 	defer func() { _ = lock.Close() }()
+	release, err := ns.moveAside(ctx, n)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", n.Name, err)
+	}
 	e, err := ns.record(n, r, gateway)
 	if err != nil {
+		release()
 		return nil, err
 	}
 	if err = failpoint.Hit("network.join.up"); err == nil {
 		err = ns.driver.Up(ctx, n)
 	}
+	release()
 	if err == nil {
 		err = failpoint.Hit("network.join.connect")
 	}
