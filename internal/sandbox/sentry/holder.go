@@ -221,6 +221,21 @@ func (c *child) died(ws unix.WaitStatus) error {
 	return errors.New(how)
 }
 
+// hasSpoken says whether there is something to be read that the child has said.
+func (c *child) hasSpoken() bool {
+	spoken := false
+	conn, err := c.control.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = conn.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		spoken = err == nil && n > 0
+	})
+	return spoken
+}
+
 // lastWords is the beginning of what the child has written before it died: after a
 // panic what it was and where.
 func (c *child) lastWords() string {

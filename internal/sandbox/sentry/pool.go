@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// A pool keeps one sentry that has made itself ready and waits for a request: then a
-// sandbox starts in a third of the time.
+// A pool keeps a sentry that has made itself ready and waits for a request: then a
+// sandbox starts in a third of the time. Where sandboxes follow each other faster than sentries
+// make themselves ready it keeps two, which do so at the same time.
 //
 // What it keeps ends with Executor.Close, with den, like every child, and when it was
 // not needed for idleLimit.
@@ -19,7 +20,8 @@ type pool struct {
 	spawned int // sentries
 	filling bool
 	closed  bool
-	waiting *child
+	late    bool     // the last one that was taken was not ready yet
+	waiting []*child // the oldest first
 	network string
 	idle    *time.Timer
 }
@@ -34,9 +36,13 @@ const (
 func (p *pool) take(network string) (c *child, warm bool, err error) {
 	p.mu.Lock()
 	p.starts++
-	if p.waiting != nil && p.network == network {
-		c, p.waiting = p.waiting, nil
-		p.idle.Stop()
+	if len(p.waiting) > 0 && p.network == network {
+		c = p.waiting[0]
+		p.waiting = p.waiting[1:]
+		p.late = !c.hasSpoken()
+		if len(p.waiting) == 0 {
+			p.idle.Stop()
+		}
 	}
 	p.mu.Unlock()
 	if c != nil {
@@ -44,6 +50,19 @@ func (p *pool) take(network string) (c *child, warm bool, err error) {
 	}
 	c, err = p.spawn(network)
 	return c, false, err
+}
+
+// missing is how many sentries should wait and do not; p is locked.
+func (p *pool) missing(network string) int {
+	switch {
+	case p.starts < minStarts || p.closed || p.filling:
+		return 0
+	case p.network != network: // those are of no use
+		return 1
+	case p.late:
+		return 2 - len(p.waiting)
+	}
+	return 1 - len(p.waiting)
 }
 
 // spawn starts a sentry. While that makes itself ready, its filter is compiled, if it is the first.
@@ -64,43 +83,52 @@ func (p *pool) spawn(network string) (*child, error) {
 	return c, nil
 }
 
-// refill starts the next sentry, if another one is expected. That it fails is
+// refill starts the next sentries, if others are expected. That it fails is
 // no news: whoever needs one starts one.
 func (p *pool) refill(network string) {
 	p.mu.Lock()
-	enough := p.starts < minStarts || p.closed || p.filling || p.waiting != nil && p.network == network
-	p.filling = p.filling || !enough
+	n := p.missing(network)
+	p.filling = p.filling || n > 0
 	p.mu.Unlock()
-	if enough {
+	if n <= 0 {
 		return
 	}
-	c, err := p.spawn(network)
+	var more []*child
+	for range n {
+		c, err := p.spawn(network)
+		if err != nil {
+			break
+		}
+		more = append(more, c)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.filling = false
-	switch {
-	case err != nil:
-		return
-	case p.closed:
-		c.end()
-		return
+	if p.network != network || p.closed {
+		p.drop()
 	}
-	p.drop()
-	p.waiting, p.network = c, network
-	p.idle = time.AfterFunc(idleLimit, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.waiting == c {
+	p.waiting, p.network = append(p.waiting, more...), network
+	switch {
+	case p.closed:
+		p.drop()
+	case p.idle == nil:
+		p.idle = time.AfterFunc(idleLimit, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
 			p.drop()
-		}
-	})
+		})
+	default:
+		p.idle.Reset(idleLimit)
+	}
 }
 
-// drop ends the one that waits; p is locked.
+// drop ends those that wait; p is locked.
 func (p *pool) drop() {
-	if p.waiting != nil {
+	if p.idle != nil {
 		p.idle.Stop()
-		p.waiting.end()
-		p.waiting = nil
 	}
+	for _, c := range p.waiting {
+		c.end()
+	}
+	p.waiting = nil
 }

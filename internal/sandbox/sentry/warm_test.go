@@ -37,8 +37,8 @@ func TestManySandboxesNeedOneFilterAndOneSentryEach(t *testing.T) {
 		r.Network = sandbox.NetworkNone
 		runTo(t, e, r)
 	}
-	// One may wait for a step that does not come.
-	if n := e.Spawned(); n < steps || n > steps+1 {
+	// Two may wait for steps that do not come.
+	if n := e.Spawned(); n < steps || n > steps+2 {
 		t.Errorf("%d sandboxes took %d sentries", steps, n)
 	}
 	if n := e.FiltersCompiled(); n != 1 {
