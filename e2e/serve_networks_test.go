@@ -38,7 +38,7 @@ func TestDockerConnectsContainersByNetworks(t *testing.T) {
 				t.Errorf("%s answers %q", name, out)
 			}
 		}
-		if r := s.tryDocker(nil, "run", "--rm", "--network", "n2", "small", "wget", "-T", "2", "-qO-", "http://web/group"); r.code == 0 {
+		if r := s.tryDocker(nil, "run", "--rm", "--network", "n2", "small", "timeout", "5", "wget", "-qO-", "http://web/group"); r.code == 0 {
 			t.Errorf("a container of another network is answered: %q", r.out)
 		}
 		s.docker("network", "connect", "--alias", "other", "n2", "web")
