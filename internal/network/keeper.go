@@ -50,9 +50,7 @@ func (k *Keeper) Start(ctx context.Context, n *Network) error {
 	}
 	a, _, err := call(ctx, k.network(n), request{Op: opHello})
 	if err == nil && a.Version == controlVersion && a.Driver == k.driver && a.MTU == n.MTU && a.NoHostLoopback == n.NoHostLoopback {
-		if socket != nil {
-			k.note(n, socket)
-		}
+		k.note(n, socket)
 		return nil
 	}
 	if err == nil { // of another den, or of what the record said before; it reads from the records what the new one has to do
@@ -71,9 +69,14 @@ func (k *Keeper) knows(n *Network, socket os.FileInfo) bool {
 	return met != nil && os.SameFile(met, socket) && met.ModTime().Equal(socket.ModTime())
 }
 
+// note remembers that the den-net with this socket has said who it is; nil forgets it.
 func (k *Keeper) note(n *Network, socket os.FileInfo) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if socket == nil {
+		delete(k.met, n.ID)
+		return
+	}
 	if k.met == nil {
 		k.met = map[string]os.FileInfo{}
 	}
@@ -140,6 +143,7 @@ func (k *Keeper) exec(n *Network, ready *os.File) (*os.Process, error) {
 
 // Stop ends n's den-net if it has one, and returns when it has ended.
 func (k *Keeper) Stop(ctx context.Context, n *Network) error {
+	k.note(n, nil)
 	f, err := os.OpenFile(filepath.Join(k.network(n), processLock), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
