@@ -83,7 +83,8 @@ func (g *gauge) end() { close(g.stop); g.done.Wait() }
 func (g *gauge) check(t *testing.T) {
 	t.Helper()
 	t.Logf("cap %d MiB, at most %d MiB on the disk", g.limit>>20, g.peak.Load()>>20)
-	if over := g.worst.Load(); over > 0 {
+	// Directories and what else the file system needs for itself are no store's bytes.
+	if over := g.worst.Load() - g.limit/256; over > 0 {
 		t.Errorf("%d bytes beyond the cap and all that was reserved", over)
 	}
 }
