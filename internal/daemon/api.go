@@ -55,7 +55,7 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	if err != nil {
 		return nil, err
 	}
-	served, err := withDefaultsOf(dockerapi.For(e), s.Engine)
+	served, err := withDefaultsOf(warnsOfLimits(dockerapi.For(e), r.limits()), s.Engine)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func (f facts) info(ctx context.Context) (system.Info, error) {
 	if err != nil {
 		return system.Info{}, err
 	}
-	l := f.limits()
+	l := f.runner.limits()
 	i := system.Info{
 		ID: f.den.Store.EngineID(), Name: host, Images: len(images), ServerVersion: f.den.options.Version,
 		Driver: f.runner.Driver.Name(), DriverStatus: f.status(),
@@ -60,20 +60,6 @@ func (f facts) info(ctx context.Context) (system.Info, error) {
 		i.Labels = []string{}
 	}
 	return i, nil
-}
-
-// limiting says who keeps containers to their limits: a cgroup all of them, the sentry itself those of memory,
-// processors and processes.
-type limiting struct{ cgroup, own bool }
-
-func (f facts) limits() limiting {
-	switch f.runner.Choice.Rung {
-	case sandbox.RungSentry:
-		return limiting{own: true}
-	case sandbox.RungChroot:
-		return limiting{}
-	}
-	return limiting{cgroup: f.runner.Facts.CgroupErr == ""}
 }
 
 // status is what docker info prints below the storage driver.

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"den/internal/engine"
 	"den/internal/probe"
 	"den/internal/sandbox"
 )
@@ -24,8 +25,23 @@ func TestInfoSaysWhichLimitsAreKept(t *testing.T) {
 		{sandbox.RungChroot, "", false, false, "no limits are enforced"},
 	} {
 		f := facts{runner: &Runner{Choice: sandbox.Choice{Rung: c.rung}, Facts: probe.Facts{CgroupErr: c.err}}}
-		if got := f.limits(); got != (limiting{c.cgroup, c.own}) {
-			t.Errorf("%s, %q: %+v", c.rung, c.err, got)
+		l := f.runner.limits()
+		if l.cgroup != c.cgroup || l.own != c.own || (l.why == "") != c.cgroup {
+			t.Errorf("%s, %q: %+v", c.rung, c.err, l)
+		}
+		// And says it of each container that asks.
+		all := engine.Limits{MemoryBytes: 8 << 20, MemorySwapBytes: 9 << 20, CPUs: 1, CPUShares: 5, CpusetCPUs: "0", Pids: 3}
+		want := []string{"memory", "swap", "processors", "the weight of processors", "cpu sets", "processes"}
+		if c.own {
+			want = []string{"swap", "the weight of processors"}
+		}
+		made, err := warnsOfLimits(&created{}, l).Create(t.Context(), &engine.CreateRequest{RunRequest: engine.RunRequest{Limits: all}})
+		if said := strings.Join(made.Warnings, ""); err != nil || (said == "") != c.cgroup || !c.cgroup && !strings.HasPrefix(said, "limits of "+strings.Join(want, ", ")+" are not in force here: "+l.why) {
+			t.Errorf("%s, %q: %q, %v", c.rung, c.err, said, err)
+		}
+		made, err = warnsOfLimits(&created{}, l).Create(t.Context(), &engine.CreateRequest{RunRequest: engine.RunRequest{Limits: engine.Limits{MemorySwapBytes: -1}}})
+		if err != nil || len(made.Warnings) > 0 {
+			t.Errorf("nothing is asked for, and it warns: %q, %v", made.Warnings, err)
 		}
 		warnings := strings.Join(f.warnings(), "\n")
 		if !strings.Contains(warnings, c.warns) || (c.warns == "") != (warnings == "") {
