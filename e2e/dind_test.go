@@ -88,6 +88,7 @@ func TestDensImagesTakeThePlaceOfOthers(t *testing.T) {
 	t.Parallel()
 	c := newCI(t)
 	t.Run("kaniko", func(t *testing.T) { c.kaniko(t) })
+	t.Run("documented", func(t *testing.T) { c.documented(t) })
 	args := "--mtu=1400 --registry-mirror=http://" + c.registry + " --insecure-registry=" + c.registry + " --storage-driver=overlay2 --max-concurrent-downloads=6"
 
 	t.Run("plain", func(t *testing.T) {
@@ -125,13 +126,53 @@ func TestDensImagesTakeThePlaceOfOthers(t *testing.T) {
 		c.job(t, "pod-socket", "--network container:pod -v sockets:/var/run --user 1001:123 -e HOME=/tmp")
 		c.ends(t, "pod")
 	})
-	t.Run("restricted", func(t *testing.T) {
-		// As the pod of docs/serve.md: the volumes are the user's, who has nothing.
-		c.must(t, "mkdir -m 777 run lib && docker run -d --name restricted --user 1000:1000 "+strings.Join(hardened, " ")+" -v $PWD/run:/run/docker -v $PWD/lib:/var/lib/docker den:dind dockerd --host=unix:///run/docker/docker.sock --insecure-registry="+c.registry)
-		c.must(t, "for i in $(seq 200); do [ -S run/docker.sock ] && exit; sleep 0.05; done; docker logs restricted; exit 1")
-		c.job(t, "restricted", "-v $PWD/run:/run/docker --user 1000:1000 -e HOME=/tmp -e DOCKER_HOST=unix:///run/docker/docker.sock")
-		c.ends(t, "restricted")
-	})
+	for name, user := range map[string]string{"restricted": "1000:1000", "random": "1000670000:0"} {
+		t.Run(name, func(t *testing.T) {
+			// As the pod of docs/serve.md: the volumes are the user's, who has nothing.
+			c.must(t, strings.NewReplacer("NAME", name, "USER", user).Replace("mkdir -m 777 NAME-run NAME-lib && docker run -d --name NAME --user USER "+strings.Join(hardened, " ")+
+				" -v $PWD/NAME-run:/run/docker -v $PWD/NAME-lib:/var/lib/docker den:dind dockerd --host=unix:///run/docker/docker.sock --insecure-registry="+c.registry+
+				"; for i in $(seq 200); do [ -S NAME-run/docker.sock ] && exit; sleep 0.05; done; docker logs NAME; exit 1"))
+			c.job(t, name, "-v $PWD/"+name+"-run:/run/docker --user "+user+" -e HOME=/tmp -e DOCKER_HOST=unix:///run/docker/docker.sock")
+			c.ends(t, name)
+		})
+	}
+}
+
+// fenced is the block of a page that follows a line.
+func fenced(t *testing.T, page, after string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "docs", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "\n"+after+"\n")
+	_, rest, _ = strings.Cut(rest, "```")
+	_, rest, _ = strings.Cut(rest, "\n")
+	block, _, found := strings.Cut(rest, "\n```")
+	if !found {
+		t.Fatalf("%s has no block after %q", page, after)
+	}
+	return block + "\n"
+}
+
+// The lines of docs/serve.md are typed as they are there.
+func (c *ci) documented(t *testing.T) {
+	t.Helper()
+	c.must(t, "docker tag den:dind registry.example.com/den:dind")
+	for line := range strings.Lines(fenced(t, "serve.md", "docker:")) {
+		out := c.must(t, strings.TrimPrefix(line, "$ "))
+		if strings.Contains(line, "docker info") && !strings.Contains(out, "Rung: default") {
+			t.Errorf("docker info says\n%s", out)
+		}
+	}
+	c.must(t, "docker stop den && docker rm -v den && docker volume rm den certs")
+	if err := os.WriteFile(filepath.Join(c.dir, "compose.yaml"), []byte(fenced(t, "serve.md", "compose:")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := c.must(t, "docker-compose run --rm -T job docker info"); !strings.Contains(out, "Rung: default") {
+		t.Errorf("docker info says\n%s", out)
+	}
+	c.must(t, "docker-compose down -v")
 }
 
 // ends stops a den as docker does, and looks at how it ended and what it said.

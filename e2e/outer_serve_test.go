@@ -20,7 +20,7 @@ func (k outerKind) serve(t *testing.T, docker dockerd) *outerServer {
 	t.Helper()
 	o := k.outer(t, docker)
 	dir, name := workDir(t), "outer-"+filepath.Base(o.d.home)
-	args := append([]string{"run", "-d", "--name", name, "--network=none", "-v", env.den + ":/bin/den:ro", "-v", o.d.home + ":" + o.d.home, "-v", dir + ":" + dir}, o.flags...)
+	args := append([]string{"run", "-d", "--name", name, "--network=none", "-v", env.den + ":/bin/den:ro", "-v", o.d.home + ":" + o.d.home, "-v", dir + ":" + dir, "-v", clientPath(t) + ":" + clientPath(t) + ":ro"}, o.flags...)
 	docker.run(t, append(args, smallImage(t), "den", "serve", "-H", "unix://"+o.d.home+"/docker.sock")...)
 	s := &outerServer{docker: docker, container: name}
 	t.Cleanup(func() {
@@ -60,6 +60,9 @@ func TestDenServeWorksInsideContainers(t *testing.T) {
 			}
 			for _, file := range transcripts(t, "outer") {
 				s.play(t, file)
+			}
+			if k.name == "restricted" {
+				s.composeStack(t, "docker-compose")
 			}
 			s.end(t)
 		})

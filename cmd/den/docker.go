@@ -18,6 +18,7 @@ import (
 
 	"den/internal/client"
 	"den/internal/oci"
+	"den/internal/progress"
 	"den/internal/registry"
 )
 
@@ -83,7 +84,7 @@ func runDocker(ctx context.Context, args []string, io streams) error {
 	if err == nil || errors.As(err, &exit) {
 		return err
 	}
-	fmt.Fprintln(io.err, plain(err.Error()))
+	fmt.Fprintln(io.err, progress.Plain(err.Error()))
 	var coded *codedError
 	var usage *usageError
 	switch {
@@ -259,7 +260,7 @@ func (d *docker) each(args []string, echo bool, do func(name string) error) erro
 	failed := 0
 	for _, name := range args {
 		if err := do(name); err != nil {
-			fmt.Fprintln(d.io.err, plain(err.Error()))
+			fmt.Fprintln(d.io.err, progress.Plain(err.Error()))
 			failed++
 		} else if echo {
 			fmt.Fprintln(d.io.out, name)

@@ -10,6 +10,7 @@ import (
 
 	"den/internal/daemon"
 	"den/internal/probe"
+	"den/internal/progress"
 	"den/internal/sandbox"
 )
 
@@ -117,7 +118,7 @@ func (x *info) surroundings(ctx context.Context, d *daemon.Den) {
 		x.Driver, x.DriverWhy = r.Driver.Name(), r.DriverWhy
 	} else {
 		facts = d.Facts(ctx)
-		x.Rung, x.RungWhy = "none", plain(err.Error())
+		x.Rung, x.RungWhy = "none", progress.Plain(err.Error())
 		x.Driver, x.DriverWhy = "none", "no rung"
 	}
 	x.FileSystem, x.KernelVersion, x.CgroupVersion = facts.FSType, facts.Kernel, facts.Cgroup

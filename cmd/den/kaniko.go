@@ -16,6 +16,7 @@ import (
 	"den/internal/daemon"
 	"den/internal/image"
 	"den/internal/kaniko"
+	"den/internal/progress"
 )
 
 func newKaniko(g *globals, io streams, use string) *cobra.Command {
@@ -59,7 +60,7 @@ func kanikoFailed(ctx context.Context, io streams, err error) error {
 		code = int(step.ExitCode)
 	}
 	var usage *usageError
-	text := plain(err.Error())
+	text := progress.Plain(err.Error())
 	if errors.As(err, &usage) {
 		text = "Error: " + text
 	}
@@ -73,11 +74,11 @@ func runKaniko(ctx context.Context, g *globals, o *kanikoOptions, io streams) er
 	}
 	log, err := kaniko.NewLog(io.err, o.log)
 	if err != nil {
-		return &usageError{plain(err.Error())}
+		return &usageError{progress.Plain(err.Error())}
 	}
 	jobs, err := o.Jobs()
 	if err != nil {
-		return &usageError{plain(err.Error())}
+		return &usageError{progress.Plain(err.Error())}
 	}
 	if note := o.ignored.note(kanikoPage); note != "" {
 		g.notes = append(g.notes, note)
@@ -129,7 +130,7 @@ func (o *kanikoOptions) daemonOptions(g *globals, io streams, log *logrus.Logger
 	c := cloud.New(cloud.Options{})
 	do.Fallback, err = kaniko.Keychain(o.Registry.CredentialHelpers, c, os.LookupEnv)
 	if err != nil {
-		return do, nil, &usageError{plain(err.Error())}
+		return do, nil, &usageError{progress.Plain(err.Error())}
 	}
 	return do, c, nil
 }
@@ -191,7 +192,7 @@ type kanikoRun struct {
 func (r *kanikoRun) build(ctx context.Context, j kaniko.Job) error {
 	req, err := r.o.Request(j)
 	if err != nil {
-		return &usageError{plain(err.Error())}
+		return &usageError{progress.Plain(err.Error())}
 	}
 	end, err := r.o.Open(ctx, r.source, &req)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"den/internal/daemon"
 	"den/internal/image"
 	"den/internal/kaniko"
+	"den/internal/progress"
 )
 
 func newKanikoVersion(io streams) *cobra.Command {
@@ -59,14 +60,14 @@ func runKanikoPush(ctx context.Context, g *globals, o *kanikoOptions, io streams
 	o.NoPush = false
 	log, err := kaniko.NewLog(io.err, o.log)
 	if err != nil {
-		return &usageError{plain(err.Error())}
+		return &usageError{progress.Plain(err.Error())}
 	}
 	if len(o.Destinations) == 0 {
 		return &usageError{"at least one --destination is required"}
 	}
 	jobs, err := o.Jobs()
 	if err != nil {
-		return &usageError{plain(err.Error())}
+		return &usageError{progress.Plain(err.Error())}
 	}
 	if note := o.ignored.note(kanikoPage); note != "" {
 		g.notes = append(g.notes, note)
@@ -172,7 +173,7 @@ func runWarmer(ctx context.Context, g *globals, o *warmerOptions, io streams) er
 	}
 	log, err := kaniko.NewLog(io.err, o.log)
 	if err != nil {
-		return &usageError{plain(err.Error())}
+		return &usageError{progress.Plain(err.Error())}
 	}
 	names := o.images
 	if o.Dockerfile != "" {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -17,6 +16,7 @@ import (
 	_ "den/internal/earliest" // says what is wrong before gVisor panics
 	"den/internal/network"
 	"den/internal/network/userns"
+	"den/internal/progress"
 	"den/internal/sandbox"
 	"den/internal/sandbox/sentry"
 )
@@ -97,7 +97,7 @@ func run(argv []string, io streams) int {
 
 // report prints an error for a person.
 func report(w io.Writer, err error) {
-	fmt.Fprintf(w, "den: %s%s\n", plain(err.Error()), room(err))
+	fmt.Fprintf(w, "den: %s%s\n", progress.Plain(err.Error()), room(err))
 }
 
 // room says what helps where a disk is full. Who met the store's own cap was told.
@@ -106,16 +106,4 @@ func room(err error) string {
 		return ""
 	}
 	return "; if it is the disk of the store: den prune --all --force makes room, and den doctor says how much there is"
-}
-
-// plain leaves the name of an error's class out of a text that ends in it: the
-// class is for callers, and the sentence before it for people.
-func plain(text string) string {
-	for _, class := range []error{
-		errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition, errdefs.ErrUnavailable,
-		errdefs.ErrAlreadyExists, errdefs.ErrNotImplemented, errdefs.ErrResourceExhausted,
-	} {
-		text = strings.TrimSuffix(text, ": "+class.Error())
-	}
-	return text
 }

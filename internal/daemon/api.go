@@ -12,6 +12,7 @@ import (
 	"den/internal/dockerapi"
 	"den/internal/engine"
 	"den/internal/network"
+	"den/internal/progress"
 	"den/internal/sandbox"
 	"den/internal/socket"
 )
@@ -135,7 +136,7 @@ func (a *api) close() error {
 // unavailable answers every request with the reason why den could not open.
 func unavailable(err error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		sentence(w, http.StatusServiceUnavailable, err.Error())
+		sentence(w, http.StatusServiceUnavailable, progress.Plain(err.Error()))
 	})
 }
 

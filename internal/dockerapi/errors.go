@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/common"
+
+	"den/internal/progress"
 )
 
 // A statusError is an error with a sentence for clients that is docker's, and nothing else.
@@ -91,7 +93,7 @@ func (s *Server) fail(w *sentHeader, c *call, err error) {
 	if status == http.StatusInternalServerError {
 		s.Log.Error("request failed", "method", c.Method, "path", c.URL.Path, "error", err)
 	}
-	writeError(w, status, err.Error())
+	writeError(w, status, progress.Plain(err.Error()))
 }
 
 // writeError writes docker's error body.

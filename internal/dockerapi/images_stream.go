@@ -98,6 +98,7 @@ func (l *lines) fail(err error) error {
 	if err == nil || !l.begun {
 		return err
 	}
-	l.write(progressLine{ErrorDetail: &errorDetail{Message: err.Error()}, Error: err.Error()})
+	text := progress.Plain(err.Error())
+	l.write(progressLine{ErrorDetail: &errorDetail{Message: text}, Error: text})
 	return nil
 }
