@@ -354,7 +354,7 @@ func ask(server netip.AddrPort, q *dns.Msg, stream bool) (*dns.Msg, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(m.Question) != 1 || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) || m.Question[0].Qtype != q.Question[0].Qtype {
+		if !m.Response || len(m.Question) != 1 || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) || m.Question[0].Qtype != q.Question[0].Qtype {
 			return nil, errStrayAnswer
 		}
 		m.Id, m.Compress = q.Id, true

@@ -77,6 +77,7 @@ const nic tcpip.NICID = 1
 // A Gateway is a running stack. It ends with Close.
 type Gateway struct {
 	stack *stack.Stack
+	guard *guard
 	c     Config
 	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -98,18 +99,18 @@ func New(c Config, link stack.LinkEndpoint) (*Gateway, error) {
 	})
 	var d net.Dialer
 	g := &Gateway{
-		stack: s, c: c, dial: d.DialContext, open: map[io.Closer]struct{}{},
+		stack: s, guard: newGuard(link, c.Addresses), c: c, dial: d.DialContext, open: map[io.Closer]struct{}{},
 		tcpSlots: make(chan struct{}, maxTCP), pingSlots: make(chan struct{}, maxPings),
 		outward: newFlows[flowKey](maxUDP, udpIdle),
 	}
-	if err := g.configure(link); err != nil {
+	if err := g.configure(); err != nil {
 		s.Destroy()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	return g, nil
 }
 
-func (g *Gateway) configure(link stack.LinkEndpoint) error {
+func (g *Gateway) configure() error {
 	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(g.stack, 0, maxPending, g.forwardTCP).HandlePacket)
 	g.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(g.stack, g.forwardUDP).HandlePacket)
 	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, g.echo4)
@@ -128,7 +129,7 @@ func (g *Gateway) configure(link stack.LinkEndpoint) error {
 		g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &send),
 		g.stack.SetNetworkProtocolOption(ipv4.ProtocolNumber, &ttl),
 		g.stack.SetNetworkProtocolOption(ipv6.ProtocolNumber, &ttl),
-		g.stack.CreateNIC(nic, newGuard(link, g.c.Addresses)), // from here on packets come in
+		g.stack.CreateNIC(nic, g.guard), // from here on packets come in
 		// Promiscuous: packets for any address come up to the forwarders. Spoofing: they
 		// are answered from that address.
 		g.stack.SetPromiscuousMode(nic, true),
@@ -161,6 +162,7 @@ func (g *Gateway) Close() error {
 		c.Close()
 	}
 	g.worker.Wait()
+	g.guard.close()
 	g.stack.Destroy()
 	return nil
 }

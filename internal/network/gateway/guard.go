@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"sync"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -18,6 +19,9 @@ import (
 type guard struct {
 	nested.Endpoint
 	own []netip.Prefix
+
+	delivering sync.RWMutex // held while the stack has a packet
+	shut       bool
 }
 
 func newGuard(link stack.LinkEndpoint, own []netip.Prefix) *guard {
@@ -33,7 +37,19 @@ func (g *guard) DeliverNetworkPacket(protocol tcpip.NetworkProtocolNumber, pkt *
 	if !ok || pkt.PktType == tcpip.PacketOtherHost || !g.admits(protocol, head) {
 		return
 	}
-	g.Endpoint.DeliverNetworkPacket(protocol, pkt)
+	g.delivering.RLock()
+	defer g.delivering.RUnlock()
+	if !g.shut {
+		g.Endpoint.DeliverNetworkPacket(protocol, pkt)
+	}
+}
+
+// close lets no packet in any more, and returns when the stack has none. A stack that is
+// destroyed waits, with its lock in hand, for whoever delivers, who may need that lock.
+func (g *guard) close() {
+	g.delivering.Lock()
+	defer g.delivering.Unlock()
+	g.shut = true
 }
 
 // admits decides by the first bytes of a packet behind its Ethernet header.
