@@ -18,7 +18,8 @@ type ci struct {
 
 func newCI(t *testing.T) *ci {
 	t.Helper()
-	need(t, "docker-registry")
+	needRoot(t)
+	need(t, "dockerd", "docker-registry")
 	images := denImages(t)
 	c := &ci{engine: newDockerd(t)}
 	for _, role := range []string{"dind", "kaniko", "kaniko-debug"} {
