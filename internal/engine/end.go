@@ -79,7 +79,7 @@ func (l *life) account(r *run, exit sandbox.Exit) time.Duration {
 		errs = append(errs, sys.RemoveTree(filepath.Join(r.c.dir.Path(), sandboxDir)))
 	}
 	l.complain(errors.Join(errs...))
-	l.settle(r, after)
+	l.settle(r, after > 0 || next.Remove)
 	if exit.OOMKilled {
 		l.engine.containerEvent(&next, "oom", nil)
 	}
@@ -96,9 +96,9 @@ func (l *life) account(r *run, exit sandbox.Exit) time.Duration {
 	return after
 }
 
-// settle closes the container, but for its lock if it starts again.
-func (l *life) settle(r *run, after time.Duration) {
-	if after > 0 {
+// settle closes the container, but for its lock if it is about to start again, or to be removed.
+func (l *life) settle(r *run, goesOn bool) {
+	if goesOn {
 		l.mu.Lock()
 		l.dir, r.c.dir = r.c.dir, nil
 		l.mu.Unlock()

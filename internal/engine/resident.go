@@ -222,15 +222,38 @@ func (e *Engine) forget(l *life) {
 	}
 }
 
-// locked opens the container's directory with its lock, waiting shortly for a reader.
+// heldFor is how long a lock is waited for that nobody is to have: the holder of a run that has just
+// ended, or a process that is being started in this moment, may have a copy of it, and
+// on a busy machine does not get to closing it.
+const heldFor = 10 * time.Second
+
+// kept is the container's directory with its lock, as a run has left it to what follows, or
+// else opened.
+func (l *life) kept(ctx context.Context) (*store.ContainerDir, error) {
+	l.mu.Lock()
+	dir := l.dir
+	l.dir = nil
+	l.mu.Unlock()
+	if dir == nil {
+		return l.locked(ctx)
+	}
+	return l.await(ctx, dir)
+}
+
+// locked opens the container's directory with its lock.
 func (l *life) locked(ctx context.Context) (*store.ContainerDir, error) {
 	dir, err := l.engine.Store.OpenContainer(l.id)
 	if err != nil {
 		return nil, missing(l.id, err)
 	}
-	bounded, cancel := context.WithTimeout(ctx, settle)
+	return l.await(ctx, dir)
+}
+
+// await gives dir the lock, or closes it.
+func (l *life) await(ctx context.Context, dir *store.ContainerDir) (*store.ContainerDir, error) {
+	bounded, cancel := context.WithTimeout(ctx, heldFor)
 	defer cancel()
-	err = awaitFree(bounded, dir)
+	err := awaitFree(bounded, dir)
 	if err == nil && gone(dir) {
 		err = notFound("No such container: %s", l.id)
 	}

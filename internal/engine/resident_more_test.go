@@ -3,6 +3,7 @@ package engine
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"den/internal/sandbox"
 )
@@ -229,5 +231,35 @@ func TestVolumesAreListedUsedAndPruned(t *testing.T) {
 	}
 	if err := r.RemoveVolume(ctx, "v"); !errdefs.IsNotFound(err) {
 		t.Errorf("removing what is gone: %v", err)
+	}
+}
+
+// A process that is being started in the moment in which a container ends has a copy of the lock
+// of the container's directory, on a busy machine for long.
+func TestContainerIsRemovedWhoeverHasACopyOfItsLock(t *testing.T) {
+	r := newRig(t)
+	r.exec.program = signalled
+	id := r.create(CreateRequest{RunRequest: RunRequest{Args: []string{"x"}, Remove: true}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	removed, err := r.Wait(ctx, id, WaitRemoved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start(id)
+	run, err := r.known(id).running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := unix.FcntlInt(run.c.dir.Hold().Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(held)
+	if err := r.Kill(t.Context(), id, "HUP"); err != nil {
+		t.Fatal(err)
+	}
+	if w := <-removed; w.Err != nil {
+		t.Errorf("it is not removed: %v", w.Err)
 	}
 }

@@ -231,12 +231,12 @@ func (l *life) removeFor(ctx context.Context, o RemoveOptions) error {
 
 // remove removes the container, which does not run. The caller holds op.
 func (l *life) remove(ctx context.Context, o RemoveOptions) error {
-	l.cancelRestart()
-	dir, err := l.locked(ctx)
+	dir, err := l.kept(ctx)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
+	l.cancelRestart()
 	r := l.snapshot()
 	volumes := r.Volumes
 	if !o.Volumes {
