@@ -61,6 +61,48 @@ func TestComposeStacks(t *testing.T) {
 	})
 }
 
+// composeFiles copies files, and looks into what runs.
+func (e *engine) composeFiles(t *testing.T, c func(string, ...string) string) {
+	t.Helper()
+	c("cp token web:/tmp/copied")
+	equal(t, "a file that was copied in", "hush\n", c("exec -T web cat /tmp/copied"))
+	c("cp web:/w/word word")
+	equal(t, "a file that was copied out", "built\n", e.must(t, "cat word"))
+	equal(t, "processes", "1\n", c("top web | grep -c 'httpd -f -p 80'"))
+	equal(t, "images", "stack-web\n", c("images web | grep -o stack-web | head -1"))
+	c("pause web")
+	equal(t, "services that are paused", "web\n", c("ps --services --status paused"))
+	c("unpause web")
+	equal(t, "the exit code of one", "3\n", c("run --rm -T once sh -c 'exit 3' >/dev/null 2>&1; echo $?; true"))
+	equal(t, "what one that is told to end leaves", "", e.must(t, "docker ps -aq --filter label=com.docker.compose.oneoff=True"))
+}
+
+// composeRolling replaces all containers of a service, and waits until they work.
+func (e *engine) composeRolling(t *testing.T, c func(string, ...string) string) {
+	t.Helper()
+	old := c("ps -q db | sort")
+	c("up -d --no-deps --force-recreate -t 0 --wait db --scale db=3")
+	fresh := c("ps -q db | sort")
+	equal(t, "databases", 3, strings.Count(fresh, "\n"))
+	for id := range strings.Lines(old) {
+		if strings.Contains(fresh, id) {
+			t.Errorf("%s was not replaced", id)
+		}
+	}
+	equal(t, "who answers to the alias", "from the db\n", c("run --rm -T --no-deps once 2>/dev/null"))
+	c("scale db=1")
+	equal(t, "databases", "1\n", c("ps -q db | wc -l"))
+	// A follower sees what comes later, and ends with the container.
+	follower := make(chan string, 1)
+	go func() {
+		out, _ := e.sh(t, "until docker inspect -f '{{.State.Status}}' db-follow 2>/dev/null | grep -q -e running -e exited; do sleep 0.05; done; docker logs -f db-follow")
+		follower <- out
+	}()
+	c("run -d --name db-follow once sh -c 'echo told; sleep 0.5; echo the end'")
+	equal(t, "what is followed", "told\nthe end\n", <-follower)
+	e.must(t, "docker rm -f db-follow")
+}
+
 func (e *engine) composeStack(t *testing.T, compose string) {
 	for name, text := range map[string]string{"compose.yaml": stack, "web/Dockerfile": webDockerfile, "token": "hush\n"} {
 		file := filepath.Join(e.dir, name)
@@ -92,9 +134,11 @@ func (e *engine) composeStack(t *testing.T, compose string) {
 	equal(t, "the page of the new one", "built\ngoodbye\nhush\nset=1from the db\n", page())
 	equal(t, "the db's container", before, e.must(t, "docker inspect -f '{{.Id}}' stack-db-1"))
 
+	e.composeFiles(t, c)
 	c("up -d --no-recreate --scale db=3", "GREETING=goodbye")
 	equal(t, "databases", "3\n", c("ps -q db | wc -l"))
 	c("restart -t 0 db")
+	e.composeRolling(t, c)
 	c("--profile debug up -d debug")
 	equal(t, "the profile's", "debug\n", c("--profile debug ps --services --status running | grep debug"))
 	c("stop -t 0")
