@@ -106,6 +106,9 @@ func cgroupPaths(version int, name string, controllers []string) (map[string]str
 				paths[c] = filepath.Join(own, name)
 			}
 		}
+		if len(paths) == 0 {
+			return nil, errors.New("none of the cgroup controllers in " + cgroupRoot + " can be written")
+		}
 		return paths, nil
 	}
 	return nil, errors.New("no cgroup file system at " + cgroupRoot)

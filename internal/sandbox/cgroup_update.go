@@ -92,6 +92,9 @@ func (s *running) widened(c *cgroup, controllers []string) (*cgroup, error) {
 	}
 	wider := &cgroup{r: &Request{ID: s.id}, m: m, v: version, controllers: controllers, parents: parentsOf(paths, name)}
 	if err := m.Apply(-1); err != nil {
+		if c == nil {
+			wider.remove() // what was made of it
+		}
 		return nil, err
 	}
 	// What is started from now on is put in, too.
