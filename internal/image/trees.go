@@ -118,6 +118,13 @@ func nameOf(l Layer) oci.Digest {
 // not here.
 func (m *Images) unpack(ctx context.Context, l Layer, s *status, alive func()) (*store.Layer, error) {
 	src, err := m.sourceOf(ctx, l)
+	if errdefs.IsNotFound(err) {
+		if t, kerr := m.ofKin(ctx, l); kerr == nil {
+			return t, nil
+		} else if !errdefs.IsNotFound(kerr) {
+			err = fmt.Errorf("%w (it is here in another form, which is of no use: %v)", err, kerr)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +177,29 @@ func (m *Images) unpack(ctx context.Context, l Layer, s *status, alive func()) (
 		return nil, err
 	}
 	return draft.Publish(ctx, metaOf(out.applied))
+}
+
+// ofKin makes the tree of a layer from the one that a den on another rung made. That it
+// is the same is known by its digest: a tree that this process may not read in whole, or whose
+// tar was not den's, does not give it back.
+func (m *Images) ofKin(ctx context.Context, l Layer) (_ *store.Layer, err error) {
+	if m.o.Kin == nil {
+		return nil, errdefs.ErrNotFound
+	}
+	kin, err := m.o.Kin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, kin.Close()) }()
+	tree, err := kin.Layer(ctx, l.DiffID)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	return m.putTree(ctx, l.DiffID, func(w io.Writer) error {
+		_, err := layer.WriteTar(ctx, w, layer.WalkStack(tree.Dirs()))
+		return err
+	})
 }
 
 func metaOf(a layer.Applied) store.LayerMeta {
