@@ -112,6 +112,11 @@ func (d *den) keptServer(t *testing.T, name string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = keeper.Process.Kill(); _ = keeper.Wait() })
+	// While a process of several threads becomes another program, its namespaces cannot be opened.
+	d.eventually("the namespace has its keeper", func() bool {
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", keeper.Process.Pid))
+		return err == nil && string(comm) == "sleep\n"
+	})
 	d.t = t
 	s := &server{d: d, engine: &engine{name: name, host: "unix://" + filepath.Join(d.home, "docker.sock"), dir: workDir(t), pid: keeper.Process.Pid}}
 	s.again(t)

@@ -398,12 +398,15 @@ func (b *Bridge) Disconnect(_ context.Context, s Space, _ *Network, e *Endpoint)
 	return nil
 }
 
-// unlearn has the bridge forget behind which device the endpoint's address is.
+// unlearn has the bridge forget behind which device the endpoint's address is, and neither learn
+// it again nor ask there where it is: a namespace whose programs have ended still refuses connections.
 func unlearn(e *Endpoint) {
 	link, err := netlink.LinkByName(vethName(e))
 	if err != nil {
 		return // it has vanished
 	}
+	_ = netlink.LinkSetLearning(link, false) // it vanishes at any time
+	_ = netlink.LinkSetFlood(link, false)
 	_ = netlink.NeighDel(&netlink.Neigh{ // it may not have been learned
 		LinkIndex: link.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, HardwareAddr: e.mac(),
 	})
