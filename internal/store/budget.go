@@ -41,6 +41,7 @@ func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration,
 		return promise()
 	}
 	deadline := time.Now().Add(patience)
+	refused := 0
 	// Each try measures the store.
 	for p := (&poll{pause: 10 * time.Millisecond, most: time.Second}); ; {
 		ok, err := s.tryAdmit(ctx, n, promise)
@@ -58,11 +59,15 @@ func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration,
 			s.crowded.Store(time.Now().Unix())
 			return promise()
 		}
-		if reserved <= own {
+		switch {
+		case reserved > own:
+			if !time.Now().Before(deadline) {
+				return &crowdedError{full}
+			}
+		case refused == sureRefusals:
 			return full
-		}
-		if !time.Now().Before(deadline) {
-			return &crowdedError{full}
+		default:
+			refused++
 		}
 		if err := p.wait(ctx); err != nil {
 			return err
@@ -73,6 +78,10 @@ func (s *Store) admit(ctx context.Context, n, own int64, patience time.Duration,
 // softPause is for how long a process does not try again to keep a soft budget
 // that named images alone exceed.
 const softPause = time.Minute
+
+// sureRefusals is how many measurements are not believed that find the store full of what
+// cannot be removed: what moves on meanwhile, as what is being published, counts twice.
+const sureRefusals = 2
 
 // A crowdedError is a store that is full of what others reserved, for now.
 type crowdedError struct{ full error }
