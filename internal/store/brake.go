@@ -112,9 +112,9 @@ func (b *brake) meet(usedBytes int64) (left int64, held bool) {
 }
 
 // SetBrake lets w hold the program while it makes room for what it writes next, so
-// that a fast one does not write more than is reserved meanwhile.
+// that a fast one does not write more than is reserved meanwhile. A soft budget holds nobody.
 func (w *Watch) SetBrake(b Brake) {
-	if w.ahead == nil {
+	if w.ahead == nil || w.store.budget.soft {
 		return
 	}
 	w.mu.Lock()

@@ -97,28 +97,19 @@ func (s *Store) measure(ctx context.Context) (usedBytes, reservedBytes int64, er
 	if err != nil {
 		return 0, 0, err
 	}
-	var used int64
-	patterns := func(patterns ...string) error {
-		for _, pattern := range patterns {
-			n, err := s.patternBytes(ctx, pattern)
-			if err != nil {
-				return err
-			}
-			used += n
-		}
-		return nil
-	}
-	if err := patterns(uppers...); err != nil {
+	used, err := s.patternsBytes(ctx, uppers...)
+	if err != nil {
 		return 0, 0, err
 	}
 	err = s.objects(ctx, func(o object) error {
 		used += s.objectBytes(o)
 		return nil
 	})
-	if err == nil {
-		err = patterns("trash/*")
+	if err != nil {
+		return 0, 0, err
 	}
-	return used, reserved, err
+	trash, err := s.patternsBytes(ctx, "trash/*")
+	return used + trash, reserved, err
 }
 
 // uppers are the trees that change.
@@ -301,22 +292,24 @@ func (s *Store) withinBudget(ctx context.Context) error {
 	return s.remeasure(ctx, nil)
 }
 
-// patternBytes is what the trees and files take that pattern matches.
-func (s *Store) patternBytes(ctx context.Context, pattern string) (int64, error) {
-	rels, err := globRel(s.root, pattern)
-	if err != nil {
-		return 0, err
-	}
+// patternsBytes is what the trees and files take that one of the patterns matches.
+func (s *Store) patternsBytes(ctx context.Context, patterns ...string) (int64, error) {
 	var sum int64
-	for _, rel := range rels {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		n, err := s.treeBytes(rel)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, pattern := range patterns {
+		rels, err := globRel(s.root, pattern)
+		if err != nil {
 			return 0, err
 		}
-		sum += n
+		for _, rel := range rels {
+			if ctx.Err() != nil {
+				return 0, context.Cause(ctx)
+			}
+			n, err := s.treeBytes(rel)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return 0, err
+			}
+			sum += n
+		}
 	}
 	return sum, nil
 }

@@ -214,6 +214,32 @@ func TestSoftBudgetEvictsAndRefusesNothing(t *testing.T) {
 	must(t, more.Close())
 }
 
+// A program beside a soft budget is not held, and needs no guard: it may write what it wants.
+func TestWatchOfSoftBudgetMakesRoomAndHoldsNobody(t *testing.T) {
+	s := cappedStore(t, "", 16*mebi)
+	s.budget.soft = true
+	old := cachedBlob(t, s, "old", 8*mebi, time.Hour, 0)
+	d, err := s.NewDraft(t.Context())
+	must(t, err)
+	defer d.Close()
+	w, err := s.Watch(t.Context(), d.FS())
+	must(t, err)
+	w.SetBrake(holdsNobody{t})
+	if w.brake.can() {
+		t.Error("the watch has a brake")
+	}
+	must(t, os.WriteFile(filepath.Join(d.FS(), "big"), bytes.Repeat([]byte("x"), 32*mebi), 0o644))
+	must(t, w.Stop())
+	if hasBlob(t, s, old) {
+		t.Error("the cache is still there")
+	}
+}
+
+type holdsNobody struct{ t *testing.T }
+
+func (h holdsNobody) Freeze() { h.t.Error("held") }
+func (h holdsNobody) Thaw()   {}
+
 func TestMinFreeRefusesWhatTheDiskHasNot(t *testing.T) {
 	s := cappedStore(t, "", 0)
 	s.budget.minFreeBytes = 1 << 60

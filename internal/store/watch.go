@@ -16,6 +16,8 @@ import (
 const (
 	// watchEvery is how often a watch looks at the disk while nothing grows.
 	watchEvery = 50 * time.Millisecond
+	// watchSoft is how often it does for a soft budget.
+	watchSoft = time.Second
 	// watchFast is how often it does when the disk fills as fast as it can.
 	watchFast = time.Millisecond
 	// nearBytes is how far from its limit a store is not near: what a program may write
@@ -41,8 +43,9 @@ const (
 // What is reserved ahead is eaten while the next piece is being had, which may
 // take a collection. A program that has eaten half of it meanwhile is held, if it can
 // be, for two seconds at most; one that has eaten nearly all of it, for as long as that
-// takes. A guard of its own sees to that while the watch itself waits for the disk. One that has eaten all of it and gets no more goes on for as long as the store is
-// not over its cap.
+// takes. A guard of its own sees to that while the watch itself waits for the disk. One
+// that has eaten all of it and gets no more goes on for as long as the store is not over
+// its cap. For a soft budget, which refuses nothing, nobody is held and a look now and then is enough.
 type Watch struct {
 	store  *Store
 	ctx    context.Context
@@ -174,7 +177,7 @@ func (w *Watch) fail(err error) {
 }
 
 func (w *Watch) run() {
-	pause := watchEvery
+	pause := w.every()
 	t := time.NewTimer(pause)
 	defer t.Stop()
 	for {
@@ -199,6 +202,14 @@ func (w *Watch) run() {
 	}
 }
 
+// every is how often to look while nothing grows.
+func (w *Watch) every() time.Duration {
+	if w.store.budget.soft {
+		return watchSoft
+	}
+	return watchEvery
+}
+
 // tick looks closer if the file system grew by enough to be worth it, or if
 // nobody did for a while. It returns when to look again: at the rate of the
 // last pause, a quarter of the room is not gone before.
@@ -210,12 +221,12 @@ func (w *Watch) tick(pause time.Duration) (next time.Duration, err error) {
 	grown := max(d.UsedBytes-w.fsUsed, 0)
 	w.fsUsed = d.UsedBytes
 	w.grown += grown
-	next = watchEvery
+	next = w.every()
 	if grown > 0 {
 		rate := time.Duration(float64(pause) * float64(w.room()/4) / float64(grown))
 		next = min(max(rate, watchFast), next)
 	}
-	if w.near.to(w.store, d) < nearBytes {
+	if !w.store.budget.soft && w.near.to(w.store, d) < nearBytes {
 		next = min(next, w.burst())
 	}
 	lack, _ := w.ahead.lack(w.grown + 1)
