@@ -31,7 +31,7 @@ const largestImage = 70e6
 
 func TestDensImagesAreSmallAndForBothPlatforms(t *testing.T) {
 	t.Parallel()
-	for _, role := range []string{"dind", "kaniko"} {
+	for role, programs := range map[string]int{"dind": 1, "kaniko": 1, "kaniko-debug": 2} {
 		dir := t.TempDir()
 		if _, err := output(exec.Command("tar", "-x", "-f", filepath.Join(denImages(t), role+".tar"), "-C", dir)); err != nil {
 			t.Fatal(err)
@@ -51,9 +51,12 @@ func TestDensImagesAreSmallAndForBothPlatforms(t *testing.T) {
 			if d.Platform == nil || d.Platform.OS != "linux" || d.Platform.Architecture != c.Architecture || c.OS != "linux" {
 				t.Errorf("%s: platform %+v, and the configuration says %s/%s", role, d.Platform, c.OS, c.Architecture)
 			}
-			size, machine := denIn(t, dir, m)
-			if want := machines[c.Architecture]; machine != want {
-				t.Errorf("%s for %s has a program for %s", role, c.Architecture, machine)
+			size, found := programsIn(t, dir, m)
+			equal(t, role+"'s programs", programs, len(found))
+			for name, machine := range found {
+				if machine != machines[c.Architecture] {
+					t.Errorf("%s for %s has %s for %s", role, c.Architecture, name, machine)
+				}
 			}
 			if size > largestImage {
 				t.Errorf("%s for %s has %d bytes", role, c.Architecture, size)
@@ -66,9 +69,10 @@ func blobFile(layout, digest string) string {
 	return filepath.Join(layout, "blobs", strings.Replace(digest, ":", "/", 1))
 }
 
-// denIn is how large an image is unpacked, and what machine its den is for.
-func denIn(t *testing.T, layout string, m manifest) (size int64, machine elf.Machine) {
+// programsIn is how large an image is unpacked, and what machines its programs are for.
+func programsIn(t *testing.T, layout string, m manifest) (size int64, found map[string]elf.Machine) {
 	t.Helper()
+	found = map[string]elf.Machine{}
 	for _, l := range m.Layers {
 		f, err := os.Open(blobFile(layout, l.Digest))
 		if err != nil {
@@ -88,7 +92,7 @@ func denIn(t *testing.T, layout string, m manifest) (size int64, machine elf.Mac
 				t.Fatal(err)
 			}
 			size += h.Size
-			if name := strings.TrimPrefix(h.Name, "/"); name != "usr/local/bin/den" && name != "kaniko/executor" || h.Typeflag != tar.TypeReg {
+			if h.Typeflag != tar.TypeReg || h.Mode&0o111 == 0 {
 				continue
 			}
 			b, err := io.ReadAll(r)
@@ -97,10 +101,10 @@ func denIn(t *testing.T, layout string, m manifest) (size int64, machine elf.Mac
 			}
 			program, err := elf.NewFile(bytes.NewReader(b))
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s: %v", h.Name, err)
 			}
-			machine = program.Machine
+			found[h.Name] = program.Machine
 		}
 	}
-	return size, machine
+	return size, found
 }

@@ -59,7 +59,21 @@ build() { # ROLE PLATFORMS DIRECTORY [OPTION...]
 build dind "$platforms" images/dind
 build kaniko "$platforms" images/kaniko
 
-# A static busybox is this machine's, or BUSYBOX_ARCH names one.
+# debian_busybox prints the static busybox of Debian's (or Ubuntu's) package for an architecture; no root needed.
+debian_busybox() { # ARCH
+	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+	dir=$out/debian/$1
+	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+	: >"$dir/status"
+	set -- "$1" -qq -o "APT::Architecture=$1" -o "APT::Architectures::=$1" -o "Dir::State=$dir" -o "Dir::State::status=$dir/status" \
+		-o "Dir::Cache=$dir/cache" -o "APT::Sandbox::User=$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=3
+	arch=$1
+	shift
+	(apt-get "$@" update && cd "$dir" && apt-get "$@" download "busybox-static:$arch" && dpkg-deb -x busybox-static_*.deb root) >&2 || return 1
+	find "$dir/root" -type f -path '*bin/busybox'
+}
+
+# A static busybox is this machine's or a Debian package's, or BUSYBOX_ARCH names one.
 debug=
 for p in $(echo "$platforms" | tr , ' '); do
 	arch=${p#linux/}
@@ -67,6 +81,7 @@ for p in $(echo "$platforms" | tr , ' '); do
 	if [ -z "$busybox" ] && [ "$arch" = "$($go env GOHOSTARCH)" ]; then
 		busybox=$(command -v busybox || true)
 	fi
+	[ -n "$busybox" ] || busybox=$(debian_busybox "$arch" || true)
 	[ -n "$busybox" ] || { echo "image: kaniko-debug: no busybox for $p; set BUSYBOX_$arch to a static one" >&2; continue; }
 	mkdir -p "$out/busybox/linux/$arch"
 	cp "$busybox" "$out/busybox/linux/$arch/busybox"
