@@ -57,19 +57,38 @@ var smallArchive = once(func() (string, error) {
 	return file, writeArchive(file, "small:latest", containerConfig{Env: []string{basePath}, Cmd: []string{"sh"}}, tar)
 })
 
-// newDockerd is the real dockerd in a network namespace of its own, where its bridge is.
+// newDockerd is the distribution's dockerd in a network namespace of its own, where its bridge is.
 func newDockerd(t testing.TB) *engine {
 	t.Helper()
 	needRoot(t)
 	need(t, "dockerd", "containerd", "iptables")
-	dir, err := os.MkdirTemp(env.dir, "dockerd-")
+	return startEngineOf(t, "dockerd", exec.Command("dockerd"))
+}
+
+// newerDockerd is the dockerd of today that DEN_E2E_DOCKERD names, with its containerd and shim beside it: CONTRIBUTING.md
+// says how to build them from clients/dockerd. Transcripts call it moby. It is empty where only the distribution's is compared.
+func newerDockerd() string { return os.Getenv("DEN_E2E_DOCKERD") }
+
+// newMoby is newerDockerd in a network namespace of its own. It answers all versions that it knows, and its containers have
+// no time namespaces, which runc of the distribution does not know.
+func newMoby(t testing.TB) *engine {
+	t.Helper()
+	needRoot(t)
+	need(t, "runc", "iptables")
+	cmd := exec.Command(newerDockerd(), "--feature=time-namespaces=false")
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(newerDockerd())+":"+os.Getenv("PATH"), "DOCKER_MIN_API_VERSION=1.24")
+	return startEngineOf(t, "moby", cmd)
+}
+
+func startEngineOf(t testing.TB, name string, cmd *exec.Cmd) *engine {
+	t.Helper()
+	dir, err := os.MkdirTemp(env.dir, name+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unmountBelow(dir) })
-	cmd := exec.Command("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", "unix://"+dir+"/sock", "--log-level=error")
-	e := &engine{name: "dockerd", host: "unix://" + dir + "/sock", dir: workDir(t)}
-	return e.start(t, cmd, nil)
+	cmd.Args = append(cmd.Args, "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", "unix://"+dir+"/sock", "--log-level=error")
+	return (&engine{name: name, host: "unix://" + dir + "/sock", dir: workDir(t)}).start(t, cmd, nil)
 }
 
 // serve starts den serve of d; name is its rung's.
@@ -81,10 +100,18 @@ func (d *den) serve(name string, flags ...string) *engine {
 	return e.start(d.t, cmd, d.cred)
 }
 
-// everyEngine runs a test on den serve of every rung, and on dockerd.
+// everyEngine runs a test on den serve of every rung, and on each dockerd.
 func everyEngine(t *testing.T, test func(t *testing.T, e *engine)) {
-	t.Run("dockerd", func(t *testing.T) { t.Parallel(); test(t, newDockerd(t)) })
+	everyDockerd(t, test)
 	everyServe(t, test)
+}
+
+// everyDockerd runs a test on the distribution's dockerd, and on the newer one if there is one.
+func everyDockerd(t *testing.T, test func(t *testing.T, e *engine)) {
+	t.Run("dockerd", func(t *testing.T) { t.Parallel(); test(t, newDockerd(t)) })
+	if newerDockerd() != "" {
+		t.Run("moby", func(t *testing.T) { t.Parallel(); test(t, newMoby(t)) })
+	}
 }
 
 // everyServe runs a test on den serve of every rung.

@@ -21,8 +21,8 @@ import (
 // follows is what they print, both streams, and "[3]" if they end with 3. A line
 // that begins with ">" goes on with the command.
 //
-// "on NAME NAME:" begins what is to be seen on those engines instead: dockerd, privileged, userns,
-// sentry. Each difference between den and dockerd stands there, and nowhere else.
+// "on NAME NAME:" begins what is to be seen on those engines instead: dockerd (the distribution's), moby
+// (a newer one, see newerDockerd), privileged, userns, sentry. Each difference between den and dockerd stands there, and nowhere else.
 type transcript []exchange
 
 type exchange struct {
@@ -31,7 +31,7 @@ type exchange struct {
 	want    map[string]string // by engine; "" is all others
 }
 
-var onEngines = regexp.MustCompile(`^on ((?:dockerd|privileged|userns|sentry)(?: (?:dockerd|privileged|userns|sentry))*):$`)
+var onEngines = regexp.MustCompile(`^on ((?:dockerd|moby|privileged|userns|sentry)(?: (?:dockerd|moby|privileged|userns|sentry))*):$`)
 
 func parseTranscript(text string) (transcript, error) {
 	var all transcript
@@ -131,6 +131,7 @@ var fleeting = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "<time>"},
 	{regexp.MustCompile(`\r\n`), "\n"},
 	{regexp.MustCompile(`\b127\.0\.0\.1:\d{4,5}/`), "registry/"},
+	{regexp.MustCompile(`multiple network endpoints: b, a`), "multiple network endpoints: a, b"}, // a map's order
 }
 
 func settled(s string) string {

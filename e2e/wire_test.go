@@ -23,14 +23,15 @@ import (
 // The transcripts below testdata/wire are requests as they go over the wire, and what is answered:
 // the status, the media type and the body; of an error the message alone. "keys GET ..." shows which
 // fields an answer has instead, one line for each object. A second line of a request is its body. What
-// dockerd of the distribution answers, which speaks API 1.41 at most, and what den does, stands side
-// by side: each difference is under "on dockerd:". DEN_E2E_RECORD=DIRECTORY writes down what each says.
+// dockerd of the distribution answers, which speaks API 1.41 at most, what one of today answers (moby, see newerDockerd),
+// and what den does, stands side by side: each difference is under "on dockerd:" or "on moby:".
+// DEN_E2E_RECORD=DIRECTORY writes down what each says.
 
 // TestWire asks what no client asks, and what clients of other versions do.
 func TestWire(t *testing.T) {
 	t.Parallel()
 	test := func(t *testing.T, e *engine) {
-		e.must(t, `docker run -d --name up --label k=v -p 127.0.0.1::80 small sleep 10000
+		e.must(t, `docker run -d --name up --label k=v -p 127.0.0.1::80 small sleep 10000 &&
 docker create --name made small true
 docker volume create vol && docker network create net && docker create --name uses -v vol:/v --network net small true`)
 		for _, file := range transcripts(t, "wire") {
@@ -38,7 +39,7 @@ docker volume create vol && docker network create net && docker create --name us
 		}
 	}
 	needRoot(t)
-	t.Run("dockerd", func(t *testing.T) { t.Parallel(); test(t, newDockerd(t)) })
+	everyDockerd(t, test)
 	t.Run("privileged", func(t *testing.T) { t.Parallel(); test(t, newDen(t).serve("privileged")) })
 }
 
