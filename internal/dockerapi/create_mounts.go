@@ -106,13 +106,14 @@ func parseBind(s string) (engine.Mount, error) {
 	case 3:
 		m.Source, m.Target, options = parts[0], parts[1], parts[2]
 	}
-	if err := checkTarget(s, m.Target); err != nil {
-		return m, err
-	}
 	if path.IsAbs(m.Source) {
 		m.Kind, m.CreateSource = engine.MountBind, true
 		m.Source = path.Clean(m.Source)
-	} else if m.Source != "" {
+	}
+	if err := checkTarget(m.Kind, s, m.Target); err != nil {
+		return m, err
+	}
+	if m.Kind == engine.MountVolume && m.Source != "" {
 		if err := checkVolumeName(m.Source); err != nil {
 			return m, err
 		}
@@ -133,12 +134,12 @@ func parseBind(s string) (engine.Mount, error) {
 	return m, nil
 }
 
-func checkTarget(spec, target string) error {
+func checkTarget(kind engine.MountKind, spec, target string) error {
 	switch {
 	case !path.IsAbs(target):
-		return invalid("invalid volume specification: '%s': invalid mount config for type \"volume\": invalid mount path: '%s' mount path must be absolute", spec, target)
+		return invalid("invalid volume specification: '%s': invalid mount config for type %q: invalid mount path: '%s' mount path must be absolute", spec, kind, target)
 	case path.Clean(target) == "/":
-		return invalid("invalid volume specification: '%s': invalid mount config: invalid specification: destination can't be '/'", spec)
+		return invalid("invalid volume specification: '%s': invalid mount config for type %q: invalid specification: destination can't be '/'", spec, kind)
 	}
 	return nil
 }

@@ -22,9 +22,9 @@ import (
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 // noSuchPath is docker's sentence for a path that a container does not have.
-func noSuchPath(id, name string, err error) error {
+func noSuchPath(container, name string, err error) error {
 	if isNotExist(err) || errdefs.IsNotFound(err) {
-		return notFound("Could not find the file %s in container %s", name, id)
+		return notFound("Could not find the file %s in container %s", name, container)
 	}
 	return err
 }
@@ -104,7 +104,7 @@ func (e *Engine) StatPath(ctx context.Context, nameOrID, name string) (_ sandbox
 		if s.Name == "/" || at != name {
 			s.Name = path.Base(path.Clean("/" + name))
 		}
-		return s, errors.Join(noSuchPath(l.id, name, err), done())
+		return s, errors.Join(noSuchPath(nameOrID, name, err), done())
 	}
 	k, err := l.look(ctx)
 	if err != nil {
@@ -113,7 +113,7 @@ func (e *Engine) StatPath(ctx context.Context, nameOrID, name string) (_ sandbox
 	defer func() { err = errors.Join(err, k.close()) }()
 	_, entry, err := k.find(name)
 	if err != nil {
-		return sandbox.FileStat{}, noSuchPath(l.id, name, err)
+		return sandbox.FileStat{}, noSuchPath(nameOrID, name, err)
 	}
 	return statOf(name, entry), nil
 }

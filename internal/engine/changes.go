@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
+	"slices"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"den/internal/layer"
 	"den/internal/snapshot"
@@ -42,7 +45,15 @@ func (e *Engine) Changes(ctx context.Context, nameOrID string) (_ []Change, err 
 	if len(k.own) == 0 {
 		return nil, nil
 	}
+	return k.listChanges()
+}
+
+// listChanges is docker's list: a directory of the image is in it if what it is has changed, or something in it.
+// That its time has is no change.
+func (k *look) listChanges() ([]Change, error) {
 	var out []Change
+	same := map[string]bool{} // directories as the image has them
+	holds := map[string]bool{"/": true}
 	for f, err := range k.changes() {
 		if err != nil {
 			return nil, err
@@ -50,22 +61,26 @@ func (e *Engine) Changes(ctx context.Context, nameOrID string) (_ []Change, err 
 		if f.Path == "." {
 			continue
 		}
-		below, err := exists(k.image, f.Path)
-		if err != nil {
-			return nil, err
-		}
 		c := Change{Path: "/" + f.Path}
+		below, err := k.image.Lstat(f.Path)
 		switch {
-		case f.Whiteout && !below:
+		case err != nil && !errdefs.IsNotFound(err) && !isNotExist(err):
+			return nil, err
+		case f.Whiteout && err != nil:
 			continue // of what the container made itself
 		case f.Whiteout:
 			c.Kind = ChangeDeleted
-		case !below:
+		case err != nil:
 			c.Kind = ChangeAdded
+		default:
+			same[c.Path] = f.Mode&unix.S_IFMT == unix.S_IFDIR && !f.Opaque && f.Mode == below.Mode && f.UID == below.UID && f.GID == below.GID
 		}
 		out = append(out, c)
+		for dir := path.Dir(c.Path); !same[c.Path] && !holds[dir]; dir = path.Dir(dir) {
+			holds[dir] = true
+		}
 	}
-	return out, nil
+	return slices.DeleteFunc(out, func(c Change) bool { return same[c.Path] && !holds[c.Path] }), nil
 }
 
 func exists(fs tree.FS, path string) (bool, error) {

@@ -36,9 +36,9 @@ func (e *Engine) WriteArchive(ctx context.Context, nameOrID, name string, r io.R
 		return err
 	}
 	if f != nil {
-		err = errors.Join(noSuchPath(l.id, name, f.WriteTar(ctx, at, plain, o)), done())
+		err = errors.Join(noSuchPath(nameOrID, name, f.WriteTar(ctx, at, plain, o)), done())
 	} else {
-		err = l.putTree(ctx, name, plain, o)
+		err = l.putTree(ctx, nameOrID, name, plain, o)
 	}
 	if err != nil {
 		return err
@@ -49,8 +49,8 @@ func (e *Engine) WriteArchive(ctx context.Context, nameOrID, name string, r io.R
 }
 
 // putTree makes of a tar one more tree of a container that does not run, on top of the
-// others.
-func (l *life) putTree(ctx context.Context, name string, r io.Reader, o sandbox.WriteTarOptions) (err error) {
+// others. nameOrID is what the client calls the container.
+func (l *life) putTree(ctx context.Context, nameOrID, name string, r io.Reader, o sandbox.WriteTarOptions) (err error) {
 	if err := l.lock(ctx); err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (l *life) putTree(ctx context.Context, name string, r io.Reader, o sandbox.
 		entry, err = k.c.view.Lstat(root)
 	}
 	if err != nil {
-		return noSuchPath(l.id, name, err)
+		return noSuchPath(nameOrID, name, err)
 	}
 	if entry.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return invalid("extraction point is not a directory")

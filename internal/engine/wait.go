@@ -197,7 +197,7 @@ func (l *life) removeFor(ctx context.Context, o RemoveOptions) error {
 			if paused {
 				state = "paused"
 			}
-			return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+l.snapshot().Name, state)
+			return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", l.snapshot().Name, state)
 		}
 		r, err := l.ending(ctx)
 		if err != nil {
