@@ -77,6 +77,10 @@ func TestRunFlagsReachTheContainer(t *testing.T) {
 	everyRung(t, func(t *testing.T, d *den) {
 		container(t, d)
 		envFile := d.dir(files{"env": "# comment\nFROM_FILE=file\nHOST_VALUE\n"}) + "/env"
+		filtered := "2"
+		if d.onSentry() { // which refuses by itself what the filter would
+			filtered = "0"
+		}
 		for _, c := range []struct{ args, script, want string }{
 			{"-e A=1 -e HOST_VALUE --env-file " + envFile, "echo $A $FROM_FILE $HOST_VALUE $HOME", "1 file from-host /root"},
 			{"-w /new/dir", "pwd", "/new/dir"},
@@ -96,7 +100,7 @@ func TestRunFlagsReachTheContainer(t *testing.T) {
 			{"--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined", "mount -t tmpfs x /tmp && echo mounted", "mounted"},
 			{"", "mount -t tmpfs x /tmp 2>/dev/null || echo no", "no"},
 			{"--security-opt no-new-privileges", "grep NoNewPrivs /proc/self/status | cut -f2", "1"},
-			{"", "grep NoNewPrivs /proc/self/status | cut -f2; grep Seccomp: /proc/self/status | cut -f2", "0\n2"},
+			{"", "grep NoNewPrivs /proc/self/status | cut -f2; grep Seccomp: /proc/self/status | cut -f2", "0\n" + filtered},
 			{"--label a=b --stop-signal USR1 --pids-limit=200 --cpus=1.5", "echo fine", "fine"},
 			{"", "ls /proc/acpi /sys/firmware /proc/scsi 2>/dev/null | grep -v : | wc -w; head -c1 /proc/kcore 2>/dev/null | wc -c; touch /proc/sys/kernel/hostname 2>/dev/null || echo ro", "0\n0\nro"},
 			{"", "cd /dev; rm -rf core char; ls | tr '\\n' ' '", "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"},

@@ -268,6 +268,7 @@ func (b *box) register() error {
 	b.k.SetHostMount(v.NewDisconnectedMount(hostFS, nil, &vfs.MountOptions{}))
 	hostFS.DecRef(b.ctx)
 	b.k.RegisterContainerName(containerID, containerID)
+	b.k.RegisterContainerName(unfilteredID, containerID)
 	return sighandling.IgnoreChildStop()
 }
 
@@ -289,6 +290,9 @@ func (b *box) start() error {
 		return err
 	}
 	if err := b.process(); err != nil {
+		return err
+	}
+	if err := b.enforce(b.r.Filter); err != nil {
 		return err
 	}
 	pace()

@@ -1,12 +1,10 @@
 package sentry
 
 import (
-	"encoding/binary"
 	"fmt"
 	"os"
 	"sync"
 
-	xbpf "golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/bpf"
 	"gvisor.dev/gvisor/pkg/seccomp"
@@ -40,7 +38,7 @@ type filters struct {
 	own      compiled
 
 	mu       sync.Mutex
-	payloads map[string][]uint64 // of payloads, by what they were made of
+	payloads map[string]*payloadFilter // of payloads, by what they were made of
 }
 
 type compiled struct {
@@ -61,51 +59,6 @@ func (f *filters) of(network string) ([]byte, error) {
 		c.code, c.err = compileFilter(f.platform, network == sandbox.NetworkHost)
 	})
 	return c.code, c.err
-}
-
-// maxPayloadFilters is how many filters of payloads are kept: more than there are profiles in use.
-const maxPayloadFilters = 8
-
-// ofPayload makes a payload's filter, which the sentry evaluates for its own system calls, as short as it can be.
-func (f *filters) ofPayload(program []xbpf.RawInstruction) ([]uint64, error) {
-	words := make([]uint64, len(program))
-	key := make([]byte, 0, 8*len(program))
-	for i, in := range program {
-		words[i] = uint64(in.Op) | uint64(in.Jt)<<16 | uint64(in.Jf)<<24 | uint64(in.K)<<32
-		key = binary.LittleEndian.AppendUint64(key, words[i])
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if short, ok := f.payloads[string(key)]; ok {
-		return short, nil
-	}
-	instructions := unpack(words)
-	if _, err := bpf.Compile(instructions, false); err != nil {
-		return nil, fmt.Errorf("seccomp profile: %w", err)
-	}
-	if len(f.payloads) >= maxPayloadFilters || f.payloads == nil {
-		f.payloads = map[string][]uint64{}
-	}
-	short := pack(bpf.Optimize(instructions))
-	f.payloads[string(key)] = short
-	return short, nil
-}
-
-// pack and unpack turn instructions into words, each a struct sock_filter, and back.
-func pack(instructions []bpf.Instruction) []uint64 {
-	words := make([]uint64, len(instructions))
-	for i, in := range instructions {
-		words[i] = uint64(in.OpCode) | uint64(in.JumpIfTrue)<<16 | uint64(in.JumpIfFalse)<<24 | uint64(in.K)<<32
-	}
-	return words
-}
-
-func unpack(words []uint64) []bpf.Instruction {
-	instructions := make([]bpf.Instruction, len(words))
-	for i, w := range words {
-		instructions[i] = bpf.Instruction{OpCode: uint16(w), JumpIfTrue: uint8(w >> 16), JumpIfFalse: uint8(w >> 24), K: uint32(w >> 32)}
-	}
-	return instructions
 }
 
 // compileFilter makes a program with blanks.

@@ -138,11 +138,11 @@ func TestPayloadFilterIsMadeOnceAndSaysTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := f.ofPayload(program)
-	if err != nil || &again[0] != &short[0] || len(f.payloads) != 1 {
+	if err != nil || again != short || len(f.payloads) != 1 {
 		t.Errorf("the same profile was optimized twice: %v", err)
 	}
-	if len(short) > len(program) {
-		t.Errorf("%d instructions became %d", len(program), len(short))
+	if len(short.Program) > len(program) {
+		t.Errorf("%d instructions became %d", len(program), len(short.Program))
 	}
 	long := make([]bpf.Instruction, len(program))
 	for i, in := range program {
@@ -152,7 +152,7 @@ func TestPayloadFilterIsMadeOnceAndSaysTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := bpf.Compile(unpack(short), false)
+	after, err := bpf.Compile(unpack(short.Program), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,34 @@ func TestPayloadFilterIsMadeOnceAndSaysTheSame(t *testing.T) {
 				if want != got || werr != nil || gerr != nil {
 					t.Fatalf("system call %d, argument %d: %#x, want %#x (%v, %v)", nr, arg, got, want, gerr, werr)
 				}
+				if arch != 0 && short.allows(uintptr(nr)) && linux.BPFAction(got) != linux.SECCOMP_RET_ALLOW {
+					t.Errorf("system call %d is always allowed, but with argument %d: %#x", nr, arg, got)
+				}
 			}
+		}
+	}
+}
+
+func TestPayloadFilterKnowsWhatItAlwaysAllows(t *testing.T) {
+	spec, err := sandbox.DefaultSpec(sandbox.SpecOptions{Args: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := sandbox.CompileSeccomp(spec.Linux.Seccomp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f filters
+	short, err := f.ofPayload(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for nr, want := range map[uintptr]bool{
+		unix.SYS_OPENAT: true, unix.SYS_EXECVE: true, unix.SYS_CLONE: false, unix.SYS_PERSONALITY: false, unix.SYS_UNSHARE: false, unix.SYS_CLONE3: false,
+		400: false, 64*callWords - 1: false, 64 * callWords: false, ^uintptr(0): false,
+	} {
+		if got := short.allows(nr); got != want {
+			t.Errorf("system call %d: always allowed %v, want %v", nr, got, want)
 		}
 	}
 }

@@ -116,7 +116,7 @@ func (b *box) idle(name string, cgroup kernel.Cgroup2) (*kernel.ThreadGroup, err
 	if err != nil {
 		return nil, err
 	}
-	args.InitialCgroupV2 = cgroup
+	args.InitialCgroupV2, args.ContainerID = cgroup, unfilteredID
 	ctx := args.NewContext(b.k)
 	defer args.FDTable.DecRef(ctx)
 	if args.File, err = b.initFile(); err != nil {

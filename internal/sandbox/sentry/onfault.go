@@ -1,9 +1,6 @@
 package sentry
 
 import (
-	"fmt"
-
-	"gvisor.dev/gvisor/pkg/abi"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -12,11 +9,11 @@ import (
 // commitOnFault has mappings get their memory page by page, and not all of it in one call, while
 // there is a limit: nobody can interrupt a call that takes gigabytes, and by its end it has taken
 // them. What a program may notice is that mlock(2) is MLOCK_ONFAULT, and MAP_POPULATE
-// nothing, which mmap(2) allows.
+// nothing, which mmap(2) allows. It is in force when enforce has been called.
 func (b *box) commitOnFault() error {
-	table, ok := kernel.LookupSyscallTable(abi.Linux, arch.Host)
-	if !ok {
-		return fmt.Errorf("system calls of %v: there are none", arch.Host)
+	table, err := systemCalls()
+	if err != nil {
+		return err
 	}
 	change := func(name, as string, args func(*arch.SyscallArguments)) error {
 		from, err := table.LookupNo(name)
@@ -51,6 +48,5 @@ func (b *box) commitOnFault() error {
 			return err
 		}
 	}
-	table.Init()
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
-	"gvisor.dev/gvisor/pkg/bpf"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/fd"
 	"gvisor.dev/gvisor/pkg/sentry/fdimport"
@@ -48,12 +47,15 @@ func (b *box) process() error {
 	return nil
 }
 
-// launch makes a process, and its terminal if it has one. It does not run yet.
-func (b *box) launch(p *program, files descriptors, filter []uint64) (_ *kernel.ThreadGroup, _ *terminal, err error) {
+// launch makes a process, and its terminal if it has one. It does not run yet. filter is the request's, or nil for none.
+func (b *box) launch(p *program, files descriptors, filter *payloadFilter) (_ *kernel.ThreadGroup, _ *terminal, err error) {
 	creds := credentials(p, b.userns)
 	args, err := b.processArgs(p, b.environment(p), creds)
 	if err != nil {
 		return nil, nil, err
+	}
+	if filter == nil {
+		args.ContainerID = unfilteredID
 	}
 	ctx := args.NewContext(b.k)
 	defer args.FDTable.DecRef(ctx)
@@ -83,7 +85,7 @@ func (b *box) launch(p *program, files descriptors, filter []uint64) (_ *kernel.
 			return nil, nil, fmt.Errorf("terminal: %w", err)
 		}
 	}
-	if err := addFilter(tg.Leader(), filter); err != nil {
+	if err := filter.add(tg.Leader()); err != nil {
 		b.discard(tg)
 		return nil, nil, err
 	}
@@ -303,20 +305,5 @@ func (b *box) executable(ctx context.Context, root vfs.VirtualDentry, p string, 
 		return nil
 	}
 	f.DecRef(ctx)
-	return nil
-}
-
-// addFilter loads the payload's own filter of system calls, which the sentry evaluates.
-func addFilter(t *kernel.Task, filter []uint64) error {
-	if len(filter) == 0 {
-		return nil
-	}
-	p, err := bpf.Compile(unpack(filter), false) // den has made it short
-	if err == nil {
-		err = t.AppendSyscallFilter(p, false)
-	}
-	if err != nil {
-		return fmt.Errorf("seccomp filter: %w", err)
-	}
 	return nil
 }

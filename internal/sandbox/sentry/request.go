@@ -227,7 +227,7 @@ func (b *builder) warn(s string) {
 	}
 }
 
-// seccomp compiles the payload's filter, which the sentry evaluates for its own system calls.
+// seccomp compiles the payload's filter.
 func (b *builder) seccomp(p *specs.LinuxSeccomp) error {
 	if p == nil {
 		return nil

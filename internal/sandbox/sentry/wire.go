@@ -146,7 +146,7 @@ type program struct {
 // request is a sandbox.Request for the sentry.
 type request struct {
 	program
-	Filter     []uint64 // struct sock_filter, one in a word
+	Filter     *payloadFilter `json:",omitempty"`
 	Hostname   string
 	Domainname string
 	// InitFD is the plan of a process that does nothing; Init makes one process 1.
