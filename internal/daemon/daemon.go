@@ -151,14 +151,7 @@ func Open(ctx context.Context, o Options) (_ *Den, err error) {
 
 // images are those of the store, from what a registry client can have.
 func (d *Den) images(reg *registry.Client) *image.Images {
-	return image.New(d.Store, reg, image.Options{
-		InUserns: !sys.MakesDevices(), NoTrees: d.options.NoTrees, InUse: d.users, Version: d.options.Version,
-		Kin: func(ctx context.Context) (*store.Store, error) {
-			return store.Open(ctx, d.Store.Root(), store.Options{
-				EngineDir: d.options.DataRoot, Bases: d.options.BaseStores, Durability: durable.Mode(d.options.Durability), Image: !d.Store.ImageForm(),
-			})
-		},
-	})
+	return image.New(d.Store, reg, image.Options{InUserns: !sys.MakesDevices(), NoTrees: d.options.NoTrees, InUse: d.users, Version: d.options.Version})
 }
 
 func withDefaults(o Options) Options {

@@ -61,7 +61,7 @@ func (m *Images) measured(ctx context.Context, images []*Image) ([]*Image, error
 			if l.SizeBytes > 0 {
 				continue
 			}
-			t, err := m.st.Layer(ctx, l.DiffID)
+			t, err := m.anyTree(ctx, l.DiffID)
 			if errdefs.IsNotFound(err) {
 				continue
 			}

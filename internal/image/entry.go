@@ -120,7 +120,7 @@ func (m *Images) hold(ctx context.Context, e *entry, r store.Ref) (leases, error
 	}
 	for _, img := range e.Images {
 		for _, l := range img.Layers {
-			t, err := m.st.Layer(ctx, l.DiffID)
+			t, err := m.anyTree(ctx, l.DiffID)
 			if err == nil {
 				held.add(t)
 				continue

@@ -117,9 +117,6 @@ type Options struct {
 	// InUse names the containers that use the image, so that it is not
 	// removed under them. Nil: none are known.
 	InUse func(configDigest oci.Digest) []string
-	// Kin opens the store as a den does that keeps trees in the other form (store.Options.Image):
-	// a layer that is here only so, and came from nowhere else, is made of that. Nil: there is none.
-	Kin func(context.Context) (*store.Store, error)
 	// Version of den, for the history of imported images. May be empty.
 	Version string
 }

@@ -30,6 +30,10 @@ func (m *Images) LayerTar(ctx context.Context, l Layer) (*LayerTar, error) {
 	}
 	if t.source.blob = blob; blob == nil {
 		tree, err := m.st.Layer(ctx, l.DiffID)
+		own := err == nil
+		if errdefs.IsNotFound(err) {
+			tree, err = m.st.KinLayer(ctx, l.DiffID)
+		}
 		if errdefs.IsNotFound(err) {
 			return nil, fmt.Errorf("layer %s: neither its tree nor a blob of it is here: %w", l.DiffID, errdefs.ErrNotFound)
 		}
@@ -37,7 +41,7 @@ func (m *Images) LayerTar(ctx context.Context, l Layer) (*LayerTar, error) {
 			return nil, err
 		}
 		t.source.tree, t.SizeBytes = tree, tree.Meta().SizeBytes
-		if l.Blob == nil {
+		if l.Blob == nil && own {
 			return t, nil // made by den, whose trees give back their tars
 		}
 	}

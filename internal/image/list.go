@@ -182,7 +182,7 @@ func (m *Images) size(ctx context.Context, img *Image, known map[oci.Digest]int6
 }
 
 func (m *Images) layerSize(ctx context.Context, l Layer) (int64, error) {
-	t, err := m.st.Layer(ctx, l.DiffID)
+	t, err := m.anyTree(ctx, l.DiffID)
 	switch {
 	case err == nil:
 		n := t.Meta().TreeBytes

@@ -156,7 +156,7 @@ func (m *Images) tarOf(ctx context.Context, l Layer) (*tarSource, error) {
 		t.blob = b
 		return t, nil
 	}
-	tree, err := m.st.Layer(ctx, l.DiffID)
+	tree, err := m.anyTree(ctx, l.DiffID)
 	if err == nil {
 		t.tree, t.sizeBytes = tree, tree.Meta().SizeBytes
 		return t, nil

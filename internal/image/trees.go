@@ -179,19 +179,23 @@ func (m *Images) unpack(ctx context.Context, l Layer, s *status, alive func()) (
 	return draft.Publish(ctx, metaOf(out.applied))
 }
 
+// anyTree is the tree of a layer in whatever form it is here: to be read and to be kept,
+// not to be shown to a step.
+func (m *Images) anyTree(ctx context.Context, diffID oci.Digest) (*store.Layer, error) {
+	t, err := m.st.Layer(ctx, diffID)
+	if errdefs.IsNotFound(err) {
+		if kin, kerr := m.st.KinLayer(ctx, diffID); kerr == nil {
+			return kin, nil
+		}
+	}
+	return t, err
+}
+
 // ofKin makes the tree of a layer from the one that a den on another rung made. That it
 // is the same is known by its digest: a tree that this process may not read in whole, or whose
 // tar was not den's, does not give it back.
 func (m *Images) ofKin(ctx context.Context, l Layer) (_ *store.Layer, err error) {
-	if m.o.Kin == nil {
-		return nil, errdefs.ErrNotFound
-	}
-	kin, err := m.o.Kin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, kin.Close()) }()
-	tree, err := kin.Layer(ctx, l.DiffID)
+	tree, err := m.st.KinLayer(ctx, l.DiffID)
 	if err != nil {
 		return nil, err
 	}

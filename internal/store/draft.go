@@ -96,7 +96,7 @@ func (d *Draft) Publish(ctx context.Context, m LayerMeta) (*Layer, error) {
 		}
 	}
 	// A name may be given only to what is complete, its closure included.
-	over, err := d.store.acquireAll(ctx, m.Over)
+	over, err := d.store.acquireAll(ctx, d.store.class, m.Over)
 	if err != nil {
 		return nil, fmt.Errorf("publish layer %s: %w", m.DiffID, err)
 	}
@@ -138,7 +138,7 @@ func (d *Draft) publish(ctx context.Context, m LayerMeta, over []*lease) (*Layer
 		if !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
-		winner, err := s.layer(ctx, m.DiffID)
+		winner, err := s.layer(ctx, s.class, m.DiffID)
 		switch {
 		case err == nil:
 			if err := errors.Join(releaseAll(over), d.remove()); err != nil {
@@ -199,14 +199,14 @@ func (d *Draft) adopt(o object, m LayerMeta, over []*lease) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.store.newLayer(m, append([]*lease{own}, over...)), nil
+	return d.store.newLayer(d.store.class, m, append([]*lease{own}, over...)), nil
 }
 
 // private returns the draft's tree as a layer that only this process sees,
 // because somebody keeps the published one locked.
 func (d *Draft) private(m LayerMeta, over []*lease) *Layer {
 	d.done = true
-	l := d.store.newLayer(m, over)
+	l := d.store.newLayer(d.store.class, m, over)
 	l.dirs = append([]string{d.FS()}, l.dirs...)
 	l.hold = append([]*os.File{d.dir}, l.hold...)
 	l.close = sync.OnceValue(func() error { return errors.Join(releaseAll(over), d.remove()) })

@@ -84,11 +84,26 @@ type Layer struct {
 // this store or a base; the error is of class errdefs.ErrNotFound when there is
 // none that can be used.
 func (s *Store) Layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
-	return orBase(ctx, s, func(s *Store) (*Layer, error) { return s.ownLayer(ctx, diffID) })
+	return s.layerOf(ctx, s.class, diffID)
 }
 
-func (s *Store) ownLayer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
-	l, err := s.layer(ctx, diffID)
+// KinLayer is Layer in the form that this process does not use: what a den on another rung
+// made of diffID. It is there to be read; that nothing in it is hidden from this process
+// only its digest says.
+func (s *Store) KinLayer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
+	class, err := classFor(!s.ImageForm())
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	return s.layerOf(ctx, class, diffID)
+}
+
+func (s *Store) layerOf(ctx context.Context, class string, diffID oci.Digest) (*Layer, error) {
+	return orBase(ctx, s, func(s *Store) (*Layer, error) { return s.ownLayer(ctx, class, diffID) })
+}
+
+func (s *Store) ownLayer(ctx context.Context, class string, diffID oci.Digest) (*Layer, error) {
+	l, err := s.layer(ctx, class, diffID)
 	if errors.Is(err, errBusy) {
 		// Unpacking it once more costs disk and nothing else.
 		return nil, fmt.Errorf("layer %s: %w: %w", diffID, err, errdefs.ErrNotFound)
@@ -97,11 +112,11 @@ func (s *Store) ownLayer(ctx context.Context, diffID oci.Digest) (*Layer, error)
 }
 
 // layer is Layer that reports errBusy.
-func (s *Store) layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
+func (s *Store) layer(ctx context.Context, class string, diffID oci.Digest) (*Layer, error) {
 	if err := oci.CheckDigest(diffID); err != nil {
 		return nil, fmt.Errorf("layer: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	o := layerObject(s.class, s.LayerID(diffID))
+	o := layerObject(class, layerID(class, diffID))
 	own, err := s.acquire(ctx, o)
 	if err != nil {
 		return nil, err
@@ -109,7 +124,7 @@ func (s *Store) layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
 	meta, err := readMeta(own.path)
 	if err == nil && meta.DiffID == diffID {
 		var l *Layer
-		if l, err = s.openLayer(ctx, meta, own); err == nil {
+		if l, err = s.openLayer(ctx, class, meta, own); err == nil {
 			return l, nil
 		}
 	}
@@ -127,19 +142,19 @@ func (s *Store) layer(ctx context.Context, diffID oci.Digest) (*Layer, error) {
 }
 
 // openLayer makes the handle of the leased own and the trees below it.
-func (s *Store) openLayer(ctx context.Context, meta LayerMeta, own *lease) (*Layer, error) {
-	over, err := s.acquireAll(ctx, meta.Over)
+func (s *Store) openLayer(ctx context.Context, class string, meta LayerMeta, own *lease) (*Layer, error) {
+	over, err := s.acquireAll(ctx, class, meta.Over)
 	if err != nil {
 		return nil, err
 	}
-	return s.newLayer(meta, append([]*lease{own}, over...)), nil
+	return s.newLayer(class, meta, append([]*lease{own}, over...)), nil
 }
 
 // acquireAll leases the own trees of layers, here or in a base.
-func (s *Store) acquireAll(ctx context.Context, diffIDs []oci.Digest) ([]*lease, error) {
+func (s *Store) acquireAll(ctx context.Context, class string, diffIDs []oci.Digest) ([]*lease, error) {
 	leases := make([]*lease, 0, len(diffIDs))
 	for _, d := range diffIDs {
-		o := layerObject(s.class, s.LayerID(d))
+		o := layerObject(class, layerID(class, d))
 		l, err := orBase(ctx, s, func(s *Store) (*lease, error) { return s.acquire(ctx, o) })
 		if err != nil {
 			return nil, errors.Join(err, releaseAll(leases))
@@ -157,10 +172,10 @@ func releaseAll(leases []*lease) error {
 	return errors.Join(errs...)
 }
 
-func (s *Store) newLayer(meta LayerMeta, leases []*lease) *Layer {
+func (s *Store) newLayer(class string, meta LayerMeta, leases []*lease) *Layer {
 	l := &Layer{meta: meta, close: sync.OnceValue(func() error { return releaseAll(leases) })}
 	for _, lease := range leases {
-		l.dirs = append(l.dirs, filepath.Join(lease.path, treeName(s.class)))
+		l.dirs = append(l.dirs, filepath.Join(lease.path, treeName(class)))
 		l.hold = append(l.hold, lease.file)
 	}
 	return l

@@ -54,7 +54,7 @@ func (s *Store) acquire(ctx context.Context, o object) (*lease, error) {
 	if l := s.shareLease(path); l != nil {
 		return l, nil
 	}
-	if s.suspect(o.rel()) || s.foreign && o.kind == kindLayer {
+	if s.suspect(o.rel()) || s.foreign && o.inClass(s.class) {
 		return nil, missing(o)
 	}
 	for {

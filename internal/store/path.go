@@ -35,6 +35,11 @@ func blobObject(d oci.Digest) object { return object{kindBlob, d.Encoded()} }
 
 func layerObject(class, id string) object { return object{kindLayer, class + "/" + id} }
 
+// inClass reports whether o is a layer's tree of the class.
+func (o object) inClass(class string) bool {
+	return o.kind == kindLayer && strings.HasPrefix(o.id, class+"/")
+}
+
 // rel is where the object is, beneath the root.
 func (o object) rel() string {
 	if o.kind == kindBlob {

@@ -53,8 +53,9 @@ func NewCache(st *store.Store, images *image.Images, scopes ...string) solver.Ca
 func (c *cache) key(key oci.Digest) oci.Digest { return store.ScopedKey(c.scopes[0], key) }
 
 // Load returns the results recorded under key. Each layer that is in the store
-// is leased; one that is not must be fetchable, or the record is a miss.
-// Nothing is downloaded or unpacked.
+// is leased; one that is not must be fetchable, or the record is a miss. Nothing is
+// downloaded. What another rung has made is made anew at once, for it may be that this
+// process can not read it in whole, and then it is a miss, too.
 func (c *cache) Load(ctx context.Context, key oci.Digest) ([]solver.Result, error) {
 	miss := fmt.Errorf("record %s: %w", key, errdefs.ErrNotFound)
 	for _, scope := range c.scopes {
@@ -109,6 +110,12 @@ func (c *cache) openStack(ctx context.Context, layers []image.Layer) (*Ref, erro
 	}
 	r := newRef(c.store, c.images, layers, nil, "")
 	if err := r.lease(ctx); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	if err := r.ownKin(ctx); err != nil {
+		if ctx.Err() == nil && !errdefs.IsResourceExhausted(err) {
+			err = fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+		}
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil

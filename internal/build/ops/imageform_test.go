@@ -7,8 +7,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"den/internal/build/solver"
+	"den/internal/image"
 	"den/internal/lower"
 	"den/internal/oci"
 	"den/internal/snapshot"
@@ -108,4 +112,83 @@ func TestCacheMountsBeginWithAPartOfAnImage(t *testing.T) {
 	if err := env.fill(context.Background(), t.TempDir(), below, "/d/f"); err == nil {
 		t.Error("a file as a directory")
 	}
+}
+
+// What one rung of a store made is found by the others, whatever form they keep trees in.
+func TestRecordsOfKinAreHits(t *testing.T) {
+	ctx := t.Context()
+	for _, images := range []bool{false, true} {
+		root := t.TempDir()
+		here, there := formEnv(t, root, images), formEnv(t, root, !images)
+		below := testRef(t, here, testFile{name: "d/"}, testFile{name: "d/f", content: "hello"})
+		key := digest.FromString("key")
+		_, err := NewCache(here.Store, here.Images).Save(ctx, key, []solver.Result{below}, false, 0, "RUN true")
+		check(t, err)
+
+		got, err := NewCache(there.Store, there.Images).Load(ctx, key)
+		check(t, err)
+		r := got[0].(*Ref)
+		if !r.leases[0].unpacked() {
+			t.Errorf("from images %t: a hit that is not in this form", images)
+		}
+		if c := content(t, r); c != "d/ drwxr-xr-x\nd/f -rw-r--r-- hello\n" {
+			t.Errorf("from images %t:\n%s", images, c)
+		}
+		check(t, closeAll(got))
+	}
+}
+
+// A base image of kin is not made anew before somebody reads it, and what lies on it is recorded.
+func TestBasesOfKinAreMadeWhenTheyAreRead(t *testing.T) {
+	ctx := t.Context()
+	for _, images := range []bool{false, true} {
+		root := t.TempDir()
+		here, there := formEnv(t, root, images), formEnv(t, root, !images)
+		layers := testRef(t, here, testFile{name: "f", content: "base"}).Layers()
+		base, err := there.imageRef(ctx, &image.Image{Layers: layers}, imageAttrs{layers: -1}, "")
+		check(t, err)
+		defer base.Close()
+		if op := (&imageOp{env: there, image: &image.Image{Layers: layers}}); op.Unseen(ctx) {
+			t.Errorf("from images %t: it was never here", images)
+		}
+		r, err := there.build(ctx, testTree(testFile{name: "g", content: "top"}), "")
+		check(t, err)
+		defer r.Close()
+		l, err := there.Store.Layer(ctx, r.Layers()[0].DiffID)
+		check(t, err)
+		both, err := there.push(ctx, base, r.Layers()[0], l, "")
+		check(t, err)
+		defer both.Close()
+		if base.leases[0].unpacked() || !both.verified() {
+			t.Errorf("from images %t: unpacked %t, to be recorded %t", images, base.leases[0].unpacked(), both.verified())
+		}
+		if c := content(t, both); c != "f -rw-r--r-- base\ng -rw-r--r-- top\n" {
+			t.Errorf("from images %t:\n%s", images, c)
+		}
+	}
+}
+
+// A record of kin that does not give back its tar, as for who may not read all of it, is a miss.
+func TestRecordsOfKinThatCannotBeReadAreMisses(t *testing.T) {
+	ctx, root := t.Context(), t.TempDir()
+	here, there := formEnv(t, root, false), formEnv(t, root, true)
+	r := testRef(t, here, testFile{name: "f", content: "hello"})
+	key := digest.FromString("key")
+	_, err := NewCache(here.Store, here.Images).Save(ctx, key, []solver.Result{r}, false, 0, "RUN true")
+	check(t, err)
+	trees, err := r.Trees(ctx)
+	check(t, err)
+	check(t, os.Remove(filepath.Join(trees[0].Dirs()[0], "f")))
+	if got, err := NewCache(there.Store, there.Images).Load(ctx, key); !errdefs.IsNotFound(err) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// formEnv is an Env whose trees are images, or directories.
+func formEnv(t *testing.T, root string, images bool) *Env {
+	t.Helper()
+	st, err := store.Open(t.Context(), root, store.Options{EngineDir: t.TempDir(), UnsafeFS: true, Durability: "none", Image: images})
+	check(t, err)
+	t.Cleanup(func() { check(t, st.Close()) })
+	return &Env{Store: st, Images: image.New(st, nil, image.Options{}), Recorded: images}
 }

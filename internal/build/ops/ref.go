@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 
@@ -45,43 +44,6 @@ type LocalTree interface {
 	FS(ctx context.Context) (tree.FS, func(), error)
 	// Import copies it into the store as a layer.
 	Import(ctx context.Context) (image.Layer, *store.Layer, error)
-}
-
-// A lease keeps one layer in the store, for several Refs: its tree, or only the
-// blob that the tree can be made of.
-type lease struct {
-	tree  *store.Layer
-	blob  *store.Blob
-	users atomic.Int32
-}
-
-func newLease(tree *store.Layer, blob *store.Blob) *lease {
-	ls := &lease{tree: tree, blob: blob}
-	ls.users.Store(1)
-	return ls
-}
-
-// share returns ls for one more user; nil stays nil.
-func (ls *lease) share() *lease {
-	if ls != nil {
-		ls.users.Add(1)
-	}
-	return ls
-}
-
-func (ls *lease) unpacked() bool { return ls != nil && ls.tree != nil }
-
-func (ls *lease) close() error {
-	if ls == nil || ls.users.Add(-1) > 0 {
-		return nil
-	}
-	if ls.blob != nil {
-		ls.blob.Close()
-	}
-	if ls.tree != nil {
-		return ls.tree.Close()
-	}
-	return nil
 }
 
 var _ solver.Result = (*Ref)(nil)
@@ -279,51 +241,13 @@ func (r *Ref) reportTo(sink progress.Sink, vertex oci.Digest) {
 	}
 }
 
-// lease takes what the store has of each layer, so that it stays. A layer that
-// is neither there nor to be had elsewhere is an error of class ErrNotFound.
-func (r *Ref) lease(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, l := range r.layers {
-		if r.leases[i] != nil {
-			continue
-		}
-		ls, err := leaseOf(ctx, r.store, l)
-		if err != nil {
-			return fmt.Errorf("layer %s: %w", l.DiffID, err)
-		}
-		r.leases[i] = ls
-	}
-	return nil
-}
-
-// leaseOf takes what the store has of a layer: its tree, else its blob, else
-// nothing, which is an error only where nobody else has it.
-func leaseOf(ctx context.Context, st *store.Store, l image.Layer) (*lease, error) {
-	tree, err := st.Layer(ctx, l.DiffID)
-	if err == nil {
-		return newLease(tree, nil), nil
-	}
-	if !errdefs.IsNotFound(err) || l.Blob == nil {
-		return nil, err
-	}
-	blob, err := st.Blob(ctx, l.Blob.Digest)
-	if err == nil {
-		return newLease(nil, blob), nil
-	}
-	if !errdefs.IsNotFound(err) || l.Repo == "" {
-		return nil, err
-	}
-	return nil, nil
-}
-
-// verified says whether every layer of r is in the store, and so known to be
-// what its diffID says.
+// verified says whether the tree of every layer of r is in the store, in whatever form,
+// and so known to be what its diffID says.
 func (r *Ref) verified() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, ls := range r.leases {
-		if !ls.unpacked() {
+		if !ls.unpacked() && !ls.ofKin() {
 			return false
 		}
 	}

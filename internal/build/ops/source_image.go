@@ -130,6 +130,9 @@ func (o *imageOp) Unseen(ctx context.Context) bool {
 		return false
 	}
 	l, err := o.env.Store.Layer(ctx, o.image.Layers[0].DiffID)
+	if errdefs.IsNotFound(err) {
+		l, err = o.env.Store.KinLayer(ctx, o.image.Layers[0].DiffID)
+	}
 	if err == nil {
 		_ = l.Close()
 	}
