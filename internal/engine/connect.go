@@ -169,7 +169,7 @@ func (c *container) shareNamespaces(ctx context.Context, q *sandbox.Request, r *
 	if r.space != nil {
 		q.Interfaces = r.space.Interfaces()
 		if ns := r.space.Namespace(); ns != nil {
-			q.Hold = append(q.Hold, ns)
+			q.Hold, q.OwnNetwork = append(q.Hold, ns), true
 			joinNamespace(q.Spec, specs.NetworkNamespace, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd()))
 		}
 	}

@@ -97,7 +97,7 @@ func (p *program) sysctls() error {
 func (p *program) ownSysctl(name string) bool {
 	switch {
 	case strings.HasPrefix(name, "net."):
-		return p.fresh(specs.NetworkNamespace)
+		return p.fresh(specs.NetworkNamespace) || p.r.OwnNetwork && p.namespace(specs.NetworkNamespace) != nil
 	case strings.HasPrefix(name, "fs.mqueue."), strings.HasPrefix(name, "kernel.shm"), strings.HasPrefix(name, "kernel.msg"), name == "kernel.sem":
 		return p.fresh(specs.IPCNamespace)
 	case name == "kernel.domainname":

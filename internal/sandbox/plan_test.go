@@ -278,3 +278,18 @@ func TestStubsFollowLinksInsideAndVanish(t *testing.T) {
 		t.Errorf("left %v %v", left, real)
 	}
 }
+
+func TestParametersOfANetworkNamespaceAreSetWhereItIsTheSandboxsOwn(t *testing.T) {
+	r := testRequest(t, SpecOptions{})
+	r.Spec.Linux.Namespaces = append(r.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"})
+	r.Spec.Linux.Sysctl = map[string]string{"net.core.somaxconn": "1024"}
+	if _, err := testProgram(t, r, programOptions{}); err == nil || !strings.Contains(err.Error(), "not one of the sandbox's") {
+		t.Errorf("in somebody else's: %v", err)
+	}
+	r.OwnNetwork = true
+	p, err := testProgram(t, r, programOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	order(t, p.String(), "setns(", "/proc/sys/net/core/somaxconn", "execve(")
+}

@@ -57,6 +57,9 @@ type Request struct {
 	// Network is NetworkHost or NetworkNone. A network namespace with a path in
 	// Spec wins over it.
 	Network string
+	// OwnNetwork says that nobody else has the network namespace whose path is in Spec: its
+	// parameters may be set.
+	OwnNetwork bool
 	// Interfaces are the network devices of a sandbox with a network stack of its own;
 	// with one or more of them Network is not used.
 	Interfaces []oci.Interface
