@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -99,7 +100,10 @@ func newStop(g *globals, io streams) *cobra.Command {
 			if seconds >= 0 {
 				o.Seconds = &seconds
 			}
-			return e.Stop(ctx, name, o)
+			if err := e.Stop(ctx, name, o); !errdefs.IsNotModified(err) {
+				return err
+			}
+			return nil
 		})
 	cmd.Flags().IntVarP(&seconds, "timeout", "t", -1, "Seconds to wait before killing the container (default 10, or the container's --stop-timeout)")
 	cmd.Flags().IntVar(&seconds, "time", -1, "Seconds to wait before killing the container")

@@ -88,15 +88,7 @@ func (s *Server) stop(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	now, err := s.Engine.Container(c.Context(), c.name)
-	if err != nil {
-		return err
-	}
-	if !now.State.Running {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
-	}
-	return noContent(w, s.Engine.Stop(c.Context(), now.ID, o))
+	return noContent(w, s.Engine.Stop(c.Context(), c.name, o))
 }
 
 func (s *Server) restart(w http.ResponseWriter, c *call) error {

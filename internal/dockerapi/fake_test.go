@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"den/internal/engine"
 	"den/internal/network"
 	"den/internal/sandbox"
@@ -72,7 +74,14 @@ func (f *fake) Containers(context.Context, ...engine.DescribeOption) ([]*engine.
 
 func (f *fake) Start(_ context.Context, id string) error { return f.called("start", id) }
 func (f *fake) Stop(_ context.Context, id string, o engine.StopOptions) error {
-	return f.called("stop", id, o.Signal, seconds(o.Seconds))
+	if err := f.called("stop", id, o.Signal, seconds(o.Seconds)); err != nil {
+		return err
+	}
+	c, err := f.Container(context.Background(), id)
+	if err == nil && !c.State.Running {
+		err = errdefs.ErrNotModified
+	}
+	return err
 }
 func (f *fake) Restart(_ context.Context, id string, o engine.StopOptions) error {
 	return f.called("restart", id, o.Signal, seconds(o.Seconds))

@@ -181,8 +181,7 @@ func (e *Engine) ReadArchive(ctx context.Context, nameOrID, name string) (io.Rea
 	go func() {
 		write.CloseWithError(l.writeTar(ctx, name, as, write))
 	}()
-	r := l.snapshot()
-	e.containerEvent(&r, "archive-path", nil)
+	l.tell("archive-path", nil)
 	return &cancelReader{read, cancel}, stat, nil
 }
 

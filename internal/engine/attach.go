@@ -81,8 +81,7 @@ func (e *Engine) Detached(nameOrID, exec string) {
 	}
 	if id, err := e.find(nameOrID); err == nil {
 		if l := e.known(id); l != nil {
-			r := l.snapshot()
-			e.containerEvent(&r, "detach", nil)
+			l.tell("detach", nil)
 		}
 	}
 }

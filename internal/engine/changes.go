@@ -105,7 +105,6 @@ func (e *Engine) Export(ctx context.Context, nameOrID string, w io.Writer) (err 
 	if _, err := layer.WriteTar(ctx, w, snapshot.Files(k.c.view, ".")); err != nil {
 		return err
 	}
-	r := l.snapshot()
-	e.containerEvent(&r, "export", nil)
+	l.tell("export", nil)
 	return nil
 }

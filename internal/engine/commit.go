@@ -70,8 +70,7 @@ func (e *Engine) Commit(ctx context.Context, nameOrID string, o CommitOptions) (
 	if img, err = e.Images.Commit(ctx, b); err != nil {
 		return nil, err
 	}
-	r := l.snapshot()
-	e.containerEvent(&r, "commit", map[string]string{"comment": o.Message, "imageID": string(img.ConfigDigest), "imageRef": o.Name})
+	l.tell("commit", map[string]string{"comment": o.Message, "imageID": string(img.ConfigDigest), "imageRef": o.Name})
 	return img, nil
 }
 

@@ -102,8 +102,7 @@ func trimSlash(name string) string { return strings.TrimPrefix(name, "/") }
 const defaultStop = 10 * time.Second
 
 // Stop sends the container's stop signal and, if it does not end in time, kills it. A
-// container that does not run is an error of class errdefs.ErrNotModified where this process
-// looks after it, else none.
+// container that does not run is an error of class errdefs.ErrNotModified.
 func (e *Engine) Stop(ctx context.Context, nameOrID string, o StopOptions) error {
 	request := controlStop
 	if o.Signal != "" {
@@ -130,7 +129,7 @@ func (e *Engine) Stop(ctx context.Context, nameOrID string, o StopOptions) error
 		return err
 	}
 	if err := ask(dir, request); errdefs.IsFailedPrecondition(err) {
-		return nil
+		return notModified("container %s is already stopped", dir.ID())
 	} else if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (r *run) follow() {
 	switch {
 	case restart > 0:
 		l.restartAfter(restart)
-	case l.record.Remove:
+	case r.c.record.Remove: // as account has it
 		l.complain(l.remove(context.Background(), RemoveOptions{Volumes: true}))
 	}
 }

@@ -43,8 +43,7 @@ func (e *Engine) WriteArchive(ctx context.Context, nameOrID, name string, r io.R
 	if err != nil {
 		return err
 	}
-	rec := l.snapshot()
-	e.containerEvent(&rec, "extract-to-dir", nil)
+	l.tell("extract-to-dir", nil)
 	return nil
 }
 

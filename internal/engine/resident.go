@@ -93,6 +93,8 @@ type life struct {
 	run     *run
 	// launching is the run whose streams are open and whose program does not run yet.
 	launching *run
+	// starting says that a start is under way, which holds op.
+	starting bool
 	// waiting are the clients that attached before the start.
 	waiting []*Attachment
 	exits   int
@@ -306,6 +308,12 @@ func (l *life) running() (*run, error) {
 		return nil, conflict("container %s is not running", l.id)
 	}
 	return l.run, nil
+}
+
+// tell emits an event of the container, under the name that it has now.
+func (l *life) tell(action string, more map[string]string) {
+	r := l.snapshot()
+	l.engine.containerEvent(&r, action, more)
 }
 
 // complain is for trouble that nobody waits for an answer about.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"den/internal/failpoint"
@@ -97,6 +98,11 @@ func (l *life) gone() bool {
 // start starts the container. The caller holds op.
 func (l *life) start(ctx context.Context) (err error) {
 	r := &run{life: l, ended: make(chan struct{})}
+	l.setStarting(true)
+	defer l.setStarting(false)
+	if l.engine.closing() { // or Shutdown sees that this one starts
+		return &sentence{"den is ending, and starts no container any more: start it when den serves again", errdefs.ErrUnavailable}
+	}
 	l.mu.Lock()
 	dir := l.dir
 	l.dir = nil
@@ -145,6 +151,12 @@ func (l *life) start(ctx context.Context) (err error) {
 	l.engine.containerEvent(&next, "start", nil)
 	l.engine.residents.wg.Go(r.follow)
 	return nil
+}
+
+func (l *life) setStarting(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.starting = on
 }
 
 // writeStarted writes the record of the start, for which nobody has to wait: replacing a file

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -40,8 +41,7 @@ func (e *Engine) Top(ctx context.Context, nameOrID string) ([]sandbox.Process, e
 	if err != nil {
 		return nil, err
 	}
-	rec := l.snapshot()
-	e.containerEvent(&rec, "top", nil)
+	l.tell("top", nil)
 	return list, nil
 }
 
@@ -80,7 +80,12 @@ func systemCPU() (time.Duration, error) {
 		return 0, fmt.Errorf("system cpu time: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
+	return parseSystemCPU(f)
+}
+
+// parseSystemCPU reads /proc/stat (proc_stat(5)).
+func parseSystemCPU(r io.Reader) (time.Duration, error) {
+	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 8 || fields[0] != "cpu" {
@@ -94,7 +99,8 @@ func systemCPU() (time.Duration, error) {
 			}
 			ticks += n
 		}
-		return time.Duration(ticks) * time.Second / userHZ, nil
+		// In this order: days of a hundred processors in nanoseconds, times 100, are too many for 63 bits.
+		return time.Duration(ticks) * (time.Second / userHZ), nil
 	}
 	return 0, errors.Join(errors.New("system cpu time: /proc/stat does not say"), lines.Err())
 }

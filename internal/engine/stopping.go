@@ -29,7 +29,8 @@ func (l *life) stop(ctx context.Context, o StopOptions) error {
 	}
 	l.engine.thaw(ctx, r)
 	l.signal(r, sig)
-	bounded, cancel := o.within(ctx, &r.c.record)
+	rec := l.snapshot()
+	bounded, cancel := o.within(ctx, &rec)
 	defer cancel()
 	if err := r.awaitEnd(bounded); err != nil {
 		if ctx.Err() != nil {
@@ -40,7 +41,7 @@ func (l *life) stop(ctx context.Context, o StopOptions) error {
 			return err
 		}
 	}
-	l.engine.containerEvent(&r.c.record, "stop", nil)
+	l.tell("stop", nil)
 	return nil
 }
 
@@ -59,13 +60,13 @@ func (l *life) ending(ctx context.Context) (*run, error) {
 	if r != nil {
 		r.stopping = true
 	}
-	waits := l.record.State == stateRestarting
+	waits, starting := l.record.State == stateRestarting, l.starting
 	l.mu.Unlock()
 	if r != nil {
 		// The record says so before the end does, whoever dies now.
 		return r, l.update(func(rec *record) { rec.Stopped = true })
 	}
-	if !waits {
+	if !waits && !starting {
 		return nil, nil
 	}
 	if err := l.lock(ctx); err != nil {
@@ -79,6 +80,9 @@ func (l *life) ending(ctx context.Context) (*run, error) {
 		r.stopping = true
 	}
 	l.mu.Unlock()
+	if r == nil && !waits {
+		return nil, nil // the start has failed
+	}
 	return r, l.update(func(rec *record) { rec.Stopped = true })
 }
 
@@ -95,7 +99,7 @@ func (r *run) awaitEnd(ctx context.Context) error {
 // signal sends a signal, and says so. That the program has ended shows elsewhere.
 func (l *life) signal(r *run, sig unix.Signal) {
 	_ = r.sb.Signal(sig)
-	l.engine.containerEvent(&r.c.record, "kill", map[string]string{"signal": strconv.Itoa(int(sig))})
+	l.tell("kill", map[string]string{"signal": strconv.Itoa(int(sig))})
 }
 
 // Restart stops a container if it runs, and starts it.
@@ -104,26 +108,31 @@ func (e *Engine) Restart(ctx context.Context, nameOrID string, o StopOptions) er
 	if err != nil {
 		return err
 	}
-	if r, err := l.running(); err == nil && r.c.request.Remove {
-		// It is not to go away in between.
-		l.mu.Lock()
-		l.record.Remove = false
-		l.mu.Unlock()
-		defer func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.record.Remove = true
-		}()
+	removes := false
+	if r, err := l.running(); err == nil {
+		removes = r.c.request.Remove
 	}
-	if err := l.stop(ctx, o); err != nil && !isNotModified(err) {
+	if removes { // not in between
+		l.setRemove(false)
+	}
+	err = l.stop(ctx, o)
+	if removes { // what starts writes it down, and goes at its end, as one that cannot start does
+		l.setRemove(true)
+	}
+	if err != nil && !isNotModified(err) {
 		return err
 	}
 	if err := e.Start(ctx, l.id); err != nil && !isNotModified(err) {
 		return err
 	}
-	r := l.snapshot()
-	e.containerEvent(&r, "restart", nil)
+	l.tell("restart", nil)
 	return nil
+}
+
+func (l *life) setRemove(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.record.Remove = on
 }
 
 // Kill sends a signal ("SIGTERM", "term", "15"; empty is SIGKILL).
@@ -191,7 +200,7 @@ func (e *Engine) Pause(ctx context.Context, nameOrID string) error {
 	if err := l.update(func(rec *record) { rec.State = statePaused }); err != nil {
 		return errors.Join(err, p.Resume(ctx))
 	}
-	e.containerEvent(&r.c.record, "pause", nil)
+	l.tell("pause", nil)
 	return nil
 }
 
@@ -222,7 +231,7 @@ func (e *Engine) Resume(ctx context.Context, nameOrID string) error {
 	if err := l.update(func(rec *record) { rec.State = stateRunning }); err != nil {
 		return err
 	}
-	e.containerEvent(&r.c.record, "unpause", nil)
+	l.tell("unpause", nil)
 	return nil
 }
 
@@ -260,8 +269,7 @@ func (e *Engine) Rename(ctx context.Context, nameOrID, name string) error {
 	if err := l.update(func(r *record) { r.Name = name }); err != nil {
 		return errors.Join(err, e.Store.UnnameContainer(name))
 	}
-	r := l.snapshot()
-	e.containerEvent(&r, "rename", map[string]string{"oldName": "/" + old})
+	l.tell("rename", map[string]string{"oldName": "/" + old})
 	return e.Store.UnnameContainer(old)
 }
 
@@ -297,8 +305,7 @@ func (e *Engine) Update(ctx context.Context, nameOrID string, u *UpdateRequest) 
 	if err := l.keepRequest(&next); err != nil {
 		return nil, err
 	}
-	rec := l.snapshot()
-	e.containerEvent(&rec, "update", nil)
+	l.tell("update", nil)
 	return warnings, nil
 }
 
@@ -350,7 +357,7 @@ func (e *Engine) Resize(ctx context.Context, nameOrID string, size Size) error {
 	if err := r.sb.Resize(size.Rows, size.Cols); err != nil {
 		return err
 	}
-	e.containerEvent(&r.c.record, "resize", map[string]string{
+	l.tell("resize", map[string]string{
 		"height": strconv.Itoa(int(size.Rows)), "width": strconv.Itoa(int(size.Cols)),
 	})
 	return nil

@@ -235,33 +235,43 @@ func (e *Engine) Shutdown(ctx context.Context, mode ShutdownMode) error {
 	errs := make([]error, len(lives))
 	for i, l := range lives {
 		l.mu.Lock()
-		r := l.run
-		cancel := l.stopRestart
+		cancel, idle := l.stopRestart, l.run == nil && !l.starting
 		l.mu.Unlock()
 		if cancel != nil {
 			cancel() // it stays restarting, for the next den
 		}
-		if r == nil || r.lasting && mode != EndAll {
-			continue
+		if !idle {
+			wg.Go(func() { errs[i] = l.shutdown(ctx, mode) })
 		}
-		wg.Go(func() { errs[i] = l.shutdown(ctx, r) })
 	}
 	wg.Wait()
 	e.residents.clearing.Wait()
 	return errors.Join(errs...)
 }
 
-// shutdown ends a run; its restart policy holds when the next den comes. It returns when
-// a container that is not to stay is gone.
-func (l *life) shutdown(ctx context.Context, r *run) error {
-	defer func() {
+// shutdown ends what runs, or is being started; its restart policy holds when the next den
+// comes. It returns when a container that is not to stay is gone.
+func (l *life) shutdown(ctx context.Context, mode ShutdownMode) error {
+	pass := func() {
 		if l.lock(ctx) == nil {
 			l.unlock()
 		}
-	}()
+	}
+	l.mu.Lock()
+	starting := l.starting
+	l.mu.Unlock()
+	if starting {
+		pass()
+	}
+	r, err := l.running()
+	if err != nil || r.lasting && mode != EndAll {
+		return nil //nolint:nilerr // what does not run needs no end
+	}
+	defer pass()
 	l.engine.thaw(ctx, r)
 	l.signal(r, r.c.stopSignal())
-	bounded, cancel := StopOptions{}.within(ctx, &r.c.record)
+	rec := l.snapshot()
+	bounded, cancel := StopOptions{}.within(ctx, &rec)
 	defer cancel()
 	if r.awaitEnd(bounded) == nil {
 		return nil

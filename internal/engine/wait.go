@@ -187,46 +187,59 @@ func (l *life) wait(ctx context.Context, condition WaitCondition) <-chan WaitRes
 
 // removeFor removes the container for a person.
 func (l *life) removeFor(ctx context.Context, o RemoveOptions) error {
-	l.mu.Lock()
-	running, waits, id := l.run != nil, l.record.State == stateRestarting, l.id
-	paused := l.record.State == statePaused
-	l.mu.Unlock()
-	if running || waits {
-		if !o.Force {
-			state := "running"
-			if paused {
-				state = "paused"
-			}
-			return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", l.snapshot().Name, state)
-		}
-		r, err := l.ending(ctx)
-		if err != nil {
+	for {
+		if err := l.endFor(ctx, o); err != nil {
 			return err
 		}
-		if r != nil {
-			l.engine.thaw(ctx, r)
-			l.signal(r, unix.SIGKILL)
-			if err := r.awaitEnd(ctx); err != nil {
-				return err
-			}
+		if again, err := l.removeEnded(ctx, o); !again {
+			return err
 		}
 	}
-	if err := l.lock(ctx); err != nil {
+}
+
+// endFor sees to it that the container does not run.
+func (l *life) endFor(ctx context.Context, o RemoveOptions) error {
+	l.mu.Lock()
+	runs := l.run != nil || l.record.State == stateRestarting || l.starting && o.Force
+	paused := l.record.State == statePaused
+	l.mu.Unlock()
+	if !runs {
+		return nil
+	}
+	if !o.Force {
+		state := "running"
+		if paused {
+			state = "paused"
+		}
+		return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", l.snapshot().Name, state)
+	}
+	r, err := l.ending(ctx)
+	if r == nil || err != nil {
 		return err
+	}
+	l.engine.thaw(ctx, r)
+	l.signal(r, unix.SIGKILL)
+	return r.awaitEnd(ctx)
+}
+
+// removeEnded removes a container that has ended; true says that somebody has started it again.
+func (l *life) removeEnded(ctx context.Context, o RemoveOptions) (again bool, err error) {
+	if err := l.lock(ctx); err != nil {
+		return false, err
 	}
 	defer l.unlock()
 	l.mu.Lock()
-	gone, again := l.removed, l.run != nil
+	gone, runs := l.removed, l.run != nil
 	l.mu.Unlock()
 	switch {
 	case gone && o.Force:
-		return nil // it removed itself
+		return false, nil // it removed itself
 	case gone:
-		return notFound("No such container: %s", id)
-	case again:
-		return conflict("container %s was started again meanwhile", id)
+		return false, notFound("No such container: %s", l.id)
+	case runs:
+		return true, nil
 	}
-	return l.remove(ctx, o)
+	return false, l.remove(ctx, o)
 }
 
 // remove removes the container, which does not run. The caller holds op.
