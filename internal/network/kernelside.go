@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"den/internal/network/datagram"
 )
 
 // dialTimeout bounds how long a container may take to accept.
@@ -22,6 +24,7 @@ type kernelSide struct {
 	n       *Network
 	device  string
 	streams *Streams
+	buffers datagram.Buffers
 }
 
 func openKernelSide(_ context.Context, _ string, n *Network) (Side, error) {
@@ -82,7 +85,7 @@ func (k *kernelSide) Close() error { return nil }
 
 // Publish is Side's.
 func (k *kernelSide) Publish(l *net.TCPListener, to netip.AddrPort) (io.Closer, error) {
-	return k.streams.Publish(l, func(ctx context.Context, _ netip.Addr) (Stream, error) {
+	return k.streams.Publish(l, to.Addr(), func(ctx context.Context, _ netip.Addr) (Stream, error) {
 		d := net.Dialer{Timeout: dialTimeout}
 		c, err := d.DialContext(ctx, "tcp", to.String())
 		if err != nil {
@@ -94,9 +97,15 @@ func (k *kernelSide) Publish(l *net.TCPListener, to netip.AddrPort) (io.Closer, 
 
 // PublishUDP is Side's.
 func (k *kernelSide) PublishUDP(c *net.UDPConn, to netip.AddrPort) (io.Closer, error) {
-	t, err := newDatagrams(c, to)
+	p, err := datagram.Publish(c, func(netip.Addr) (datagram.Socket, error) {
+		in, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+		if err != nil {
+			return nil, err
+		}
+		return datagram.Kernel(in, &k.buffers)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("publish %s/udp: %w", to, err)
 	}
-	return t, nil
+	return p, nil
 }

@@ -380,34 +380,6 @@ func TestUnneededDenNetEnds(t *testing.T) {
 	}
 }
 
-func TestSilentFlowsEnd(t *testing.T) {
-	port := echo(t)
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &datagrams{c: c, to: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), idle: time.Millisecond, flows: map[netip.AddrPort]*flow{}}
-	if d.flow(netip.MustParseAddrPort("127.0.0.1:9"), nil) == nil {
-		t.Fatal("no flow")
-	}
-	d.work.Wait() // the flow's goroutine ends by itself
-	if len(d.flows) != 0 {
-		t.Errorf("%d flows are left", len(d.flows))
-	}
-	d = &datagrams{c: c, to: d.to, idle: time.Hour, flows: map[netip.AddrPort]*flow{}}
-	for i := range maxFlows + 1 {
-		d.flow(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(i+1)), nil)
-	}
-	d.mu.Lock()
-	if len(d.flows) != maxFlows {
-		t.Errorf("%d flows, want %d at most", len(d.flows), maxFlows)
-	}
-	d.mu.Unlock()
-	if err := d.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestDenNetThatIsWellSaysNothing(t *testing.T) {
 	// A den-net's log is where it says what happens later.
 	k, n := newNetwork(t)

@@ -8,9 +8,12 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"den/internal/network/share"
 )
 
-// maxConnections is what one den-net carries through kernel sockets at a time.
+// maxConnections is what one den-net carries through kernel sockets at a time, which its
+// containers share (see share).
 const maxConnections = 8192
 
 // A Stream is a connection whose two directions end apart.
@@ -20,14 +23,14 @@ type Stream interface {
 }
 
 // Streams carries connections that come to published ports on to containers.
-type Streams struct{ slots chan struct{} }
+type Streams struct{ slots *share.Slots[netip.Addr] }
 
 // NewStreams returns one that carries as much as a den-net may.
-func NewStreams() *Streams { return &Streams{make(chan struct{}, maxConnections)} }
+func NewStreams() *Streams { return &Streams{share.New[netip.Addr](maxConnections)} }
 
-// Publish hands each connection that l accepts to what dial opens for its client. The
-// Closer, which owns l, ends the port and all that came by it.
-func (s *Streams) Publish(l *net.TCPListener, dial func(ctx context.Context, client netip.Addr) (Stream, error)) io.Closer {
+// Publish hands each connection that l accepts to what dial opens at container for its
+// client. The Closer, which owns l, ends the port and all that came by it.
+func (s *Streams) Publish(l *net.TCPListener, container netip.Addr, dial func(ctx context.Context, client netip.Addr) (Stream, error)) io.Closer {
 	f := newForwarding(l)
 	f.work.Go(func() {
 		for pause := time.Duration(0); ; {
@@ -43,7 +46,7 @@ func (s *Streams) Publish(l *net.TCPListener, dial func(ctx context.Context, cli
 				}
 			default:
 				pause = 0
-				f.work.Go(func() { s.carry(f, c, dial) })
+				f.work.Go(func() { s.carry(f, c, container, dial) })
 			}
 		}
 	})
@@ -51,15 +54,13 @@ func (s *Streams) Publish(l *net.TCPListener, dial func(ctx context.Context, cli
 }
 
 // carry carries one connection of a client.
-func (s *Streams) carry(f *forwarding, c *net.TCPConn, dial func(context.Context, netip.Addr) (Stream, error)) {
+func (s *Streams) carry(f *forwarding, c *net.TCPConn, container netip.Addr, dial func(context.Context, netip.Addr) (Stream, error)) {
 	defer func() { _ = c.Close() }()
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
+	if !s.slots.Take(container) {
 		_ = c.SetLinger(0) // Close is a reset: try again
 		return
 	}
+	defer s.slots.Give(container)
 	in, err := dial(f.ctx, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
 	if err != nil {
 		_ = c.SetLinger(0) // what a closed port says, as well as it can be said after accept

@@ -45,7 +45,7 @@ func TestNothingIsLeftOfThousandsOfStreams(t *testing.T) {
 	goroutines, descriptors := holding(t)
 	var mu sync.Mutex
 	dialled := 0
-	port := NewStreams().Publish(l, func(ctx context.Context, _ netip.Addr) (Stream, error) {
+	port := NewStreams().Publish(l, netip.Addr{}, func(ctx context.Context, _ netip.Addr) (Stream, error) {
 		mu.Lock()
 		dialled++
 		refused := dialled%7 == 0

@@ -34,6 +34,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"den/internal/network/datagram"
+	"den/internal/network/share"
 )
 
 // A Config says what a gateway is and what it lets through.
@@ -58,13 +61,15 @@ type Config struct {
 	LocalPorts [2]uint16
 }
 
-// The bounds of a gateway's tables.
+// The bounds of a gateway's tables, which containers share (see share).
 const (
-	maxPending  = 1024 // connections that are being dialled outside
 	maxTCP      = 4096 // connections
-	maxUDP      = 2048 // flows, the one that was silent longest makes room
-	maxPings    = 64   // echo requests without an answer
+	maxDials    = 1024 // of them, those that are being dialled outside
+	maxPings    = 128  // echo requests without an answer
 	dialTimeout = 30 * time.Second
+	// maxRequests bounds the connections that the stack asks what to do with; the answer
+	// about one that is not dialled comes at once.
+	maxRequests = 2 * maxDials
 )
 
 // windowBytes bounds what a container sends before it is acknowledged. The buffers that
@@ -81,8 +86,9 @@ type Gateway struct {
 	c     Config
 	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 
-	tcpSlots, pingSlots chan struct{}
-	outward             *flows[flowKey]
+	tcp, dials, pings *share.Slots[netip.Addr] // by container
+	outward           *datagram.Flows[flowKey]
+	buffers           datagram.Buffers
 
 	mu     sync.Mutex
 	open   map[io.Closer]struct{} // nil once closed
@@ -100,8 +106,8 @@ func New(c Config, link stack.LinkEndpoint) (*Gateway, error) {
 	var d net.Dialer
 	g := &Gateway{
 		stack: s, guard: newGuard(link, c.Addresses), c: c, dial: d.DialContext, open: map[io.Closer]struct{}{},
-		tcpSlots: make(chan struct{}, maxTCP), pingSlots: make(chan struct{}, maxPings),
-		outward: newFlows[flowKey](maxUDP, udpIdle),
+		tcp: share.New[netip.Addr](maxTCP), dials: share.New[netip.Addr](maxDials), pings: share.New[netip.Addr](maxPings),
+		outward: datagram.NewFlows[flowKey](datagram.MaxFlows, datagram.Idle),
 	}
 	if err := g.configure(); err != nil {
 		s.Destroy()
@@ -111,7 +117,7 @@ func New(c Config, link stack.LinkEndpoint) (*Gateway, error) {
 }
 
 func (g *Gateway) configure() error {
-	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(g.stack, 0, maxPending, g.forwardTCP).HandlePacket)
+	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(g.stack, 0, maxRequests, g.forwardTCP).HandlePacket)
 	g.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(g.stack, g.forwardUDP).HandlePacket)
 	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, g.echo4)
 	g.stack.SetTransportProtocolHandler(icmp.ProtocolNumber6, g.echo6)
@@ -161,6 +167,7 @@ func (g *Gateway) Close() error {
 	for c := range open {
 		c.Close()
 	}
+	g.outward.Close()
 	g.worker.Wait()
 	g.guard.close()
 	g.stack.Destroy()

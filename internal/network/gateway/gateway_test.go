@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/network/guest"
+	"den/internal/network/share"
 	"den/internal/oci"
 )
 
@@ -288,7 +289,7 @@ func TestPublishedDatagramsAreAnswered(t *testing.T) {
 			_, _ = inside.WriteTo(append([]byte("to "), b[:n]...), a)
 		}
 	}()
-	outside, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	outside, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4zero})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,14 +298,17 @@ func TestPublishedDatagramsAreAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	for _, client := range []string{"one", "two"} {
-		c, err := net.Dial("udp", outside.LocalAddr().String())
+	for client, to := range map[string]string{"one": "127.0.0.1", "two": "127.0.0.2"} { // answers come from the address that was asked
+		c, err := net.Dial("udp", netip.AddrPortFrom(netip.MustParseAddr(to), port(outside.LocalAddr())).String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
 		for range 2 {
 			if _, err := c.Write([]byte(client)); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			b := make([]byte, 100)
@@ -416,28 +420,40 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-func TestFullTableEndsTheOldestFlow(t *testing.T) {
-	table := newFlows[int](2, time.Hour)
-	var ended []int
-	add := func(k int) *flow {
-		f := &flow{close: func() { ended = append(ended, k) }}
-		table.add(k, f)
-		return f
+// One container that opens all it can leaves something for the next one.
+func TestContainersShareTheGateway(t *testing.T) {
+	g, in := lab(t, 1500)
+	g.tcp = share.New[netip.Addr](8)
+	l := outer(t, "127.0.0.1:0")
+	other := guest4.Addr().Next()
+	open := 0
+	for ; open < 9; open++ {
+		c, err := in.Dial(t.Context(), "tcp", at(gateway4, port(l.Addr())))
+		if err != nil {
+			break
+		}
+		defer c.Close()
 	}
-	first, second := add(1), add(2)
-	second.used.Store(1)
-	first.touch()
-	add(3)
-	if len(ended) != 1 || ended[0] != 2 || table.get(2) != nil || table.get(1) != first {
-		t.Errorf("ended %v", ended)
+	if open != 4 || !g.tcp.Take(other) {
+		t.Errorf("one container has %d connections of 8, want half; another gets some", open)
 	}
-}
-
-func TestSilentFlowEnds(t *testing.T) {
-	table := newFlows[int](2, time.Millisecond)
-	done := make(chan struct{})
-	f := &flow{}
-	f.close = func() { close(done) }
-	table.add(1, f)
-	<-done
+	up, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := outer(t, "127.0.0.1:0")
+	published, err := g.Publish(to, netip.AddrPortFrom(guest4.Addr(), 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer published.Close()
+	c, err := net.Dial("tcp", to.Addr().String())
+	if err == nil {
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("its published port, when it has its share: %v, want a reset", err)
+	}
+	up.Close()
 }

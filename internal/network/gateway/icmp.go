@@ -46,19 +46,17 @@ func (g *Gateway) echo(from, to netip.Addr, h []byte, pkt *stack.PacketBuffer) b
 	if !ok {
 		return true
 	}
-	select {
-	case g.pingSlots <- struct{}{}:
-	default:
+	if !g.pings.Take(from) {
 		return true
 	}
 	msg := append(append([]byte(nil), h...), pkt.Data().AsRange().ToSlice()...)
 	if !g.goes(func() {
-		defer func() { <-g.pingSlots }()
+		defer g.pings.Give(from)
 		if answer, err := g.ping(out, msg); err == nil {
 			g.sendEcho(from, to, msg, answer)
 		}
 	}) {
-		<-g.pingSlots
+		g.pings.Give(from)
 	}
 	return true
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"den/internal/network/datagram"
 )
 
 // A holding is what a process has that can leak.
@@ -179,8 +181,8 @@ func TestNothingIsLeftOfThousandsOfFlows(t *testing.T) {
 		_ = c.Close()
 	})
 	const each = 3 // goroutines of a flow
-	if now := held(t); now.goroutines > before.goroutines+each*maxUDP+200 || now.descriptors > before.descriptors+maxUDP+200 {
-		t.Errorf("%+v are held for %d flows", now, maxUDP)
+	if now := held(t); now.goroutines > before.goroutines+each*datagram.MaxFlows+200 || now.descriptors > before.descriptors+datagram.MaxFlows+200 {
+		t.Errorf("%+v are held for %d flows", now, datagram.MaxFlows)
 	}
 	if err := g.Close(); err != nil {
 		t.Fatal(err)

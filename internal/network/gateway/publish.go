@@ -12,6 +12,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"den/internal/network/datagram"
 )
 
 // A publication is a port outside that leads to a container. Close ends its
@@ -102,17 +104,15 @@ func (g *Gateway) Publish(l *net.TCPListener, to netip.AddrPort) (io.Closer, err
 
 // connect carries one connection.
 func (p *publication) connect(c *net.TCPConn) {
-	select {
-	case p.g.tcpSlots <- struct{}{}:
-	default:
+	if !p.g.tcp.Take(p.to.Addr()) {
 		_ = reset{c}.Close()
 		return
 	}
+	defer p.g.tcp.Give(p.to.Addr())
 	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	in, err := p.g.dialIn(ctx, addrPort(c.RemoteAddr()).Addr(), p.to)
 	cancel()
 	if err != nil {
-		<-p.g.tcpSlots
 		_ = reset{c}.Close()
 		return
 	}
@@ -122,53 +122,30 @@ func (p *publication) connect(c *net.TCPConn) {
 // PublishUDP hands datagrams that come on c to a container's port, one flow for each
 // client, and answers back. It owns c.
 func (g *Gateway) PublishUDP(c *net.UDPConn, to netip.AddrPort) (io.Closer, error) {
-	p, err := g.newPublication(to, c)
+	p, err := datagram.Publish(c, func(client netip.Addr) (datagram.Socket, error) { return g.dialInUDP(client, to) })
 	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	u := &udpPublication{p, g}
+	if err := g.hold(u); err != nil {
 		return nil, err
 	}
-	clients := newFlows[netip.AddrPort](maxUDP, udpIdle)
-	p.work.Go(func() {
-		b := new(buffer)
-		for {
-			n, client, err := c.ReadFromUDPAddrPort(b[:])
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil { // an ICMP error about an earlier answer
-				continue
-			}
-			p.datagram(clients, c, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), b[:n])
-		}
-	})
-	return p, nil
+	return u, nil
 }
 
-// datagram sends b of client to the container, by a flow that it opens if there is none.
-func (p *publication) datagram(clients *flows[netip.AddrPort], c *net.UDPConn, client netip.AddrPort, b []byte) {
-	f := clients.get(client)
-	if f == nil {
-		in, err := p.g.dialInUDP(client.Addr(), p.to)
-		if err != nil {
-			return
-		}
-		f = &flow{in: in, close: func() { in.Close() }}
-		clients.add(client, f)
-		p.serve(in, func() {
-			defer clients.remove(client, f)
-			defer f.end()
-			_ = in.each(func(b []byte) error { // ends when in is closed
-				f.touch()
-				_, _ = c.WriteToUDPAddrPort(b, client)
-				return nil
-			})
-		})
-	}
-	f.touch()
-	f.in.send(b)
+// A udpPublication is a publication of datagrams, which ends with the gateway.
+type udpPublication struct {
+	io.Closer
+	g *Gateway
+}
+
+func (p *udpPublication) Close() error {
+	p.g.forget(p)
+	return p.Closer.Close()
 }
 
 // dialInUDP connects a socket of the stack to a container's.
-func (g *Gateway) dialInUDP(from netip.Addr, to netip.AddrPort) (*datagrams, error) {
+func (g *Gateway) dialInUDP(from netip.Addr, to netip.AddrPort) (datagram.Socket, error) {
 	wq := &waiter.Queue{}
 	ep, terr := g.stack.NewEndpoint(udp.ProtocolNumber, protocol(to.Addr()), wq)
 	if terr != nil {
@@ -184,7 +161,7 @@ func (g *Gateway) dialInUDP(from netip.Addr, to netip.AddrPort) (*datagrams, err
 		ep.Close()
 		return nil, errors.New(terr.String())
 	}
-	return newDatagrams(ep, wq), nil
+	return g.newSocket(ep, wq), nil
 }
 
 // Listen accepts connections to a port of each of the gateway's own addresses, for

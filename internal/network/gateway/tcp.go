@@ -12,6 +12,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -82,43 +83,45 @@ func waitReadable(ep tcpip.Endpoint, wq *waiter.Queue, gone <-chan struct{}) {
 // forwardTCP is told of every connection that a container begins to an address that
 // nothing in the stack listens on. It is a goroutine of its own.
 func (g *Gateway) forwardTCP(r *tcp.ForwarderRequest) {
-	up, err := g.dialOutside(r)
-	if err != nil {
+	container := plain(r.ID().RemoteAddress)
+	if !g.tcp.Take(container) {
 		r.Complete(true) // a reset: what is refused outside is refused inside
+		return
+	}
+	up, err := g.dialOutside(container, r.ID())
+	if err != nil {
+		g.tcp.Give(container)
+		r.Complete(true)
 		return
 	}
 	var wq waiter.Queue
 	ep, terr := r.CreateEndpoint(&wq)
 	if terr != nil {
-		<-g.tcpSlots
+		g.tcp.Give(container)
 		up.Close()
 		r.Complete(true)
 		return
 	}
 	r.Complete(false)
 	down := newStackConn(ep, &wq)
-	if !g.goes(func() { g.relay(down, up) }) {
+	if !g.goes(func() { defer g.tcp.Give(container); g.relay(down, up) }) {
+		g.tcp.Give(container)
 		down.abort()
 		up.Close()
 	}
 }
 
-// dialOutside takes a slot of g.tcpSlots if it succeeds; relay gives it back.
-func (g *Gateway) dialOutside(r *tcp.ForwarderRequest) (*net.TCPConn, error) {
-	to, ok := g.c.outside(plain(r.ID().LocalAddress))
+// dialOutside dials what a container asked for.
+func (g *Gateway) dialOutside(container netip.Addr, id stack.TransportEndpointID) (*net.TCPConn, error) {
+	to, ok := g.c.outside(plain(id.LocalAddress))
 	if !ok {
 		return nil, errRefused
 	}
-	select {
-	case g.tcpSlots <- struct{}{}:
-	default:
+	if !g.dials.Take(container) {
 		return nil, errFull
 	}
-	up, err := g.dialTCP(netip.AddrPortFrom(to, r.ID().LocalPort))
-	if err != nil {
-		<-g.tcpSlots
-	}
-	return up, err
+	defer g.dials.Give(container)
+	return g.dialTCP(netip.AddrPortFrom(to, id.LocalPort))
 }
 
 var (
@@ -199,9 +202,8 @@ func (g *Gateway) Source(client, container netip.Addr) netip.Addr {
 }
 
 // relay joins two connections until both directions have ended or one of the two
-// failed, and gives a slot back.
+// failed.
 func (g *Gateway) relay(in *stackConn, out *net.TCPConn) {
-	defer func() { <-g.tcpSlots }()
 	both := &pair{in, out}
 	if g.hold(both) != nil {
 		return
@@ -211,11 +213,11 @@ func (g *Gateway) relay(in *stackConn, out *net.TCPConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := copyOut(out, in); err != nil {
+		if err := g.copyOut(out, in); err != nil {
 			both.reset()
 		}
 	}()
-	if err := copyIn(in, out); err != nil {
+	if err := g.copyIn(in, out); err != nil {
 		both.reset()
 	}
 	<-done
@@ -237,17 +239,17 @@ func (p *pair) reset() {
 }
 
 // copyOut copies what the container sends, and its end.
-func copyOut(out *net.TCPConn, in *stackConn) error {
+func (g *Gateway) copyOut(out *net.TCPConn, in *stackConn) error {
 	for {
 		in.wait()
-		b := buffers.take()
+		b := g.buffers.Take()
 		n, err := in.Read(b[:])
 		if n > 0 {
 			if _, werr := out.Write(b[:n]); werr != nil {
 				err = werr
 			}
 		}
-		buffers.give(b)
+		g.buffers.Give(b)
 		if errors.Is(err, io.EOF) {
 			return out.CloseWrite()
 		}
@@ -258,19 +260,17 @@ func copyOut(out *net.TCPConn, in *stackConn) error {
 }
 
 // copyIn copies what comes for the container, and its end.
-func copyIn(in *stackConn, out *net.TCPConn) error {
+func (g *Gateway) copyIn(in *stackConn, out *net.TCPConn) error {
 	raw, err := out.SyscallConn()
 	if err != nil {
 		return err
 	}
 	for {
-		b, n, err := receive(raw)
+		b, n, err := g.buffers.Receive(raw)
 		if n > 0 {
 			_, err = in.Write(b[:n])
 		}
-		if b != nil {
-			buffers.give(b)
-		}
+		g.buffers.Give(b)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"den/internal/network/datagram"
 )
 
 // udpBufferBytes bounds what waits for a flow in the stack, either way.
@@ -21,47 +23,49 @@ const udpBufferBytes = 256 << 10
 // A flowKey names a flow that a container began.
 type flowKey struct{ from, to netip.AddrPort }
 
-// A datagrams is a UDP socket of the stack that is connected to one socket of a container.
-type datagrams struct {
-	ep   tcpip.Endpoint
-	wq   *waiter.Queue
-	gone chan struct{}
-	once sync.Once
+// A socket is one of the stack that is connected to one of a container: datagram.Socket.
+type socket struct {
+	ep      tcpip.Endpoint
+	wq      *waiter.Queue
+	buffers *datagram.Buffers
+	gone    chan struct{}
+	once    sync.Once
 }
 
-func newDatagrams(ep tcpip.Endpoint, wq *waiter.Queue) *datagrams {
+func (g *Gateway) newSocket(ep tcpip.Endpoint, wq *waiter.Queue) *socket {
 	ep.SocketOptions().SetReceiveBufferSize(udpBufferBytes, true)
 	ep.SocketOptions().SetSendBufferSize(udpBufferBytes, true)
-	return &datagrams{ep: ep, wq: wq, gone: make(chan struct{})}
+	return &socket{ep: ep, wq: wq, buffers: &g.buffers, gone: make(chan struct{})}
 }
 
 // Close ends the socket and whoever waits in it.
-func (d *datagrams) Close() error {
-	d.once.Do(func() {
-		close(d.gone)
-		d.ep.Close()
+func (s *socket) Close() error {
+	s.once.Do(func() {
+		close(s.gone)
+		s.ep.Close()
 	})
 	return nil
 }
 
-// send sends one datagram. It waits for nothing: what does not fit behind others
-// that wait for the container's link address is lost, as datagrams may be.
-func (d *datagrams) send(b []byte) {
-	_, _ = d.ep.Write(bytes.NewReader(b), tcpip.WriteOptions{})
+// Send is Socket's. It waits for nothing: what does not fit behind others that wait for the
+// container's link address is lost. Nor does it tell of refusals: others can send them, too.
+func (s *socket) Send(b []byte) error {
+	_, _ = s.ep.Write(bytes.NewReader(b), tcpip.WriteOptions{})
+	return nil
 }
 
-// each calls f with what the container sends until the socket is closed.
-func (d *datagrams) each(f func([]byte) error) error {
+// Each is Socket's.
+func (s *socket) Each(f func([]byte) error) error {
 	for {
-		waitReadable(d.ep, d.wq, d.gone)
+		waitReadable(s.ep, s.wq, s.gone)
 		select {
-		case <-d.gone:
+		case <-s.gone:
 			return net.ErrClosed
 		default:
 		}
-		b := buffers.take()
+		b := s.buffers.Take()
 		w := tcpip.SliceWriter(b[:])
-		r, terr := d.ep.Read(&w, tcpip.ReadOptions{})
+		r, terr := s.ep.Read(&w, tcpip.ReadOptions{})
 		var err error
 		switch terr.(type) {
 		case nil:
@@ -70,7 +74,7 @@ func (d *datagrams) each(f func([]byte) error) error {
 			err = net.ErrClosed
 		default: // would block, or an ICMP error that somebody sent
 		}
-		buffers.give(b)
+		s.buffers.Give(b)
 		if err != nil {
 			return err
 		}
@@ -85,7 +89,7 @@ func (g *Gateway) forwardUDP(r *udp.ForwarderRequest) bool {
 		netip.AddrPortFrom(plain(id.RemoteAddress), id.RemotePort),
 		netip.AddrPortFrom(plain(id.LocalAddress), id.LocalPort),
 	}
-	if g.broadcast(k.to.Addr()) || g.outward.get(k) != nil {
+	if g.broadcast(k.to.Addr()) || g.outward.Flow(k) != nil {
 		return true
 	}
 	to, ok := g.c.outside(k.to.Addr())
@@ -102,11 +106,9 @@ func (g *Gateway) forwardUDP(r *udp.ForwarderRequest) bool {
 		up.Close()
 		return true
 	}
-	down := newDatagrams(ep, &wq)
-	f := &flow{in: down, close: func() { down.Close(); up.Close() }}
-	g.outward.add(k, f)
-	if !g.goes(func() { g.flowOut(k, f, up) }) {
-		f.end()
+	f := &datagram.Flow{Owner: k.from.Addr(), In: g.newSocket(ep, &wq), Out: up}
+	if g.outward.Add(k, f) && !g.goes(func() { g.flowOut(k, f, up) }) {
+		f.End()
 	}
 	return true
 }
@@ -134,7 +136,7 @@ func lastAddress(p netip.Prefix) netip.Addr {
 }
 
 // dialUDP connects a socket; that sends nothing and waits for nobody.
-func (g *Gateway) dialUDP(to netip.AddrPort) (*net.UDPConn, error) {
+func (g *Gateway) dialUDP(to netip.AddrPort) (datagram.Socket, error) {
 	c, err := g.dial(context.Background(), "udp", to.String())
 	if err != nil {
 		return nil, err
@@ -144,73 +146,33 @@ func (g *Gateway) dialUDP(to netip.AddrPort) (*net.UDPConn, error) {
 		c.Close()
 		return nil, fmt.Errorf("dial %s: not a UDP socket", to)
 	}
-	return u, nil
+	return datagram.Kernel(u, &g.buffers)
 }
 
-// A closer is a function as something to close.
-type closer struct{ f func() }
-
-func (c *closer) Close() error {
-	c.f()
-	return nil
-}
-
-// flowOut carries one flow of a container until it is idle for udpIdle, or refused.
-func (g *Gateway) flowOut(k flowKey, f *flow, up *net.UDPConn) {
-	c := &closer{f.end}
-	defer g.outward.remove(k, f)
-	defer f.end()
-	if g.hold(c) != nil {
-		return
-	}
-	defer g.forget(c)
+// flowOut carries one flow of a container until it is silent for long, or refused.
+func (g *Gateway) flowOut(k flowKey, f *datagram.Flow, up datagram.Socket) {
+	defer g.outward.Remove(k, f)
+	defer f.End()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer f.end()
-		g.refused(k, f.in.each(func(b []byte) error {
-			f.touch()
-			_, err := up.Write(b)
-			return refusal(err)
+		defer f.End()
+		g.refused(k, f.In.Each(func(b []byte) error {
+			f.Touch()
+			return up.Send(b)
 		}))
 	}()
-	g.refused(k, answers(up, f, f.in.send))
-	f.end()
+	g.refused(k, up.Each(func(b []byte) error {
+		f.Touch()
+		return f.In.Send(b)
+	}))
+	f.End()
 	<-done
-}
-
-// refusal is err if it says that nobody listens there; other errors lose a datagram, as networks do.
-func refusal(err error) error {
-	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
 }
 
 // refused tells the container that its flow has no other end.
 func (g *Gateway) refused(k flowKey, err error) {
 	if errors.Is(err, unix.ECONNREFUSED) {
 		g.unreachable(k)
-	}
-}
-
-// answers calls put with every datagram that comes on c, until c is closed.
-func answers(c *net.UDPConn, f *flow, put func([]byte)) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	for {
-		b, n, err := receive(raw)
-		if err == nil {
-			f.touch()
-			put(b[:n])
-		}
-		if b != nil {
-			buffers.give(b)
-		}
-		if err != nil {
-			return err
-		}
 	}
 }

@@ -158,7 +158,7 @@ func (s *side) Publish(l *net.TCPListener, to netip.AddrPort) (io.Closer, error)
 		}
 		return s.Gateway.Publish(l, to)
 	}
-	port := s.streams.Publish(l, func(ctx context.Context, client netip.Addr) (network.Stream, error) { return s.dial(ctx, client, to) })
+	port := s.streams.Publish(l, to.Addr(), func(ctx context.Context, client netip.Addr) (network.Stream, error) { return s.dial(ctx, client, to) })
 	return &publication{port, s.direct, to}, nil
 }
 
