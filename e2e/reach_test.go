@@ -7,22 +7,28 @@ import (
 	"testing"
 )
 
-// What docs/security.md says of networks: a container reaches the loopback addresses around den only where a gateway
-// in user space leads there, unless that is switched off; no other network; and, by such a gateway, not the
-// addresses where clouds give credentials away. On every driver it reaches the API on a TCP port as it does anything else there.
+// around answers every request at a port of an address around den.
+func around(t *testing.T, address string) (port string) {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("around")) })}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close() })
+	if _, port, err = net.SplitHostPort(l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// What docs/security.md says of networks: a container reaches what listens on every address around den by host-gateway, and its
+// loopback addresses only where a gateway in user space leads there and that was asked for; no other network; and, by such a gateway,
+// not the addresses where clouds give credentials away. On every driver it reaches the API on a TCP port as it does anything else there.
 func TestContainersReachWhatTheDriverSays(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	around := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("around")) })}
-	go func() { _ = around.Serve(l) }()
-	t.Cleanup(func() { around.Close() })
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	loopback, everywhere := around(t, "127.0.0.1"), around(t, "0.0.0.0")
 	everyRung(t, func(t *testing.T, d *den) {
 		r := d.try(nil, "doctor", "--format", "json")
 		var said diagnosis
@@ -42,15 +48,18 @@ func TestContainersReachWhatTheDriverSays(t *testing.T) {
 			return r.code == 0
 		}
 		s := serveAPI(t, d).withSmall()
-		if got := ask(s, "http://around:"+port+"/"); got != gateway {
-			t.Errorf("driver %s: a listener on the loopback device around den answers: %t", said.Network.Name, got)
+		if !ask(s, "http://around:"+everywhere+"/") {
+			t.Errorf("driver %s: a listener on all addresses around den does not answer", said.Network.Name)
+		}
+		if ask(s, "http://around:"+loopback+"/") {
+			t.Errorf("driver %s: a listener on the loopback device around den answers", said.Network.Name)
 		}
 		if gateway && ask(s, "http://169.254.169.254/") {
 			t.Errorf("driver %s leads to link-local addresses", said.Network.Name)
 		}
-		closed := serveAPI(t, d, "--disable-host-loopback", "--data-root", d.dir(files{})).withSmall()
-		if ask(closed, "http://around:"+port+"/") {
-			t.Errorf("driver %s: it answers though that is switched off", said.Network.Name)
+		open := serveAPI(t, d, "--disable-host-loopback=false", "--data-root", d.dir(files{})).withSmall()
+		if got := ask(open, "http://around:"+loopback+"/"); got != gateway {
+			t.Errorf("driver %s: a listener on the loopback device around den answers, as was asked for: %t", said.Network.Name, got)
 		}
 	})
 }

@@ -102,7 +102,7 @@ func (o *serveOptions) bind(f *pflag.FlagSet, g *globals) {
 	f.StringVar(&e.PublishIP, "ip", "", "Address of published ports that name none (default all)")
 	list(&e.HostGateways, "host-gateway-ip", "", "What host-gateway stands for in --add-host (repeatable; default the gateway of the container's network)")
 	list(&e.NetworkOptions, "default-network-opt", "", "Option of new networks: bridge=KEY=VALUE (repeatable)")
-	f.BoolVar(&e.NoHostLoopback, "disable-host-loopback", false, "Refuse containers the loopback addresses of the container around den, which host-gateway leads to where networks have no kernel bridge")
+	f.BoolVar(&e.NoHostLoopback, "disable-host-loopback", true, "Keep containers from the loopback addresses of the container around den; =false leads host-gateway there where networks have no kernel bridge")
 	f.BoolVar(&e.Init, "init", false, "Put a reaper of processes into every container")
 	list(&e.Ulimits, "default-ulimit", "", "Limit of containers: NAME=SOFT[:HARD] (repeatable)")
 	f.StringVar(&e.LogDriver, "log-driver", "", "Log of containers: json-file, local, none")

@@ -114,7 +114,7 @@ func networkDriver(name, dir string) (network.Driver, error) {
 	case network.UsernsDriver:
 		return userns.New(dir)
 	case network.SwitchDriver:
-		return vswitch.New(vswitch.Options{HostLoopback: true}), nil
+		return vswitch.New(vswitch.Options{}), nil
 	}
 	return nil, fmt.Errorf("networks: no driver %q in this den: %w", name, errdefs.ErrNotImplemented)
 }

@@ -48,7 +48,7 @@ type EngineOptions struct {
 	IPv6, NoICC                      bool
 	PublishIP                        string
 	HostGateways, NetworkOptions     []string
-	// NoHostLoopback refuses containers the loopback addresses of den's own container.
+	// NoHostLoopback keeps containers from the loopback addresses of den's own container.
 	NoHostLoopback bool
 	// Init puts a reaper into every container, Ulimits ("name=soft:hard") bound them unless they
 	// say otherwise.

@@ -43,8 +43,7 @@ type Network struct {
 	// MTU in bytes; inherited from the outer route unless asked for, as AskedMTU says.
 	MTU      int  `json:"mtu"`
 	AskedMTU bool `json:"askedMTU,omitempty"`
-	// NoHostLoopback refuses containers the loopback addresses of the outer container, where
-	// the gateway would lead there (Options.NoHostLoopback).
+	// NoHostLoopback is Options.NoHostLoopback.
 	NoHostLoopback bool `json:"noHostLoopback,omitempty"`
 }
 

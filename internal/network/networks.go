@@ -61,8 +61,9 @@ type Options struct {
 	// HostGateways are what "host-gateway" stands for (--host-gateway-ip); none
 	// takes the gateway of the container's first network.
 	HostGateways []netip.Addr
-	// NoHostLoopback refuses containers the loopback addresses of the outer container,
-	// which the drivers userns and switch have at the gateway's address.
+	// NoHostLoopback keeps containers from the loopback addresses of the outer container, which the
+	// drivers userns and switch have at the gateway's address otherwise; with it they have there
+	// what listens on every address, as the kernel's bridge does.
 	NoHostLoopback bool
 	// Defaults are options of networks that do not say otherwise (--default-network-opt).
 	Defaults map[string]string

@@ -46,19 +46,19 @@ type Config struct {
 	Addresses []netip.Prefix
 	// Internal forwards nothing outside. Own addresses still answer, ports can be published.
 	Internal bool
-	// HostLoopback leads connections to the gateway's own addresses to the loopback
-	// address of this process's network namespace (docker's host-gateway), where
-	// nothing listens in the stack itself.
+	// HostLoopback leads connections to the gateway's own addresses (docker's host-gateway),
+	// where nothing listens in the stack itself, to the loopback address of this process's
+	// network namespace. Without it they lead to another address of it, where those answer
+	// that listen on every address: what a gateway that is the kernel's leads to.
 	HostLoopback bool
-	// LinkLocal lets containers reach link-local addresses outside, where clouds keep
-	// the credentials of the machine (169.254.169.254, fd00:ec2::254).
-	LinkLocal bool
 	// Refused, if not nil, says which further addresses are not for containers, such as
 	// those of other networks. It is asked for every new flow.
 	Refused func(netip.Addr) bool
 	// LocalPorts, if not zero, are the first and the last of those that connections to
 	// containers come from, where others belong to somebody else.
 	LocalPorts [2]uint16
+
+	interfaces func() ([]net.Addr, error) // net.InterfaceAddrs
 }
 
 // The bounds of a gateway's tables, which containers share (see share).
@@ -103,6 +103,7 @@ func New(c Config, link stack.LinkEndpoint) (*Gateway, error) {
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
+	c.interfaces = net.InterfaceAddrs
 	var d net.Dialer
 	g := &Gateway{
 		stack: s, guard: newGuard(link, c.Addresses), c: c, dial: d.DialContext, open: map[io.Closer]struct{}{},
@@ -233,9 +234,18 @@ func (c *Config) own(a netip.Addr) bool {
 	return slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-// metadata are addresses of clouds' metadata services that are not link-local: AWS's of
-// IPv6 (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
-func metadata(a netip.Addr) bool { return a == netip.MustParseAddr("fd00:ec2::254") }
+// metadata reports whether a is where a cloud gives away the credentials of the machine, besides
+// link-local addresses.
+func metadata(a netip.Addr) bool {
+	switch a.String() {
+	case "fd00:ec2::254", // AWS: EC2 User Guide, "Access instance metadata"
+		"fd20:ce::254",       // Google: Compute Engine, "Query VM metadata"
+		"fd00:c1::a9fe:a9fe", // Oracle: "Getting Instance Metadata"
+		"100.100.100.200":    // Alibaba: ECS, "Obtain instance metadata"
+		return true
+	}
+	return false
+}
 
 // outside is where a flow of a container to a leads, if anywhere.
 func (c *Config) outside(a netip.Addr) (netip.Addr, bool) {
@@ -243,15 +253,12 @@ func (c *Config) outside(a netip.Addr) (netip.Addr, bool) {
 	case c.Internal:
 		return netip.Addr{}, false
 	case c.own(a):
-		if a.Is4() {
-			return netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.HostLoopback
-		}
-		return netip.IPv6Loopback(), c.HostLoopback
+		return c.host(a.Is4())
 	case !a.IsValid(), a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return netip.Addr{}, false
 	case a.Is4() && a.As4()[0] == 0, a.Is4In6(): // the kernel takes both for this host
 		return netip.Addr{}, false
-	case (a.IsLinkLocalUnicast() || metadata(a)) && !c.LinkLocal:
+	case a.IsLinkLocalUnicast(), metadata(a):
 		return netip.Addr{}, false
 	case slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Masked().Contains(a) }):
 		return netip.Addr{}, false
@@ -259,4 +266,26 @@ func (c *Config) outside(a netip.Addr) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return a, true
+}
+
+// host is the address of this process's network namespace that the gateway's own stand for.
+func (c *Config) host(is4 bool) (netip.Addr, bool) {
+	switch {
+	case c.HostLoopback && is4:
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), true
+	case c.HostLoopback:
+		return netip.IPv6Loopback(), true
+	}
+	all, err := c.interfaces()
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok {
+			if h, _ := netip.AddrFromSlice(n.IP); h.Unmap().Is4() == is4 && h.IsGlobalUnicast() {
+				return h.Unmap(), true
+			}
+		}
+	}
+	return netip.Addr{}, false // a namespace that leads nowhere
 }

@@ -376,10 +376,22 @@ func TestCloseEndsWhatIsOpen(t *testing.T) {
 	}
 }
 
+// addresses are those of interfaces, as net.InterfaceAddrs has them.
+func addresses(all ...string) (as []net.Addr) {
+	for _, a := range all {
+		as = append(as, &net.IPNet{IP: net.ParseIP(a)})
+	}
+	return as
+}
+
 func TestPolicy(t *testing.T) {
 	c := Config{Addresses: []netip.Prefix{gateway4, gateway6}, HostLoopback: true}
-	internal, hostless, cloud, refusing := c, c, c, c
-	internal.Internal, hostless.HostLoopback, cloud.LinkLocal = true, false, true
+	internal, hostless, nowhere, refusing := c, c, c, c
+	internal.Internal, hostless.HostLoopback, nowhere.HostLoopback = true, false, false
+	hostless.interfaces = func() ([]net.Addr, error) {
+		return addresses("127.0.0.1", "::1", "fe80::5", "192.0.2.7", "192.0.2.8", "2001:db8::7"), nil
+	}
+	nowhere.interfaces = func() ([]net.Addr, error) { return addresses("127.0.0.1", "::1", "fe80::5"), nil }
 	refusing.Refused = func(a netip.Addr) bool { return netip.MustParsePrefix("10.0.0.0/8").Contains(a) }
 	for _, x := range []struct {
 		name string
@@ -393,7 +405,10 @@ func TestPolicy(t *testing.T) {
 		{"outside", &refusing, "10.2.3.4", ""},
 		{"gateway", &c, "10.89.7.1", "127.0.0.1"},
 		{"gateway", &c, "fd00:89:7::1", "::1"},
-		{"gateway", &hostless, "10.89.7.1", ""},
+		{"gateway", &hostless, "10.89.7.1", "192.0.2.7"},
+		{"gateway", &hostless, "fd00:89:7::1", "2001:db8::7"},
+		{"gateway", &nowhere, "10.89.7.1", ""},
+		{"gateway", &nowhere, "fd00:89:7::1", ""},
 		{"gateway", &internal, "10.89.7.1", ""},
 		{"own subnet", &c, "10.89.7.9", ""},
 		{"own subnet", &c, "fd00:89:7::9", ""},
@@ -410,8 +425,10 @@ func TestPolicy(t *testing.T) {
 		{"metadata", &c, "169.254.169.254", ""},
 		{"metadata", &c, "fe80::1", ""},
 		{"metadata", &c, "fd00:ec2::254", ""},
-		{"metadata", &cloud, "169.254.169.254", "169.254.169.254"},
-		{"metadata", &cloud, "fd00:ec2::254", "fd00:ec2::254"},
+		{"metadata", &c, "fd20:ce::254", ""},
+		{"metadata", &c, "fd00:c1::a9fe:a9fe", ""},
+		{"metadata", &c, "100.100.100.200", ""},
+		{"its neighbour", &c, "100.100.100.201", "100.100.100.201"},
 	} {
 		got, ok := x.c.outside(netip.MustParseAddr(x.to))
 		if ok != (x.want != "") || ok && got.String() != x.want {

@@ -21,11 +21,6 @@ import (
 
 // Options are what a Driver lets containers do.
 type Options struct {
-	// HostLoopback leads connections to a gateway's address to the loopback address of
-	// the outer container: docker's host-gateway.
-	HostLoopback bool
-	// LinkLocal lets containers reach clouds' metadata services.
-	LinkLocal bool
 	// ResolvConf names the outer DNS servers; /etc/resolv.conf if empty.
 	ResolvConf string
 }
@@ -101,7 +96,7 @@ func mtu(n *network.Network) int {
 func (d *Driver) start(n *network.Network) (*live, error) {
 	l := &live{n: n, mtu: mtu(n), ports: map[string]*port{}, open: map[string]opening{}}
 	l.segment = newSegment(gatewayMAC(n), l.mtu, n.Isolated)
-	c := gateway.Config{Internal: n.Internal, HostLoopback: d.o.HostLoopback && !n.NoHostLoopback, LinkLocal: d.o.LinkLocal, Refused: func(a netip.Addr) bool { return d.elsewhere(n.ID, a) }}
+	c := gateway.Config{Internal: n.Internal, HostLoopback: !n.NoHostLoopback, Refused: func(a netip.Addr) bool { return d.elsewhere(n.ID, a) }}
 	for _, s := range n.Subnets {
 		if s.Gateway.IsValid() {
 			c.Addresses = append(c.Addresses, netip.PrefixFrom(s.Gateway, s.Prefix.Bits()))

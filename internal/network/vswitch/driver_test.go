@@ -32,7 +32,7 @@ func openWith(t testing.TB, o network.Options) *network.Networks {
 	if err := os.WriteFile(conf, []byte("nameserver 127.0.0.1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := New(Options{HostLoopback: true, ResolvConf: conf})
+	d := New(Options{ResolvConf: conf})
 	t.Cleanup(func() { d.Close() })
 	ns, err := network.Open(t.TempDir(), d, o)
 	if err != nil {
