@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"den/internal/network/share"
 )
 
-// The bounds of a name server.
+// The bounds of a name server, whose clients share what it has (see share).
 const (
 	nameTTL       = 60 // seconds
 	maxForwards   = 256
@@ -33,7 +35,7 @@ type NameServer struct {
 	own     []netip.Addr
 	outer   func() []netip.AddrPort
 	zone    atomic.Pointer[index]
-	slots   chan struct{}
+	asking  *share.Slots[netip.Addr] // by client
 
 	mu      sync.Mutex
 	servers []*dns.Server // nil once closed
@@ -52,7 +54,7 @@ type index struct {
 // are the servers for what it does not know, asked for with each question; nil
 // means that there are none: an internal network.
 func NewNameServer(n *Network, outer func() []netip.AddrPort) *NameServer {
-	s := &NameServer{outer: outer, own: n.Gateways(), slots: make(chan struct{}, maxForwards)}
+	s := &NameServer{outer: outer, own: n.Gateways(), asking: share.New[netip.Addr](maxForwards)}
 	for _, sub := range n.Subnets {
 		s.subnets = append(s.subnets, sub.Prefix)
 	}
@@ -87,7 +89,7 @@ func (s *NameServer) Serve(packets []net.PacketConn, streams []net.Listener) err
 	}
 	for _, l := range streams {
 		s.serve(&dns.Server{
-			Listener: &limited{Listener: l, slots: make(chan struct{}, maxTCPClients)}, Handler: dns.HandlerFunc(s.handle),
+			Listener: &limited{Listener: l, slots: share.New[netip.Addr](maxTCPClients)}, Handler: dns.HandlerFunc(s.handle),
 			ReadTimeout: tcpIdle, WriteTimeout: tcpIdle, MaxTCPQueries: maxTCPQueries,
 			IdleTimeout: func() time.Duration { return tcpIdle },
 		})
@@ -128,7 +130,7 @@ func (s *NameServer) Close() error {
 // limited bounds the connections that are open at a time.
 type limited struct {
 	net.Listener
-	slots chan struct{}
+	slots *share.Slots[netip.Addr] // by client
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -137,12 +139,11 @@ func (l *limited) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case l.slots <- struct{}{}:
-			return &limitedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
-		default:
-			_ = c.Close()
+		client := addrOf(c.RemoteAddr())
+		if l.slots.Take(client) {
+			return &limitedConn{Conn: c, release: sync.OnceFunc(func() { l.slots.Give(client) })}, nil
 		}
+		_ = c.Close()
 	}
 }
 
@@ -299,12 +300,10 @@ func (s *NameServer) forward(client netip.Addr, q *dns.Msg, stream bool) *dns.Ms
 	if s.outer == nil {
 		return reply(q, dns.RcodeServerFailure)
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
+	if !s.asking.Take(client) {
 		return reply(q, dns.RcodeServerFailure)
 	}
+	defer s.asking.Give(client)
 	servers := s.zone.Load().forward[client]
 	if len(servers) == 0 {
 		servers = s.outer()

@@ -206,14 +206,13 @@ func TestNameServerHasBounds(t *testing.T) {
 		t.Errorf("a client from elsewhere: %s", dns.RcodeToString[code])
 	}
 	full, server := serveNames(t, loopback(), &Zone{}, func() []netip.AddrPort { return []netip.AddrPort{outer} })
-	for range maxForwards {
-		full.slots <- struct{}{}
+	for full.asking.Take(netip.MustParseAddr("127.0.0.1")) { // as if that many were under way
 	}
 	if code, _ := exchange(t, "udp", server, "example.", dns.TypeA); code != dns.RcodeServerFailure || asked.Load() != 0 {
 		t.Errorf("too many questions: %s, asked %d", dns.RcodeToString[code], asked.Load())
 	}
-	for range maxForwards {
-		<-full.slots
+	if m := full.forward(netip.MustParseAddr("127.0.0.2"), new(dns.Msg).SetQuestion("example.", dns.TypeA), false); m.Rcode != dns.RcodeSuccess {
+		t.Errorf("a client beside one with too many questions: %s", dns.RcodeToString[m.Rcode])
 	}
 }
 

@@ -72,7 +72,7 @@ const (
 	maxRequests = 2 * maxDials
 )
 
-// windowBytes bounds what a container sends before it is acknowledged. The buffers that
+// windowBytes bounds what a container sends before it is acknowledged, and what waits for it. The buffers that
 // anybody can have for a socket (net.core.wmem_max, 212992, doubled) hold as much in frames of 1500 bytes.
 const windowBytes = 256 << 10
 
@@ -127,7 +127,7 @@ func (g *Gateway) configure() error {
 	// Not more than a cable's buffer holds: a stack of a sandbox drops what does not fit,
 	// and needs 200 ms for each two segments to repair that.
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: windowBytes, Max: windowBytes}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: windowBytes, Max: windowBytes}
 	ttl := tcpip.DefaultTTLOption(64)
 	for _, err := range []tcpip.Error{
 		g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack),
