@@ -72,32 +72,75 @@ func BenchmarkUnpackLayer(b *testing.B) {
 	if err != nil {
 		b.Skip("DEN_BENCH_LAYER names no layer tar")
 	}
-	cpu := func() time.Duration {
-		var u unix.Rusage
-		_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
 	for _, f := range forms() {
 		b.Run(f.String(), func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
-			start := cpu()
+			start := cpuTime()
 			fresh(b, func(d string) {
 				if _, err := Unpack(context.Background(), bytes.NewReader(data), f.at(b, filepath.Join(d, "tree")), f.with(UnpackOptions{})); err != nil {
 					b.Fatal(err)
 				}
 			})
-			b.ReportMetric((cpu()-start).Seconds()/float64(b.N), "cpu-s/op")
+			b.ReportMetric((cpuTime()-start).Seconds()/float64(b.N), "cpu-s/op")
 		})
 	}
 	b.Run("digest only", func(b *testing.B) { // what every form pays
-		start := cpu()
+		start := cpuTime()
 		for b.Loop() {
 			if _, _, err := oci.Copy(io.Discard, bytes.NewReader(data)); err != nil {
 				b.Fatal(err)
 			}
 		}
-		b.ReportMetric((cpu()-start).Seconds()/float64(b.N), "cpu-s/op")
+		b.ReportMetric((cpuTime()-start).Seconds()/float64(b.N), "cpu-s/op")
 	})
+}
+
+// BenchmarkStepLayer makes the tree of what a step wrote, in canonical order, and names it, of the
+// layer tar that DEN_BENCH_LAYER names.
+func BenchmarkStepLayer(b *testing.B) {
+	data, err := os.ReadFile(os.Getenv("DEN_BENCH_LAYER"))
+	if err != nil {
+		b.Skip("DEN_BENCH_LAYER names no layer tar")
+	}
+	ctx, image := context.Background(), form{image: true}
+	tree := image.new(b)
+	if _, err := Unpack(ctx, bytes.NewReader(data), tree, image.with(UnpackOptions{})); err != nil {
+		b.Fatal(err)
+	}
+	data, _ = tarOf(b, WalkUpper(tree))
+	for _, way := range []struct {
+		name string
+		run  func(r io.Reader, tree string, o UnpackOptions) error
+	}{
+		{"unpack and walk", func(r io.Reader, tree string, o UnpackOptions) error {
+			if _, err := Unpack(ctx, r, tree, o); err != nil {
+				return err
+			}
+			_, err := WriteTar(ctx, io.Discard, WalkUpper(tree))
+			return err
+		}},
+		{"build", func(r io.Reader, tree string, o UnpackOptions) error {
+			_, err := BuildTar(ctx, tree, r, o)
+			return err
+		}},
+		{"create", func(r io.Reader, tree string, o UnpackOptions) error { return CreateTar(ctx, tree, r, o) }},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			start := cpuTime()
+			fresh(b, func(d string) {
+				if err := way.run(bytes.NewReader(data), filepath.Join(d, "tree"), image.with(UnpackOptions{})); err != nil {
+					b.Fatal(err)
+				}
+			})
+			b.ReportMetric((cpuTime()-start).Seconds()/float64(b.N), "cpu-s/op")
+		})
+	}
+}
+
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func BenchmarkDigestOfImage20000(b *testing.B) {

@@ -500,6 +500,10 @@ func FuzzUnpackEntries(f *testing.F) {
 			first, _ := tarOf(t, WalkUpper(tree))
 			for _, f := range forms() {
 				checkAgain(t, f, first, tree, image)
+				built := f.new(t)
+				if a, err := BuildTar(context.Background(), built, bytes.NewReader(rawTar(t, headers...)), f.with(UnpackOptions{})); err == nil {
+					checkWalk(t, built, a)
+				}
 			}
 			return
 		}

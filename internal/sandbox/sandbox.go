@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"den/internal/layer"
 	"den/internal/oci"
 )
 
@@ -72,6 +73,9 @@ type Request struct {
 	Init bool
 	// Warn is told what of the request is not in force, in a sentence; may be nil.
 	Warn func(string)
+	// Wrote, if set, is told before Wait returns what layer Root.Upper holds, by an executor that
+	// has written it there itself; one that mounts Root does not know, and tells nothing.
+	Wrote func(layer.Applied)
 }
 
 // An Executor is one way to run sandboxes.

@@ -68,7 +68,7 @@ func (s *step) request(ctx context.Context) (*sandbox.Request, error) {
 		network = sandbox.NetworkNone
 	}
 	return &sandbox.Request{
-		ID: id, Spec: spec, Root: s.root, Mounts: append(files, s.mounts...), Network: network, Warn: s.warn,
+		ID: id, Spec: spec, Root: s.root, Mounts: append(files, s.mounts...), Network: network, Warn: s.warn, Wrote: s.wrote,
 	}, nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"den/internal/build/solver"
 	"den/internal/failpoint"
+	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/progress"
 	"den/internal/sandbox"
@@ -27,7 +28,8 @@ type step struct {
 	inputs []*Ref
 
 	root     oci.Mount
-	rootRef  *Ref // nil is scratch
+	rootRef  *Ref                // nil is scratch
+	wrote    func(layer.Applied) // what became of the root; nil where nothing is kept of it
 	readonly bool
 	mounts   []oci.Mount // without the root, parents first
 	shmBytes int64       // of /dev/shm, where the build says
@@ -52,6 +54,7 @@ type writable struct {
 	below  *Ref // nil is scratch
 	draft  *store.Draft
 	active *snapshot.Active
+	wrote  *layer.Applied // what the sandbox knows that it left; nil if it does not
 }
 
 // onClose has f called when the step is over, the last one first.
@@ -228,9 +231,13 @@ func (s *step) commitLayer(ctx context.Context, w *writable) (*Ref, error) {
 	if err := s.env.Driver.Changes(ctx, w.active); err != nil {
 		return nil, err
 	}
-	applied, err := snapshot.Commit(ctx, w.active)
-	if err != nil {
-		return nil, err
+	applied := w.wrote
+	if applied == nil {
+		walked, err := snapshot.Commit(ctx, w.active)
+		if err != nil {
+			return nil, err
+		}
+		applied = &walked
 	}
 	if err := w.active.Close(); err != nil {
 		return nil, err
@@ -238,5 +245,5 @@ func (s *step) commitLayer(ctx context.Context, w *writable) (*Ref, error) {
 	if err := failpoint.Hit("ops.exec.publish"); err != nil {
 		return nil, err
 	}
-	return s.env.publish(ctx, w.below, w.draft, applied, s.v.Digest)
+	return s.env.publish(ctx, w.below, w.draft, *applied, s.v.Digest)
 }

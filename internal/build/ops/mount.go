@@ -72,6 +72,7 @@ func (s *step) prepareRoot(ctx context.Context, m *pb.Mount) error {
 	s.root.Target = "/"
 	if m.Output != int64(pb.SkipOutput) {
 		s.results[m.Output] = stepResult{layer: w}
+		s.wrote = func(a layer.Applied) { w.wrote = &a }
 	}
 	return nil
 }

@@ -159,6 +159,26 @@ func diffID(t *testing.T, e sandbox.Executor) oci.Digest {
 	return a.DiffID
 }
 
+// What a sandbox says that it wrote is what a walk of it finds, and nobody reads it again.
+func TestASandboxKnowsWhatItWrote(t *testing.T) {
+	b := sandboxtest.New(t, newExecutor(t, sentry.Options{}))
+	newLower(t, b)
+	r := b.Request(changes)
+	r.Root.Lower, r.Root.Upper = []string{image(t, b.Lower)}, filepath.Join(t.TempDir(), "image")
+	var told []layer.Applied
+	r.Wrote = func(a layer.Applied) { told = append(told, a) }
+	if out, exit := b.Run(r); exit.Code != 0 || out != "" {
+		t.Fatalf("%+v: %s", exit, out)
+	}
+	want, err := layer.WriteTar(t.Context(), io.Discard, layer.WalkUpper(r.Root.Upper))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 1 || told[0] != want {
+		t.Errorf("it said %+v, it wrote %+v", told, want)
+	}
+}
+
 func TestAStepHasTheDiffIDThatItHasInNamespaces(t *testing.T) {
 	own := newExecutor(t, sentry.Options{})
 	choice, err := sandbox.Choose(probe.Gather(t.Context(), t.TempDir()), "")

@@ -31,6 +31,7 @@ type running struct {
 	meter   *meter
 	limit   throttle // of processors
 	warn    func(string)
+	wrote   func(layer.Applied)
 	stop    func() bool
 
 	limiting  sync.Mutex // orders SetLimits
@@ -76,7 +77,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	s.limit.set(b.quota, b.period)
 	bounds := outerBounds(e.o.Platform)
 	bounds.apply(&b.out)
-	s.bounds.b, s.warn = bounds, r.Warn
+	s.bounds.b, s.warn, s.wrote = bounds, r.Warn, r.Wrote
 	if err := e.engage(ctx, b, s); err != nil {
 		return err
 	}
@@ -279,7 +280,18 @@ func (s *running) takeChanges() error {
 	if st, err := os.Stat(s.root.Upper); err == nil && st.IsDir() {
 		o = layer.UnpackOptions{Recorded: !sys.MayChown()}
 	}
-	_, uerr := layer.Unpack(context.Background(), s.layer, s.root.Upper, o)
+	// Where den may not chown, the tree is not all that its records say.
+	tell := s.wrote
+	if o.Recorded {
+		tell = nil
+	}
+	var a layer.Applied
+	var uerr error
+	if tell != nil {
+		a, uerr = layer.BuildTar(context.Background(), s.root.Upper, s.layer, o)
+	} else {
+		uerr = layer.CreateTar(context.Background(), s.root.Upper, s.layer, o)
+	}
 	if uerr != nil { // or the sentry waits for a reader
 		_, _ = io.Copy(io.Discard, s.layer)
 	}
@@ -291,6 +303,9 @@ func (s *running) takeChanges() error {
 		return errors.Join(uerr, errors.New("the sentry did not say that they are complete"))
 	case ev.Export.Err != "":
 		return errors.New(ev.Export.Err)
+	}
+	if uerr == nil && tell != nil {
+		tell(a)
 	}
 	return uerr
 }
