@@ -86,7 +86,6 @@ func initPlan() *sys.Plan {
 	loop := p.Label()
 	all := p.Words(sys.Int(^uint64(0)))
 	p.Do(unix.SYS_RT_SIGPROCMASK, sys.Int(unix.SIG_SETMASK), all, sys.Int(0), sys.Int(8)).MayFail()
-	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_NAME), p.Str("den-init")).MayFail()
 	p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_DUMPABLE), sys.Int(0)).MayFail()
 	p.Mark(loop)
 	p.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(unix.WNOHANG|unix.WALL), sys.Int(0)).MayFail().Pos(loop)
@@ -125,5 +124,9 @@ func (b *box) idle(name string, cgroup kernel.Cgroup2) (*kernel.ThreadGroup, err
 	}
 	defer args.File.DecRef(ctx)
 	tg, _, err := b.k.CreateProcess(*args)
-	return tg, err
+	if err != nil {
+		return nil, err
+	}
+	tg.Leader().SetName(name) // before anybody looks
+	return tg, nil
 }
