@@ -125,4 +125,7 @@ type Event struct {
 	// Attributes are docker's: name, image, exitCode and the container's labels.
 	Attributes map[string]string
 	Time       time.Time
+	// Departed is the exit code of a container that has removed itself, with its destroy; nil
+	// with all others. It is for Wait, and not docker's.
+	Departed *int
 }

@@ -47,7 +47,7 @@ func (r *run) follow() {
 	case restart > 0:
 		l.restartAfter(restart)
 	case r.c.record.Remove: // as account has it
-		l.complain(l.remove(context.Background(), RemoveOptions{Volumes: true}))
+		l.complain(l.removeItself(context.Background()))
 	}
 }
 

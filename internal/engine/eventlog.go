@@ -36,6 +36,7 @@ type keptEvent struct {
 	ID         string            `json:"id,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"`
 	Time       time.Time         `json:"time"`
+	Departed   *int              `json:"departed,omitempty"`
 }
 
 // keep begins to write events down, after those of the dens before were read.

@@ -20,6 +20,7 @@ type events struct {
 	changed chan struct{} // closed at the next event; nil while nobody waits
 	dir     string        // where they are kept; empty for those of a moment
 	failed  bool          // the last one could not be written down
+	reading sync.Mutex    // held by who reads what other dens have written
 }
 
 // Emit tells who listens to Events that something happened; a zero Time is now.
@@ -145,11 +146,15 @@ func deliver(ctx context.Context, out chan<- Event, ev Event) bool {
 
 // containerEvent emits an event of a container, with docker's attributes.
 func (e *Engine) containerEvent(r *record, action string, more map[string]string) {
+	e.Emit(eventOf(r, action, more))
+}
+
+func eventOf(r *record, action string, more map[string]string) Event {
 	attrs := map[string]string{}
 	maps.Copy(attrs, r.Labels)
 	attrs["name"], attrs["image"] = r.Name, r.Image
 	maps.Copy(attrs, more)
-	e.Emit(Event{Type: "container", Action: action, ID: r.ID, Attributes: attrs})
+	return Event{Type: "container", Action: action, ID: r.ID, Attributes: attrs}
 }
 
 func (e *Engine) volumeEvent(name, action string, more map[string]string) {

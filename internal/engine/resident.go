@@ -100,7 +100,9 @@ type life struct {
 	exits   int
 	code    int // of the last exit
 	removed bool
-	changed chan struct{} // closed at the next change; nil while nobody waits
+	// departing says that the container removes itself.
+	departing bool
+	changed   chan struct{} // closed at the next change; nil while nobody waits
 	// dir is kept, with its lock, between a run and its restart.
 	dir         *store.ContainerDir
 	backoff     time.Duration

@@ -296,7 +296,7 @@ func (l *life) notStarted(r *run, cause error) error {
 	close(r.ended)
 	l.engine.containerEvent(&next, "die", map[string]string{"exitCode": fmt.Sprint(code)})
 	if next.Remove {
-		errs = append(errs, l.remove(ctx, RemoveOptions{Volumes: true}))
+		errs = append(errs, l.removeItself(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -125,7 +125,7 @@ func (l *life) adopt(ctx context.Context) (restart bool, err error) {
 	r := l.snapshot()
 	if !began && !r.alive() && r.State != stateRestarting {
 		if r.State == stateExited && r.Remove {
-			return false, l.remove(ctx, RemoveOptions{Volumes: true})
+			return false, l.removeItself(ctx)
 		}
 		return r.State == stateExited && l.wantsRestartAtBoot(&r), nil
 	}
@@ -216,7 +216,7 @@ func (l *life) died(ctx context.Context, dir *store.ContainerDir) (restart bool,
 		l.engine.containerEvent(&r, "die", map[string]string{"exitCode": fmt.Sprint(r.ExitCode)})
 	}
 	if r.Remove && r.State != stateCreated {
-		return false, l.remove(ctx, RemoveOptions{Volumes: true})
+		return false, l.removeItself(ctx)
 	}
 	return r.State == stateExited && l.wantsRestartAtBoot(&r), nil
 }

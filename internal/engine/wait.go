@@ -61,6 +61,9 @@ func (e *Engine) Wait(ctx context.Context, nameOrID string, condition WaitCondit
 		return nil, invalid("invalid condition: %q", condition)
 	}
 	l, err := e.resident(ctx, nameOrID)
+	if errdefs.IsNotFound(err) {
+		return e.waitDeparted(ctx, nameOrID, condition, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -272,10 +275,15 @@ func (l *life) remove(ctx context.Context, o RemoveOptions) error {
 	}
 	l.waiting = nil
 	l.notify()
+	destroyed := eventOf(&r, "destroy", nil)
+	if l.departing {
+		code := r.ExitCode
+		destroyed.Departed = &code
+	}
 	l.mu.Unlock()
+	l.engine.Emit(destroyed)
 	l.engine.forget(l)
 	l.engine.execs.forget(l.id)
-	l.engine.containerEvent(&r, "destroy", nil)
 	return nil
 }
 
