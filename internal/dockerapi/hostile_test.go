@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"den/internal/engine"
+	"den/internal/testkit"
 )
 
 // hostileNames are what a client may put where a name belongs.
@@ -112,7 +113,7 @@ func TestSlowLogReadersHoldNothingButTheirConnection(t *testing.T) {
 		return ctx.Err()
 	}}
 	dial := serve(t, New(Options{Engine: f}))
-	base := count(t)
+	base := testkit.Holding(t)
 	var conns []io.Closer
 	for range readers {
 		conn := dial()
@@ -122,11 +123,11 @@ func TestSlowLogReadersHoldNothingButTheirConnection(t *testing.T) {
 		}
 		conns = append(conns, conn)
 	}
-	if now := count(t); now.goroutines > base.goroutines+3*readers {
-		t.Errorf("%d readers take %d goroutines", readers, now.goroutines-base.goroutines)
+	if now := testkit.Holding(t); now.Goroutines > base.Goroutines+3*readers {
+		t.Errorf("%d readers take %d goroutines", readers, now.Goroutines-base.Goroutines)
 	}
 	for _, c := range conns {
 		c.Close()
 	}
-	base.settle(t, "slow readers left")
+	base.Settle(t, 0, "slow readers left")
 }

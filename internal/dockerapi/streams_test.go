@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 
 	"den/internal/engine"
+	"den/internal/testkit"
 )
 
 // post sends a request that takes the connection over and reads the answer's head.
@@ -101,7 +101,7 @@ func TestHeadIsReadBeforeTheStreamByDockerPy(t *testing.T) {
 func TestAttachEndsWithItsContainerAndItsClient(t *testing.T) {
 	f := &fake{}
 	dial := serve(t, New(Options{Engine: f}))
-	base := count(t)
+	base := testkit.Holding(t)
 	for _, tt := range []struct {
 		name string
 		copy func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error
@@ -135,34 +135,7 @@ func TestAttachEndsWithItsContainerAndItsClient(t *testing.T) {
 		conn := dial()
 		_, r := post(t, conn, "/containers/a/attach?stream=1&stdin=1&stdout=1", "", upgrade)
 		tt.act(conn, r)
-		base.settle(t, tt.name)
-	}
-}
-
-// counted are this process's goroutines and descriptors.
-type counted struct{ goroutines, descriptors int }
-
-func count(t *testing.T) counted {
-	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Skip("no /proc: ", err)
-	}
-	return counted{runtime.NumGoroutine(), len(fds)}
-}
-
-// settle waits until there are no more than there were.
-func (c counted) settle(t *testing.T, after string) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		now := count(t)
-		if now.goroutines <= c.goroutines && now.descriptors <= c.descriptors {
-			return
-		}
-		if time.Now().After(deadline) {
-			buf := make([]byte, 1<<20)
-			t.Fatalf("%s: %+v stay, there were %+v\n%s", after, now, c, buf[:runtime.Stack(buf, true)])
-		}
+		base.Settle(t, 0, tt.name)
 	}
 }
 
@@ -255,7 +228,7 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 		f.samples[i].Read = time.Unix(int64(i), 0)
 	}
 	dial := serve(t, New(Options{Engine: f}))
-	base := count(t)
+	base := testkit.Holding(t)
 	for _, request := range []string{
 		"POST /containers/a/wait", "GET /events", "GET /containers/a/logs?follow=1&stdout=1", "GET /containers/a/stats",
 	} {
@@ -267,7 +240,7 @@ func TestClientsThatVanishLeaveNothing(t *testing.T) {
 			}
 			conn.Close()
 		}
-		base.settle(t, request)
+		base.Settle(t, 0, request)
 	}
 }
 

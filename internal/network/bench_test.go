@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"den/internal/testkit"
 )
 
 // Benchmarks of the bridge run in a network namespace made for them:
@@ -91,19 +93,10 @@ func BenchmarkStream(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(io.Discard, c)
-				_, _ = c.Write([]byte{1})
-			}()
-		}
-	}()
+	go testkit.Accept(l, func(c net.Conn) {
+		_, _ = io.Copy(io.Discard, c)
+		_, _ = c.Write([]byte{1})
+	})
 	for _, c := range []struct {
 		name string
 		from *os.File

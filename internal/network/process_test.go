@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"den/internal/testkit"
 )
 
 // sleepEnv makes this program wait for the end of its standard input.
@@ -116,19 +118,10 @@ func echo(t *testing.T) uint16 {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = l.Close(), u.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b, _ := io.ReadAll(c)
-				_, _ = fmt.Fprintf(c, "tcp %s", b)
-			}()
-		}
-	}()
+	go testkit.Accept(l, func(c net.Conn) {
+		b, _ := io.ReadAll(c)
+		_, _ = fmt.Fprintf(c, "tcp %s", b)
+	})
 	go func() {
 		b := make([]byte, 1500)
 		for {

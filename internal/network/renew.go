@@ -31,6 +31,18 @@ func (ns *Networks) renew() error {
 // renewOne writes a network's record again. Its den-net, if it has one, is replaced when
 // the network comes up the next time (Keeper.Start).
 func (ns *Networks) renewOne(id string, mtu int) error {
+	return ns.withRecords(id, func(n *Network, es []Endpoint) error {
+		n.NoHostLoopback = ns.o.NoHostLoopback
+		if !n.AskedMTU && len(es) == 0 {
+			n.MTU = mtu
+		}
+		return writeJSON(filepath.Join(ns.network(id), networkFile), n)
+	})
+}
+
+// withRecords calls f with what is recorded of a network, under its lock. One that is gone is
+// nothing to do.
+func (ns *Networks) withRecords(id string, f func(*Network, []Endpoint) error) error {
 	lock, err := ns.lockNetwork(id)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -39,18 +51,13 @@ func (ns *Networks) renewOne(id string, mtu int) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	dir := ns.network(id)
-	n, err := ReadNetwork(dir)
+	n, err := ReadNetwork(ns.network(id))
 	if err != nil {
 		return err
 	}
-	es, err := ReadEndpoints(dir)
+	es, err := ReadEndpoints(ns.network(id))
 	if err != nil {
 		return err
 	}
-	n.NoHostLoopback = ns.o.NoHostLoopback
-	if !n.AskedMTU && len(es) == 0 {
-		n.MTU = mtu
-	}
-	return writeJSON(filepath.Join(dir, networkFile), n)
+	return f(n, es)
 }

@@ -6,12 +6,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"den/internal/testkit"
 )
 
 // However thousands of connections through a published port end, nothing of them is left.
@@ -21,28 +22,19 @@ func TestNothingIsLeftOfThousandsOfStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer container.Close()
-	go func() {
-		for i := 0; ; i++ {
-			c, err := container.Accept()
-			if err != nil {
-				return
-			}
-			if i%5 == 0 { // broken off by the container
-				_ = c.(*net.TCPConn).SetLinger(0)
-				_ = c.Close()
-				continue
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
+	var accepted atomic.Int32
+	go testkit.Accept(container, func(c net.Conn) {
+		if accepted.Add(1)%5 == 0 { // broken off by the container
+			_ = c.(*net.TCPConn).SetLinger(0)
+			return
 		}
-	}()
+		_, _ = io.Copy(c, c)
+	})
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	goroutines, descriptors := holding(t)
+	before := testkit.Holding(t)
 	var mu sync.Mutex
 	dialled := 0
 	port := NewStreams().Publish(l, netip.Addr{}, func(ctx context.Context, _ netip.Addr) (Stream, error) {
@@ -75,13 +67,7 @@ func TestNothingIsLeftOfThousandsOfStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	const few = 5 // of the runtime's own, and the pipes of a pool
-	var g, d int
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if g, d = holding(t); g <= goroutines+few && d <= descriptors+few {
-			return
-		}
-	}
-	t.Errorf("%d goroutines and %d descriptors are held, before it were %d and %d", g, d, goroutines, descriptors)
+	before.Settle(t, few, "connections")
 }
 
 // useStream opens a connection and ends it in one of three ways.
@@ -109,15 +95,4 @@ func useStream(address string, i int) error {
 		return err
 	}
 	return nil
-}
-
-// holding is what this process has that can leak.
-func holding(t *testing.T) (goroutines, descriptors int) {
-	t.Helper()
-	runtime.GC() // pipes between spliced connections go with it
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return runtime.NumGoroutine(), len(fds)
 }

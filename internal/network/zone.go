@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
-
 	"den/internal/durable"
 )
 
@@ -48,23 +46,12 @@ func (ns *Networks) announce(ctx context.Context, es []Endpoint) error {
 }
 
 func (ns *Networks) announceTo(ctx context.Context, id string) error {
-	lock, err := ns.lockNetwork(id)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = lock.Close() }()
-	n, err := ReadNetwork(ns.network(id))
-	if err != nil {
-		return err
-	}
-	es, err := ReadEndpoints(ns.network(id))
-	if err != nil || len(es) == 0 {
-		return err // it is down
-	}
-	return ns.tell(ctx, n)
+	return ns.withRecords(id, func(n *Network, es []Endpoint) error {
+		if len(es) == 0 {
+			return nil // it is down
+		}
+		return ns.tell(ctx, n)
+	})
 }
 
 // tell writes the network's zone and has the driver answer by it.

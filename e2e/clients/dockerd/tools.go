@@ -1,5 +1,6 @@
 //go:build tools
 
+// Package dockerd pins the dockerd and containerd that den is compared with.
 package dockerd
 
 import (

@@ -17,6 +17,7 @@ import (
 	"den/internal/network/guest"
 	"den/internal/network/share"
 	"den/internal/oci"
+	"den/internal/testkit"
 )
 
 var (
@@ -93,17 +94,10 @@ func outer(t testing.TB, address string) *net.TCPListener {
 
 // echo answers every connection with what it sent, once that has ended.
 func echo(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			all, _ := io.ReadAll(c)
-			_, _ = c.Write(append([]byte(c.RemoteAddr().String()+" "), all...))
-		}()
-	}
+	testkit.Accept(l, func(c net.Conn) {
+		all, _ := io.ReadAll(c)
+		_, _ = c.Write(append([]byte(c.RemoteAddr().String()+" "), all...))
+	})
 }
 
 // say sends text, ends its side and returns the answer.

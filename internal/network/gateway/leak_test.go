@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,34 +13,11 @@ import (
 	"time"
 
 	"den/internal/network/datagram"
+	"den/internal/testkit"
 )
 
-// A holding is what a process has that can leak.
-type holding struct{ goroutines, descriptors int }
-
-func held(t *testing.T) holding {
-	t.Helper()
-	runtime.GC() // pipes between spliced connections go with it
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return holding{runtime.NumGoroutine(), len(fds)}
-}
-
-// givenBack waits until no more is held than before, but for a few that the runtime has.
-func givenBack(t *testing.T, before holding) {
-	t.Helper()
-	const few = 5
-	var now holding
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if now = held(t); now.goroutines <= before.goroutines+few && now.descriptors <= before.descriptors+few {
-			return
-		}
-	}
-	stacks := make([]byte, 1<<20)
-	t.Errorf("%+v are held, before it were %+v\n%.5000s", now, before, stacks[:runtime.Stack(stacks, true)])
-}
+// few are what a runtime may have of its own.
+const few = 5
 
 // many runs f so often, some at a time.
 func many(n int, f func(i int)) {
@@ -63,23 +38,14 @@ func many(n int, f func(i int)) {
 func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
 	g, in := lab(t, 1500)
 	l := outer(t, "127.0.0.1:0")
-	go func() {
-		for i := 0; ; i++ {
-			c, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			if i%5 == 0 { // broken off outside
-				_ = c.SetLinger(0)
-				_ = c.Close()
-				continue
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
+	var accepted atomic.Int32
+	go testkit.Accept(l, func(c net.Conn) {
+		if accepted.Add(1)%5 == 0 { // broken off outside
+			_ = c.(*net.TCPConn).SetLinger(0)
+			return
 		}
-	}()
+		_, _ = io.Copy(c, c)
+	})
 	closed := outer(t, "127.0.0.1:0")
 	refusing := port(closed.Addr())
 	if err := closed.Close(); err != nil {
@@ -87,7 +53,7 @@ func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	before := held(t)
+	before := testkit.Holding(t)
 	var opened atomic.Int32
 	many(2000, func(i int) {
 		to := port(l.Addr())
@@ -111,25 +77,14 @@ func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
 	if opened.Load() < 1000 {
 		t.Errorf("%d connections were opened", opened.Load())
 	}
-	givenBack(t, before)
+	before.Settle(t, few, "connections outward")
 
 	inside, err := in.Listen(netip.AddrPortFrom(guest4.Addr(), 80))
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		for {
-			c, err := inside.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	before = held(t)
+	go testkit.Accept(inside, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	before = testkit.Holding(t)
 	published := outer(t, "127.0.0.1:0")
 	to := published.Addr().String()
 	p, err := g.Publish(published, netip.AddrPortFrom(guest4.Addr(), 80))
@@ -157,7 +112,7 @@ func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	givenBack(t, before)
+	before.Settle(t, few, "connections inward")
 }
 
 // Flows of datagrams last for minutes; the table bounds them, and Close ends them.
@@ -168,7 +123,7 @@ func TestNothingIsLeftOfThousandsOfFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Close()
-	before := held(t)
+	before := testkit.Holding(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	many(3000, func(int) {
@@ -181,11 +136,11 @@ func TestNothingIsLeftOfThousandsOfFlows(t *testing.T) {
 		_ = c.Close()
 	})
 	const each = 3 // goroutines of a flow
-	if now := held(t); now.goroutines > before.goroutines+each*datagram.MaxFlows+200 || now.descriptors > before.descriptors+datagram.MaxFlows+200 {
+	if now := testkit.Holding(t); now.Goroutines > before.Goroutines+each*datagram.MaxFlows+200 || now.Descriptors > before.Descriptors+datagram.MaxFlows+200 {
 		t.Errorf("%+v are held for %d flows", now, datagram.MaxFlows)
 	}
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
-	givenBack(t, before)
+	before.Settle(t, few, "flows")
 }

@@ -12,30 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/network"
+	"den/internal/testkit"
 )
 
 // serveClients answers connections with their client's address and port, and all that they sent.
 func serveClients(t *testing.T, ns *os.File, address string) {
 	t.Helper()
-	var l net.Listener
-	must(t, network.In(ns, func() (err error) {
-		l, err = net.Listen("tcp", address)
-		return err
-	}))
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b, _ := io.ReadAll(c)
-				_, _ = fmt.Fprintf(c, "%s %s", c.RemoteAddr(), b)
-			}()
-		}
-	}()
+	go testkit.Accept(listen(t, ns, address), func(c net.Conn) {
+		b, _ := io.ReadAll(c)
+		_, _ = fmt.Fprintf(c, "%s %s", c.RemoteAddr(), b)
+	})
 }
 
 // oneNetwork is one with a container, in this process.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"den/internal/network"
+	"den/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -118,28 +119,25 @@ func (c *container) dial(t *testing.T, kind string, to netip.AddrPort) (net.Conn
 	return conn, err
 }
 
-// serve answers connections with the client's address and what it sent.
-func serve(t *testing.T, ns *os.File, address string) netip.AddrPort {
+// listen listens in a namespace; nil is the present one.
+func listen(t *testing.T, ns *os.File, address string) (l net.Listener) {
 	t.Helper()
-	var l net.Listener
 	must(t, network.In(ns, func() (err error) {
 		l, err = net.Listen("tcp", address)
 		return err
 	}))
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b, _ := io.ReadAll(c)
-				_, _ = fmt.Fprintf(c, "%s %s", c.RemoteAddr().(*net.TCPAddr).IP, b)
-			}()
-		}
-	}()
+	return l
+}
+
+// serve answers connections with the client's address and what it sent.
+func serve(t *testing.T, ns *os.File, address string) netip.AddrPort {
+	t.Helper()
+	l := listen(t, ns, address)
+	go testkit.Accept(l, func(c net.Conn) {
+		b, _ := io.ReadAll(c)
+		_, _ = fmt.Fprintf(c, "%s %s", c.RemoteAddr().(*net.TCPAddr).IP, b)
+	})
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 

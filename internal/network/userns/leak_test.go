@@ -4,20 +4,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
-)
 
-func held(t *testing.T) (goroutines, descriptors int) {
-	t.Helper()
-	runtime.GC() // pipes between spliced connections go with it
-	fds, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
-	return runtime.NumGoroutine(), len(fds)
-}
+	"den/internal/testkit"
+)
 
 // Connections that the kernel carries have descriptors that pass between threads and namespaces.
 func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
@@ -26,7 +18,7 @@ func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
 	}
 	s, c := oneNetwork(t, "172.30.0.0/24")
 	serveClients(t, c.ns, ":80")
-	goroutines, descriptors := held(t)
+	before := testkit.Holding(t)
 	open, shut := netip.AddrPortFrom(c.e.IPv4.Addr(), 80), netip.AddrPortFrom(c.e.IPv4.Addr(), 81)
 	var addresses []string
 	var ports []io.Closer
@@ -68,11 +60,5 @@ func TestNothingIsLeftOfThousandsOfConnections(t *testing.T) {
 		t.Errorf("left: %v", s.direct.taken)
 	}
 	const few = 5
-	var g, d int
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if g, d = held(t); g <= goroutines+few && d <= descriptors+few {
-			return
-		}
-	}
-	t.Errorf("%d goroutines and %d descriptors are held, before it were %d and %d", g, d, goroutines, descriptors)
+	before.Settle(t, few, "connections by the kernel")
 }

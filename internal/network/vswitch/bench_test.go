@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"den/internal/network"
+	"den/internal/testkit"
 )
 
 // BenchmarkStreams compares a stream between two containers, to the outer loopback
@@ -78,22 +79,15 @@ const blockBytes = 1 << 20
 
 // acknowledge answers a byte to each block.
 func acknowledge(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			b := make([]byte, blockBytes)
-			for {
-				if _, err := io.ReadFull(c, b); err != nil {
-					return
-				}
-				if _, err := c.Write(b[:1]); err != nil {
-					return
-				}
+	testkit.Accept(l, func(c net.Conn) {
+		b := make([]byte, blockBytes)
+		for {
+			if _, err := io.ReadFull(c, b); err != nil {
+				return
 			}
-		}()
-	}
+			if _, err := c.Write(b[:1]); err != nil {
+				return
+			}
+		}
+	})
 }

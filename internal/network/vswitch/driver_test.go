@@ -18,6 +18,7 @@ import (
 	"den/internal/network"
 	"den/internal/network/guest"
 	"den/internal/oci"
+	"den/internal/testkit"
 )
 
 // open is an engine's networks on a switch that leads nowhere but to the loopback device.
@@ -89,19 +90,10 @@ func (c *container) serve(t testing.TB, port uint16, text string) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					b, _ := io.ReadAll(conn)
-					_, _ = conn.Write(append([]byte(text), b...))
-				}()
-			}
-		}()
+		go testkit.Accept(l, func(conn net.Conn) {
+			b, _ := io.ReadAll(conn)
+			_, _ = conn.Write(append([]byte(text), b...))
+		})
 	}
 }
 
