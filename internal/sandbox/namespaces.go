@@ -226,7 +226,10 @@ func (n *Namespaces) start(ctx context.Context, r *Request, s *running) error {
 	return nil
 }
 
-// filter compiles a profile, once for each distinct one.
+// maxFilters bounds the compiled profiles that are kept: anybody can ask for a new one.
+const maxFilters = 64
+
+// filter compiles a profile, once for each distinct one as long as they are few.
 func (n *Namespaces) filter(p *specs.LinuxSeccomp) ([]byte, error) {
 	if p == nil {
 		return nil, nil
@@ -237,19 +240,25 @@ func (n *Namespaces) filter(p *specs.LinuxSeccomp) ([]byte, error) {
 	}
 	key := sha256.Sum256(b)
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if f, ok := n.filters[key]; ok {
+	f, ok := n.filters[key]
+	n.mu.Unlock()
+	if ok {
 		return f, nil
 	}
 	prog, err := CompileSeccomp(p)
 	if err != nil {
 		return nil, err
 	}
-	f := make([]byte, 0, 8*len(prog))
+	f = make([]byte, 0, 8*len(prog))
 	for _, i := range prog { // struct sock_filter
 		f = binary.LittleEndian.AppendUint16(f, i.Op)
 		f = append(f, i.Jt, i.Jf)
 		f = binary.LittleEndian.AppendUint32(f, i.K)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.filters) >= maxFilters {
+		clear(n.filters)
 	}
 	n.filters[key] = f
 	return f, nil

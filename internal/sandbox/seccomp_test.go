@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
@@ -244,5 +245,21 @@ func BenchmarkCompileSeccomp(b *testing.B) {
 		if _, err := CompileSeccomp(p); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Every client of the API can bring profiles of its own.
+func TestFewCompiledProfilesAreKept(t *testing.T) {
+	n := &Namespaces{filters: map[[sha256.Size]byte][]byte{}}
+	for i := range uint(maxFilters + 10) {
+		p := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActErrno, ErrnoRet: &i}}}
+		for range 2 {
+			if f, err := n.filter(p); err != nil || len(f) == 0 {
+				t.Fatalf("filter of %d bytes, %v", len(f), err)
+			}
+		}
+	}
+	if len(n.filters) > maxFilters {
+		t.Errorf("%d are kept", len(n.filters))
 	}
 }
