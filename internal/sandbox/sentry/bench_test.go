@@ -31,7 +31,7 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
-// BenchmarkColdStart runs true in the first sentry of an executor, which compiles the filter meanwhile.
+// BenchmarkColdStart runs true in the first sentry of an executor.
 func BenchmarkColdStart(b *testing.B) {
 	for _, network := range []string{"host", "none"} {
 		b.Run(network, func(b *testing.B) {

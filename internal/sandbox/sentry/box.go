@@ -93,9 +93,6 @@ type box struct {
 func sentryMain(platform, network string) error {
 	b := &box{control: newControl(fdControl)}
 	if err := b.prepare(platform, network); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil // not needed any more
-		}
 		return err
 	}
 	if err := b.control.tell(&event{Ready: true}); err != nil {
@@ -109,7 +106,7 @@ func sentryMain(platform, network string) error {
 		return err
 	}
 	if c.Start == nil {
-		return errors.New("the second command is no request")
+		return errors.New("the first command is no request")
 	}
 	b.r, b.files = c.Start, files
 	if err := b.start(); err != nil {
@@ -176,20 +173,7 @@ func (b *box) prepare(platformName, network string) error {
 	if err := preferred(); err != nil {
 		return err
 	}
-	return b.confine(p)
-}
-
-// confine loads the filter, which den sends when it has it.
-func (b *box) confine(p platform.Platform) error {
-	c, files, err := b.control.next()
-	if err != nil {
-		return err
-	}
-	files.close()
-	if c.Filter == nil {
-		return errors.New("the first command is no filter")
-	}
-	return installFilter(c.Filter, p.SeccompInfo())
+	return installFilter(platformName, network, p.SeccompInfo())
 }
 
 // quiet drops gVisor's log: what a child has to say goes over its socket, or is a panic. Times are in

@@ -13,9 +13,6 @@ func (e *Executor) Spawned() int {
 	return e.pool.spawned
 }
 
-// FiltersCompiled is how often it has compiled a sentry's filter.
-func (e *Executor) FiltersCompiled() int { return e.pool.filters.host.runs + e.pool.filters.own.runs }
-
 // HasGofer says whether a sandbox of the executor has one.
 func HasGofer(s sandbox.Sandbox) bool { return s.(*running).gofer != nil }
 

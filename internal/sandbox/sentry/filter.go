@@ -3,22 +3,23 @@ package sentry
 import (
 	"fmt"
 	"os"
-	"sync"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/bpf"
 	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/sentry/platform"
-	"gvisor.dev/gvisor/pkg/sentry/platform/ptrace"
-	"gvisor.dev/gvisor/pkg/sentry/platform/systrap"
-	"gvisor.dev/gvisor/runsc/boot/filter/config"
 
 	"den/internal/sandbox"
 )
 
 // The sentry's own filter of system calls bounds what a payload can reach that has taken over the
-// sentry. To compile it costs more than all else in the start of a sentry, so den does
-// it once and gives every sentry the program, with blanks for what differs between them.
+// sentry. To compile it takes 25 ms of processor time, more than all else in the start of a sentry, and needs rules that nothing
+// else needs. So the programs are files of the source tree, with blanks for what differs between sentries.
+// compile_test.go makes them, and the tests compare them with what gVisor's rules say.
+//
+//go:generate env CGO_ENABLED=0 GOARCH=amd64 go test -count=1 -run ^TestFiltersAreThoseOfTheRules$ . -update
+//go:generate env CGO_ENABLED=0 GOARCH=arm64 go test -count=1 -run ^TestFiltersAreThoseOfTheRules$ -exec qemu-aarch64-static . -update
 
 // Blanks, in the place of the 32-bit words that are compared. No rule has such values.
 const (
@@ -30,86 +31,13 @@ const (
 // priorityVariable is how gVisor's platform calls the priority that it gives to its threads.
 const priorityVariable = "systrap_sysmsg_thread_priority"
 
-// filters are the programs of an executor, one for each kind of network, compiled when
-// the first sentry of that kind starts.
-type filters struct {
-	platform string
-	host     compiled
-	own      compiled
-
-	mu       sync.Mutex
-	payloads map[string]*payloadFilter // of payloads, by what they were made of
-}
-
-type compiled struct {
-	once sync.Once
-	code []byte
-	err  error
-	runs int // how often it was compiled
-}
-
-// of is the program for sentries with a network, in the kernel's own form.
-func (f *filters) of(network string) ([]byte, error) {
-	c := &f.own
+// filterFile is where the filter of sentries is that run code on a platform and have a network.
+func filterFile(platformName, network string) string {
+	kind := "own"
 	if network == sandbox.NetworkHost {
-		c = &f.host
+		kind = "host"
 	}
-	c.once.Do(func() {
-		c.runs++
-		c.code, c.err = compileFilter(f.platform, network == sandbox.NetworkHost)
-	})
-	return c.code, c.err
-}
-
-// compileFilter makes a program with blanks.
-func compileFilter(platformName string, hostNetwork bool) ([]byte, error) {
-	var info platform.SeccompInfo
-	switch platformName {
-	case platformSystrap:
-		info = (*systrap.Systrap)(nil).SeccompInfo()
-	case platformPtrace:
-		info = (*ptrace.PTrace)(nil).SeccompInfo()
-	default:
-		return nil, fmt.Errorf("filter of platform %.40q: unknown", platformName)
-	}
-	o := config.Options{Platform: info, HostNetwork: hostNetwork, ControllerFD: fdControl}
-	rules, denied := config.Rules(o)
-	pid := seccomp.EqualTo(os.Getpid())
-	for _, nr := range []uintptr{unix.SYS_TGKILL, unix.SYS_RT_TGSIGQUEUEINFO} {
-		blankOut(rules, nr, 0, pid, blankPid)
-	}
-	priority := info.Variables().GetUint64(priorityVariable)
-	blankOut(rules, unix.SYS_SETPRIORITY, 2, seccomp.EqualTo(priority), blankPriorityHigh<<32|blankPriorityLow)
-	program := seccomp.Program{
-		RuleSets: []seccomp.RuleSet{{Rules: denied}, {Rules: rules, Action: seccomp.Allow}},
-		Options:  config.SeccompOptions(o),
-	}
-	instructions, _, err := program.Build()
-	if err != nil {
-		return nil, fmt.Errorf("compile the sentry's filter: %w", err)
-	}
-	return bpf.ToBytecode(instructions), nil
-}
-
-// blankOut puts a blank where the rules of a system call compare an argument with was.
-func blankOut(rules seccomp.SyscallRules, nr uintptr, arg int, was, blank seccomp.EqualTo) {
-	if !rules.Has(nr) {
-		return
-	}
-	var replace func(seccomp.SyscallRule) seccomp.SyscallRule
-	replace = func(r seccomp.SyscallRule) seccomp.SyscallRule {
-		if p, ok := r.(seccomp.PerArg); ok {
-			if p[arg] == seccomp.ValueMatcher(was) {
-				p[arg] = blank
-			}
-			return p
-		}
-		r.Recurse(replace)
-		return r
-	}
-	r := replace(rules.Get(nr))
-	rules.Remove(nr)
-	rules.Set(nr, r)
+	return "filters/" + runtime.GOARCH + "/" + platformName + "-" + kind + ".bpf"
 }
 
 // fillIn is the program for this process.
@@ -132,8 +60,12 @@ func fillIn(code []byte, info platform.SeccompInfo) ([]bpf.Instruction, error) {
 	return instructions, nil
 }
 
-// installFilter loads the filter that den has compiled.
-func installFilter(code []byte, info platform.SeccompInfo) error {
+// installFilter loads the filter of this process.
+func installFilter(platformName, network string, info platform.SeccompInfo) error {
+	code, err := compiledFilters.ReadFile(filterFile(platformName, network))
+	if err != nil {
+		return fmt.Errorf("the sentry's filter: %w", err)
+	}
 	instructions, err := fillIn(code, info)
 	if err == nil && len(instructions) == 0 {
 		err = unix.EINVAL

@@ -1,7 +1,11 @@
 package sentry
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
+	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -25,12 +29,15 @@ import (
 // printFilters has the test binary print its filters and end.
 const printFilters = "DEN_TEST_PRINT_FILTERS"
 
+// networks has one of each kind that filters differ for.
+func networks() []string { return []string{sandbox.NetworkHost, sandbox.NetworkNone} }
+
 // compileAll compiles all filters that there are.
 func compileAll(t *testing.T) (all []string) {
 	t.Helper()
 	for _, p := range []string{platformSystrap, platformPtrace} {
-		for _, host := range []bool{true, false} {
-			code, err := compileFilter(p, host)
+		for _, n := range networks() {
+			code, err := compileFilter(p, n)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -38,6 +45,67 @@ func compileAll(t *testing.T) (all []string) {
 		}
 	}
 	return all
+}
+
+var update = flag.Bool("update", false, "write the filters of this architecture anew")
+
+// TestFiltersAreThoseOfTheRules compares what is in the binary with gVisor's and den's rules.
+func TestFiltersAreThoseOfTheRules(t *testing.T) {
+	for _, p := range []string{platformSystrap, platformPtrace} {
+		for _, n := range networks() {
+			code, err := compileFilter(p, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := filterFile(p, n)
+			if *update {
+				if err := os.WriteFile(name, code, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if is, err := compiledFilters.ReadFile(name); err != nil || !bytes.Equal(is, code) {
+				t.Errorf("%s is not what the rules say (%v): run go generate ./internal/sandbox/sentry, and commit what changes", name, err)
+			}
+		}
+	}
+	if *update {
+		if err := os.WriteFile(madeOfFile(runtime.GOARCH), []byte(madeOf(t)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFiltersAreMadeOfTheRulesThereAre holds for the architecture that this test does not run on, too.
+func TestFiltersAreMadeOfTheRulesThereAre(t *testing.T) {
+	want := madeOf(t)
+	for _, arch := range []string{"amd64", "arm64"} {
+		if is, err := os.ReadFile(madeOfFile(arch)); err != nil || string(is) != want {
+			t.Errorf("the filters of %s are made of %q (%v), but there is %q: run go generate ./internal/sandbox/sentry, which needs qemu-user-static for the other architecture, and commit what changes", arch, is, err, want)
+		}
+	}
+}
+
+func madeOfFile(arch string) string { return "filters/" + arch + "/made-of" }
+
+// madeOf is what determines the filters of an architecture: gVisor's rules and den's compiler.
+func madeOf(t *testing.T) string {
+	t.Helper()
+	mod, err := os.ReadFile("../../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler, err := os.ReadFile("compile_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mod)) {
+		if strings.HasPrefix(strings.TrimSpace(line), "gvisor.dev/gvisor ") {
+			return fmt.Sprintf("%s\ncompile_test.go %x\ncontrol descriptor %d\n", strings.TrimSpace(line), sha256.Sum256(compiler), fdControl)
+		}
+	}
+	t.Fatal("go.mod does not name gVisor's version")
+	return ""
 }
 
 // TestCompiledFilterIsThatOfEveryProcess shows that there is a blank wherever a filter depends on the
@@ -80,7 +148,7 @@ func TestFilledInFilterBindsToItsProcess(t *testing.T) {
 	for name, info := range map[string]platform.SeccompInfo{
 		platformSystrap: (*systrap.Systrap)(nil).SeccompInfo(), platformPtrace: (*ptrace.PTrace)(nil).SeccompInfo(),
 	} {
-		code, err := compileFilter(name, true)
+		code, err := compiledFilters.ReadFile(filterFile(name, sandbox.NetworkHost))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,13 +200,13 @@ func TestPayloadFilterIsMadeOnceAndSaysTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var f filters
-	short, err := f.ofPayload(program)
+	var f payloadFilters
+	short, err := f.of(program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := f.ofPayload(program)
-	if err != nil || again != short || len(f.payloads) != 1 {
+	again, err := f.of(program)
+	if err != nil || again != short || len(f.made) != 1 {
 		t.Errorf("the same profile was optimized twice: %v", err)
 	}
 	if len(short.Program) > len(program) {
@@ -183,8 +251,8 @@ func TestPayloadFilterKnowsWhatItAlwaysAllows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var f filters
-	short, err := f.ofPayload(program)
+	var f payloadFilters
+	short, err := f.of(program)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,9 +267,9 @@ func TestPayloadFilterKnowsWhatItAlwaysAllows(t *testing.T) {
 }
 
 func TestPayloadFilterThatIsNoneIsRefused(t *testing.T) {
-	var f filters
+	var f payloadFilters
 	for _, bad := range [][]xbpf.RawInstruction{{}, {{Op: 0x20}}, {{Op: 0xffff}, {Op: 6}}, {{Op: 0x15, Jt: 9}, {Op: 6}}} {
-		if _, err := f.ofPayload(bad); err == nil || len(f.payloads) != 0 {
+		if _, err := f.of(bad); err == nil || len(f.made) != 0 {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}

@@ -3,6 +3,7 @@ package sentry
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	xbpf "golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -29,11 +30,17 @@ type payloadFilter struct {
 // unfilteredID is the container, for the sentry, of processes that a filter in the table is not for. Their children inherit it.
 const unfilteredID = "den-unfiltered"
 
+// payloadFilters are those that an executor has made, by their programs.
+type payloadFilters struct {
+	mu   sync.Mutex
+	made map[string]*payloadFilter
+}
+
 // maxPayloadFilters is how many filters of payloads are kept: more than there are profiles in use.
 const maxPayloadFilters = 8
 
-// ofPayload makes a payload's filter as short as it can be.
-func (f *filters) ofPayload(program []xbpf.RawInstruction) (*payloadFilter, error) {
+// of makes a program a payload's filter, and as short as it can be.
+func (f *payloadFilters) of(program []xbpf.RawInstruction) (*payloadFilter, error) {
 	words := make([]uint64, len(program))
 	key := make([]byte, 0, 8*len(program))
 	for i, in := range program {
@@ -42,7 +49,7 @@ func (f *filters) ofPayload(program []xbpf.RawInstruction) (*payloadFilter, erro
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if made, ok := f.payloads[string(key)]; ok {
+	if made, ok := f.made[string(key)]; ok {
 		return made, nil
 	}
 	instructions := unpack(words)
@@ -58,10 +65,10 @@ func (f *filters) ofPayload(program []xbpf.RawInstruction) (*payloadFilter, erro
 			return nil, fmt.Errorf("seccomp profile: %w", err)
 		}
 	}
-	if len(f.payloads) >= maxPayloadFilters || f.payloads == nil {
-		f.payloads = map[string]*payloadFilter{}
+	if len(f.made) >= maxPayloadFilters || f.made == nil {
+		f.made = map[string]*payloadFilter{}
 	}
-	f.payloads[string(key)] = made
+	f.made[string(key)] = made
 	return made, nil
 }
 

@@ -13,7 +13,6 @@ import (
 // not needed for idleLimit.
 type pool struct {
 	platform string
-	filters  filters
 
 	mu      sync.Mutex
 	starts  int // of sandboxes
@@ -65,7 +64,7 @@ func (p *pool) missing(network string) int {
 	return 1 - len(p.waiting)
 }
 
-// spawn starts a sentry. While that makes itself ready, its filter is compiled, if it is the first.
+// spawn starts a sentry.
 func (p *pool) spawn(network string) (*child, error) {
 	c, err := spawn(sentryName, p.platform, network)
 	if err != nil {
@@ -74,12 +73,6 @@ func (p *pool) spawn(network string) (*child, error) {
 	p.mu.Lock()
 	p.spawned++
 	p.mu.Unlock()
-	code, err := p.filters.of(network)
-	if err != nil {
-		c.end()
-		return nil, err
-	}
-	_ = send(c.control, &command{Filter: code}, nil) // if it is gone, its user learns why
 	return c, nil
 }
 

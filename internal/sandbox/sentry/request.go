@@ -25,7 +25,7 @@ const (
 // builder turns a sandbox.Request into what is sent to a sentry.
 type builder struct {
 	r       *sandbox.Request
-	filters *filters
+	filters *payloadFilters
 	out     request
 	files   []*os.File // sent with it
 	own     []*os.File // closed when they are sent
@@ -38,7 +38,7 @@ type builder struct {
 }
 
 // build makes the request; streams are already there.
-func build(r *sandbox.Request, f *filters, streams *sandbox.Streams) (_ *builder, err error) {
+func build(r *sandbox.Request, f *payloadFilters, streams *sandbox.Streams) (_ *builder, err error) {
 	b := &builder{r: r, filters: f}
 	defer func() {
 		if err != nil {
@@ -234,7 +234,7 @@ func (b *builder) seccomp(p *specs.LinuxSeccomp) error {
 	}
 	prog, err := sandbox.CompileSeccomp(p)
 	if err == nil {
-		b.out.Filter, err = b.filters.ofPayload(prog)
+		b.out.Filter, err = b.filters.of(prog)
 	}
 	return err
 }

@@ -66,7 +66,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if s.streams, err = sandbox.NewStreams(&copied); err != nil {
 		return err
 	}
-	b, err := build(r, &e.pool.filters, s.streams)
+	b, err := build(r, &e.filters, s.streams)
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,9 @@ type Options struct {
 
 // Executor runs sandboxes in sentries. It may be used by several goroutines.
 type Executor struct {
-	o    Options
-	pool pool
+	o       Options
+	pool    pool
+	filters payloadFilters
 }
 
 // New returns the executor.
@@ -50,7 +51,7 @@ func New(o Options) (*Executor, error) {
 	if o.Name == "" {
 		o.Name = "sentry"
 	}
-	return &Executor{o: o, pool: pool{platform: o.Platform, filters: filters{platform: o.Platform}}}, nil
+	return &Executor{o: o, pool: pool{platform: o.Platform}}, nil
 }
 
 // Name is the rung's.

@@ -25,8 +25,6 @@ const (
 
 // command is what den tells the sentry; one field is set.
 type command struct {
-	// Filter is the first: the filter that the sentry loads before it looks at a request.
-	Filter []byte   `json:",omitempty"`
 	Start  *request `json:",omitempty"`
 	Signal int32    `json:",omitempty"`
 	Resize *size    `json:",omitempty"`

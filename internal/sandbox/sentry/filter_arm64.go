@@ -1,0 +1,6 @@
+package sentry
+
+import "embed"
+
+//go:embed filters/arm64/*.bpf
+var compiledFilters embed.FS
