@@ -32,6 +32,7 @@ type bench struct {
 	golang              string // GOROOT
 	group               *group
 	weak                bool
+	weighing            bool // a round that finds out what plainPeer holds, and times nothing
 	table               table
 }
 
@@ -90,6 +91,15 @@ func run(o options) (err error) {
 			}
 		}
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d done\n", round+1, o.rounds)
+	}
+	if !b.weak {
+		return nil
+	}
+	b.weighing = true
+	for _, w := range chosen {
+		if err := b.sample(w, b.newPlain); err != nil {
+			return fmt.Errorf("weigh %s, %w", w.name, err)
+		}
 	}
 	return nil
 }
@@ -165,7 +175,12 @@ func (b *bench) sample(w workload, newPeer func(string, workload) peer) (err err
 		if err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
-		b.table.add(cell{w.name + " " + part.name, p.name()}, s)
+		at := cell{w.name + " " + part.name, p.name()}
+		if b.weighing {
+			b.table.weigh(at, s)
+			continue
+		}
+		b.table.add(at, s)
 		fmt.Fprintf(os.Stderr, "bench: %s %s, %s: %.3f s, CPU %.2f s\n", w.name, part.name, p.name(), s.wall.Seconds(), s.cpu.Seconds())
 	}
 	if w.check == nil {

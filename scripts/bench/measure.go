@@ -155,13 +155,18 @@ type peak struct{ kib atomic.Int64 }
 // fs/exec.c) and of the children, a compiler for example. The mark only grows,
 // so what is missed is growth in the last two milliseconds.
 func (p *peak) watch(pid int) (stop func()) {
+	return often(2*time.Millisecond, func() { p.raise(highWater(pid)) })
+}
+
+// often does something now and after each interval, until it is stopped.
+func often(interval time.Duration, do func()) (stop func()) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(2 * time.Millisecond)
+		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
-			p.raise(highWater(pid))
+			do()
 			select {
 			case <-end:
 				return

@@ -16,6 +16,13 @@ type table struct {
 	rows  []string
 }
 
+// weigh gives a cell's samples the memory of one that was not timed.
+func (t *table) weigh(c cell, weighed sample) {
+	for i := range t.cells[c] {
+		t.cells[c][i].rssMiB = weighed.rssMiB
+	}
+}
+
 func (t *table) add(c cell, s sample) {
 	if !slices.Contains(t.rows, c.part) {
 		t.rows = append(t.rows, c.part)

@@ -13,10 +13,13 @@ import (
 // plainPeer is den in a container like Docker's plain one: root with 14 capabilities, Docker's
 // seccomp profile, no namespaces and no mounts. den itself, privileged, is who makes that container, which
 // costs what "run true" does.
-type plainPeer struct{ denPeer }
+type plainPeer struct {
+	denPeer
+	all peak
+}
 
 func (b *bench) newPlain(fs string, w workload) peer {
-	p := &plainPeer{denPeer{b: b, fs: fs, w: w}}
+	p := &plainPeer{denPeer: denPeer{b: b, fs: fs, w: w}}
 	p.around = p.container
 	return p
 }
@@ -48,29 +51,24 @@ func (p *plainPeer) start() error {
 	return p.denPeer.start()
 }
 
-// do takes, instead of the largest process, what all of them hold together: the den inside, its
-// sentries and gofers, and the payloads' memory.
+// do weighs in a round of its own: who reads the mappings of a process holds up its page
+// faults, and a sentry lives on these.
 func (p *plainPeer) do(part part) error {
-	end, ended := make(chan struct{}), make(chan struct{})
-	var most int64
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			most = max(most, p.b.group.shares())
-			select {
-			case <-end:
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	err := p.denPeer.do(part)
-	close(end)
-	<-ended
-	p.rss.kib.Store(most)
-	return err
+	if !p.b.weighing {
+		return p.denPeer.do(part)
+	}
+	stop := p.b.group.weigh(&p.all)
+	defer stop()
+	return p.denPeer.do(part)
+}
+
+// peak is, instead of the largest process, what all of them hold together: the den inside, its
+// sentries and gofers, and the payloads' memory.
+func (p *plainPeer) peak() int64 { return p.all.kib.Swap(0) }
+
+// weigh looks at what the group holds until it is stopped.
+func (g *group) weigh(most *peak) (stop func()) {
+	return often(50*time.Millisecond, func() { most.raise(g.shares()) })
 }
 
 // shares adds up the proportional set sizes of all processes of the group, in KiB.
