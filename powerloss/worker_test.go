@@ -212,7 +212,7 @@ func (w *worker) mutable(ctx context.Context, seed string) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(c.SetRoots(store.Record{Layers: []oci.Digest{l.DiffID()}}), w.s.NameContainer(cid, cid))
+	err = errors.Join(c.SetRoots(store.Record{Layers: []oci.Digest{l.DiffID()}}), w.s.NameContainer(ctx, cid, cid))
 	if err != nil || w.r.IntN(2) == 0 {
 		return errors.Join(err, c.Close())
 	}

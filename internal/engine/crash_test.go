@@ -124,15 +124,16 @@ func TestWhoeverDiesTheNextDenGoesOn(t *testing.T) {
 		state, output string // of a container that stays; empty: there is none
 		code          int
 	}{
-		"engine.create.roots":    {},
-		"engine.create.record":   {},
-		"engine.start.start":     {state: "created"},
-		"engine.start.started":   {state: "running", output: "output\n"},
-		"engine.end.record":      {state: "exited", output: "output\n", code: usr1},
-		"engine.end.recorded":    {state: "exited", output: "output\n", code: usr1},
-		"engine.remove.dir":      {state: "exited", output: "output\n", code: usr1},
-		"engine.volume.filled":   {state: "created"},
-		"store.container.rename": {},
+		"engine.create.roots":     {},
+		"engine.create.record":    {},
+		"engine.start.start":      {state: "created"},
+		"engine.start.started":    {state: "running", output: "output\n"},
+		"engine.end.record":       {state: "exited", output: "output\n", code: usr1},
+		"engine.end.recorded":     {state: "exited", output: "output\n", code: usr1},
+		"engine.remove.dir":       {state: "exited", output: "output\n", code: usr1},
+		"engine.volume.filled":    {state: "created"},
+		"store.container.rename":  {},
+		"store.container.discard": {},
 	} {
 		for _, remove := range []string{"", "1"} {
 			t.Run(point+remove, func(t *testing.T) {

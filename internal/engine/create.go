@@ -98,7 +98,7 @@ func (c *container) registerResident(ctx context.Context) error {
 	if err := errors.Join(writeKept(c.dir, requestFile, c.more), writeKept(c.dir, imageFile, c.image)); err != nil {
 		return err
 	}
-	name, err := c.engine.nameContainer(c.request.Name, id)
+	name, err := c.engine.nameContainer(ctx, c.request.Name, id)
 	if errdefs.IsAlreadyExists(err) {
 		owner, _ := c.engine.Store.ContainerByName(c.request.Name)
 		return &sentence{fmt.Sprintf("Conflict. The container name \"/%s\" is already in use by container %q. "+

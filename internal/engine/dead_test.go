@@ -16,7 +16,7 @@ func (r *rig) abandon(rec record) {
 	r.t.Helper()
 	dir, err := r.Store.NewContainer(r.t.Context(), rec.ID)
 	if err == nil {
-		err = errors.Join(r.Store.NameContainer(rec.Name, rec.ID), rec.write(dir.Path()), dir.Close())
+		err = errors.Join(r.Store.NameContainer(r.t.Context(), rec.Name, rec.ID), rec.write(dir.Path()), dir.Close())
 	}
 	if err != nil {
 		r.t.Fatal(err)

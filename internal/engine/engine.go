@@ -214,7 +214,7 @@ func (c *container) register(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(c.dir.Path(), exitFile), nil, 0o600); err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
 	}
-	name, err := c.engine.nameContainer(c.request.Name, id)
+	name, err := c.engine.nameContainer(ctx, c.request.Name, id)
 	if err != nil {
 		return err
 	}

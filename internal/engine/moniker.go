@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 
@@ -36,17 +37,17 @@ func moniker() string {
 // nameContainer gives the container id the name that was asked for, or one that
 // is free. A name whose container was to remove itself, and whose den died
 // before it could, is free.
-func (e *Engine) nameContainer(name, id string) (string, error) {
+func (e *Engine) nameContainer(ctx context.Context, name, id string) (string, error) {
 	if name == "" {
 		for range monikerTries {
 			name = moniker()
-			if err := e.Store.NameContainer(name, id); err == nil || !errdefs.IsAlreadyExists(err) {
+			if err := e.Store.NameContainer(ctx, name, id); err == nil || !errdefs.IsAlreadyExists(err) {
 				return name, err
 			}
 		}
-		return id[:12], e.Store.NameContainer(id[:12], id)
+		return id[:12], e.Store.NameContainer(ctx, id[:12], id)
 	}
-	err := e.Store.NameContainer(name, id)
+	err := e.Store.NameContainer(ctx, name, id)
 	if !errdefs.IsAlreadyExists(err) {
 		return name, err
 	}
@@ -54,7 +55,7 @@ func (e *Engine) nameContainer(name, id string) (string, error) {
 	if cid, err := e.Store.ContainerByName(name); err == nil {
 		owner = "container " + cid[:12]
 		if s, err := e.summary(cid); err == nil && s == nil { // it was reaped, or is just being made
-			if err := e.Store.NameContainer(name, id); !errdefs.IsAlreadyExists(err) {
+			if err := e.Store.NameContainer(ctx, name, id); !errdefs.IsAlreadyExists(err) {
 				return name, err
 			}
 		}

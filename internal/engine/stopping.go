@@ -263,7 +263,7 @@ func (e *Engine) Rename(ctx context.Context, nameOrID, name string) error {
 	if old == name {
 		return invalid("Renaming a container with the same name as its current name")
 	}
-	if _, err := e.nameContainer(name, l.id); err != nil {
+	if _, err := e.nameContainer(ctx, name, l.id); err != nil {
 		return err
 	}
 	if err := l.update(func(r *record) { r.Name = name }); err != nil {

@@ -320,14 +320,14 @@ func (e *Engine) removeDir(dir *store.ContainerDir, r *record) error {
 		errs = append(errs, e.Store.UnnameContainer(r.Name))
 	}
 	errs = append(errs, failpoint.Hit("engine.remove.dir"))
-	clear, err := dir.Discard(logDir, discardedDir) // a client that is slow has yet to read the end
-	if errs = append(errs, err); err == nil {
-		errs = append(errs, e.clear(clear))
-	}
-	for _, v := range r.Volumes {
+	for _, v := range r.Volumes { // while there is a record that names them, whoever dies now
 		if err := e.Store.RemoveVolume(v); !errdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}
+	}
+	clear, err := dir.Discard(logDir, discardedDir) // a client that is slow has yet to read the end
+	if errs = append(errs, err); err == nil {
+		errs = append(errs, e.clear(clear))
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -180,12 +181,25 @@ func (c *ContainerDir) Discard(read ...string) (clear func() error, err error) {
 	if !ok {
 		return nil, fmt.Errorf("remove container %s: it is in use: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	for _, dir := range read { // before anybody finds them in the trash
-		if err := os.RemoveAll(filepath.Join(c.Path(), dir)); err != nil {
+	path := c.Path()
+	if len(read) > 0 {
+		// Whoever dies here leaves a container, or none, and never one without its logs. Among the
+		// drafts the lock keeps the collector away, who empties what it finds in the trash.
+		draft := c.store.path("tmp", rand.Text())
+		if err := os.Rename(path, draft); err != nil {
+			return nil, fmt.Errorf("remove container %s: %w", c.id, err)
+		}
+		path = draft
+	}
+	if err := failpoint.Hit("store.container.discard"); err != nil {
+		return nil, fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	for _, dir := range read {
+		if err := os.RemoveAll(filepath.Join(path, dir)); err != nil {
 			return nil, fmt.Errorf("remove container %s: %w", c.id, err)
 		}
 	}
-	trash, err := c.store.moveToTrash(c.Path())
+	trash, err := c.store.moveToTrash(path)
 	if err != nil {
 		return nil, fmt.Errorf("remove container %s: %w", c.id, err)
 	}
@@ -215,31 +229,34 @@ func (c *ContainerDir) Close() error {
 var plainName = shape{1, 255, alnum, alnum + "_.-"}
 
 // withNames runs fn while no other process changes the engine's names.
-func (s *Store) withNames(ctx context.Context, fn func(dir string) error) error {
+func (s *Store) withNames(ctx context.Context, fn func() error) error {
 	if err := s.lockEngine(ctx, true); err != nil {
 		return err
 	}
-	dir := s.path(s.engineRel("names"))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(s.path(s.engineRel("names")), 0o755); err != nil {
 		return err
 	}
-	s.naming.Lock()
-	defer s.naming.Unlock()
+	select {
+	case s.naming <- struct{}{}:
+		defer func() { <-s.naming }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	w, err := s.Work(ctx, "names", s.engine.id, nil)
 	if err != nil {
 		return err
 	}
 	defer w.Done()
-	return fn(dir)
+	return fn()
 }
 
 // NameContainer gives the container cid a name; the error is of class
 // errdefs.ErrAlreadyExists when another container has it.
-func (s *Store) NameContainer(name, cid string) error {
+func (s *Store) NameContainer(ctx context.Context, name, cid string) error {
 	if !plainName.matches(name) {
 		return fmt.Errorf("container name %.80q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", name, errdefs.ErrInvalidArgument)
 	}
-	err := s.withNames(context.Background(), func(dir string) error {
+	err := s.withNames(ctx, func() error {
 		owner, err := s.nameOwner(name)
 		if err == nil && owner != cid {
 			return fmt.Errorf("it is in use by container %s: %w", owner, errdefs.ErrAlreadyExists)

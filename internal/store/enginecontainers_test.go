@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -64,5 +65,65 @@ func TestDiscardedContainersFilesAreReadToTheEnd(t *testing.T) {
 	}
 	if left, err := os.ReadDir(s.path("trash")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// Where a removal ends half-way there is no container left without its logs.
+func TestContainerKeepsItsLogsUntilItIsGone(t *testing.T) {
+	s := openStore(t, t.TempDir(), t.TempDir())
+	c, err := s.NewContainer(t.Context(), testCID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := filepath.Join(c.Path(), "log")
+	// A trash that takes nothing ends it in the middle.
+	if err := errors.Join(os.Mkdir(log, 0o700), os.Rename(s.path("trash"), s.path("elsewhere"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Discard("log"); err == nil {
+		t.Fatal("there was a trash")
+	}
+	if err := os.Rename(s.path("elsewhere"), s.path("trash")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(c.Path()); err == nil {
+		if _, err := os.Stat(log); err != nil {
+			t.Errorf("the container is there, and its log is not: %v", err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CollectGarbage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(s.path("tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestWhoWaitsForNamesCanLeave(t *testing.T) {
+	s := openStore(t, t.TempDir(), t.TempDir())
+	held, done := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() {
+		first <- s.withNames(t.Context(), func() error {
+			close(held)
+			<-done
+			return nil
+		})
+	}()
+	<-held
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.NameContainer(gone, "db", testCID); !errors.Is(err, context.Canceled) {
+		t.Errorf("naming: %v", err)
+	}
+	close(done)
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	if err := s.NameContainer(t.Context(), "db", testCID); err != nil {
+		t.Error(err)
 	}
 }

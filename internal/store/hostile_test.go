@@ -170,7 +170,7 @@ func TestReaderWhoHoldsEveryLockStopsNobody(t *testing.T) {
 		}
 		return c.Close()
 	})
-	step("name a container", func() error { return s.NameContainer("app", strings.Repeat("a", 12)) })
+	step("name a container", func() error { return s.NameContainer(t.Context(), "app", strings.Repeat("a", 12)) })
 	step("volume", func() error {
 		_, hold, _, err := s.Volume(ctx, "data", true)
 		if err != nil {

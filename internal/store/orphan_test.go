@@ -64,7 +64,7 @@ func TestLongestContainerNameCanBeUsed(t *testing.T) {
 		name, cid := strings.Repeat("n", n), hexSum(fmt.Sprint(n))
 		c, err := s.NewContainer(t.Context(), cid)
 		must(t, err)
-		if err := s.NameContainer(name, cid); (err == nil) != fits {
+		if err := s.NameContainer(t.Context(), name, cid); (err == nil) != fits {
 			t.Errorf("%d characters: %v", n, err)
 		}
 		must(t, c.Close())

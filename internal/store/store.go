@@ -80,8 +80,8 @@ type Store struct {
 
 	wedged atomic.Int64 // when a lock was last not to be had in time; Unix ns
 
-	// naming lets this process's goroutines wait for each other at names without polling.
-	naming sync.Mutex
+	// naming is full while one of this process's goroutines is at names: the others wait without polling.
+	naming chan struct{}
 
 	mu     sync.Mutex
 	leases map[string]*lease // by path
@@ -98,7 +98,7 @@ func Open(ctx context.Context, root string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, leases: map[string]*lease{},
+	s := &Store{root: root, notice: o.Notice, patience: silence, busyWait: busyWait, naming: make(chan struct{}, 1), leases: map[string]*lease{},
 		pulse: cmp.Or(o.pulse, defaultPulse), budget: budget{maxBytes: o.MaxBytes, minFreeBytes: o.MinFreeBytes, soft: o.SoftBudget}}
 	s.closeOnce = sync.OnceValue(s.close)
 	if s.notice == nil {

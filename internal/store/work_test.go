@@ -260,12 +260,12 @@ func TestContainerNamesAreUnique(t *testing.T) {
 		must(t, err)
 		defer c.Close()
 	}
-	must(t, s.NameContainer("db", testCID))
-	must(t, s.NameContainer("db", testCID))
-	if err := s.NameContainer("db", "0123ffff00000000"); !errdefs.IsAlreadyExists(err) {
+	must(t, s.NameContainer(t.Context(), "db", testCID))
+	must(t, s.NameContainer(t.Context(), "db", testCID))
+	if err := s.NameContainer(t.Context(), "db", "0123ffff00000000"); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("got %v", err)
 	}
-	if err := s.NameContainer("../db", testCID); !errdefs.IsInvalidArgument(err) {
+	if err := s.NameContainer(t.Context(), "../db", testCID); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v", err)
 	}
 	for _, name := range []string{"db", testCID, "01234"} {
@@ -281,7 +281,7 @@ func TestContainerNamesAreUnique(t *testing.T) {
 
 	// The name of a container that is gone is free.
 	must(t, os.RemoveAll(filepath.Join(s.containerPath(testCID))))
-	must(t, s.NameContainer("db", "0123ffff00000000"))
+	must(t, s.NameContainer(t.Context(), "db", "0123ffff00000000"))
 	if names, err := s.ContainerNames(); names["0123ffff00000000"] != "db" || err != nil {
 		t.Errorf("names: %v, %v", names, err)
 	}
