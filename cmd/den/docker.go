@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -45,7 +46,7 @@ func newDocker(g *globals, io streams) *cobra.Command {
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetOut(io.out)
 	cmd.SetErr(io.err)
-	cmd.SetFlagErrorFunc(flagError)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &codedError{flagError(cmd, err), 125} })
 	// Not persistent: docker's commands have other uses for the letters.
 	f := cmd.Flags()
 	f.StringVarP(&d.options.Host, "host", "H", "", "Daemon to ask (default $DOCKER_HOST)")
@@ -86,32 +87,31 @@ func runDocker(ctx context.Context, args []string, io streams) error {
 	}
 	fmt.Fprintln(io.err, progress.Plain(err.Error()))
 	var coded *codedError
-	var usage *usageError
-	switch {
-	case errors.As(err, &coded):
+	if errors.As(err, &coded) {
 		return &exitError{coded.code}
-	case errors.As(err, &usage):
-		return &exitError{125}
 	}
-	return &exitError{1}
+	return &exitError{1} // also for arguments that are too many or too few
 }
 
 // commands are docker's that den answers to.
 func (d *docker) commands() []*cobra.Command {
 	return []*cobra.Command{
-		d.newRun("run"), d.newRun("create"), d.newExec(), d.newPs(), d.newLogs(), d.newRm(), d.newInspect(),
+		d.newRun("run"), d.newRun("create"), d.newExec(), d.newLogs(), d.newRm(), d.newPort(),
 		d.newLife("start", "Start stopped containers"), d.newLife("stop", "Stop running containers"), d.newLife("restart", "Restart containers"),
 		d.newLife("kill", "Kill running containers"), d.newLife("pause", "Pause containers"), d.newLife("unpause", "Let paused containers go on"), d.newWait(), d.newRename(),
-		d.newPull(), d.newPush(), d.newImages(), d.newRmi(), d.newTag(), d.newSave(), d.newLoad(), d.newBuild(), d.newHistory(),
+		d.newPs(), d.newInspect(), d.newPull(), d.newPush(), d.newImages(), d.newRmi(), d.newTag(), d.newSave(), d.newLoad(), d.newBuild(), d.newHistory(),
 		newLogin(d.globals, d.io), newLogout(d.globals, d.io), d.newInfo(), d.newVersion(),
 	}
 }
 
+// lifeCommands is how many of commands, from the first on, are about containers alone.
+const lifeCommands = 14
+
 // groups are docker's longer spellings.
 func (d *docker) groups() []*cobra.Command {
 	return []*cobra.Command{
-		group("container", "Manage containers", append(d.commands()[:15], renamed(d.newPs(), "ls", "list", "ps"), d.newPrune("container"))...),
-		group("image", "Manage images", d.newPull(), d.newPush(), renamed(d.newImages(), "ls", "list"), renamed(d.newRmi(), "rm", "remove"), d.newTag(), d.newSave(), d.newLoad(), d.newBuild(), d.newHistory(), d.newInspect(), d.newPrune("image")),
+		group("container", "Manage containers", append(d.commands()[:lifeCommands], d.newObjectInspect("container"), renamed(d.newPs(), "ls", "list", "ps"), d.newPrune("container"))...),
+		group("image", "Manage images", d.newPull(), d.newPush(), renamed(d.newImages(), "ls", "list"), renamed(d.newRmi(), "rm", "remove"), d.newTag(), d.newSave(), d.newLoad(), d.newBuild(), d.newHistory(), d.newObjectInspect("image"), d.newPrune("image")),
 		group("network", "Manage networks", d.newNetworkCreate(), d.newObjects("network"), d.newObjectsRemove("network"), d.newObjectInspect("network"), d.newNetworkConnect("connect"), d.newNetworkConnect("disconnect"), d.newPrune("network")),
 		group("volume", "Manage volumes", d.newVolumeCreate(), d.newObjects("volume"), d.newObjectsRemove("volume"), d.newObjectInspect("volume"), d.newPrune("volume")),
 		group("system", "Manage the daemon", d.newInfo(), d.newSystemPrune()),
@@ -253,6 +253,15 @@ func filterQuery(values []string) (url.Values, error) {
 		q.Set("filters", string(text))
 	}
 	return q, nil
+}
+
+// unlessGone says what is not there and, with force, takes it for success.
+func (d *docker) unlessGone(err error, force bool) error {
+	if !force || !errdefs.IsNotFound(err) {
+		return err
+	}
+	fmt.Fprintln(d.io.err, progress.Plain(err.Error()))
+	return nil
 }
 
 // each does something with every argument, and tells of all that failed.

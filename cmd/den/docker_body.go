@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	stdio "io"
 	"net"
@@ -21,9 +22,9 @@ func (o *dockerRun) body(req *engine.RunRequest, createOnly bool) (map[string]an
 	}
 	foreground := !o.detach && !createOnly
 	body := map[string]any{
-		"Image": req.Image, "Env": req.Env, "Labels": req.Labels, "WorkingDir": req.WorkingDir, "User": req.User, "Hostname": req.Hostname,
+		"Image": req.Image, "Env": req.Env, "Labels": req.Labels, "WorkingDir": req.WorkingDir, "User": req.User, "Hostname": req.Hostname, "Domainname": o.domainname,
 		"Tty": req.TTY, "OpenStdin": o.interactive, "StdinOnce": o.interactive && foreground,
-		"AttachStdin": o.interactive && foreground, "AttachStdout": foreground, "AttachStderr": foreground,
+		"AttachStdin": o.interactive && foreground, "AttachStdout": foreground && o.attached("stdout"), "AttachStderr": foreground && o.attached("stderr"),
 		"StopSignal": req.StopSignal, "StopTimeout": req.StopSeconds, "HostConfig": host,
 	}
 	if len(req.Args) > 0 {
@@ -94,7 +95,7 @@ func (o *dockerRun) hostConfig(req *engine.RunRequest) (map[string]any, error) {
 		tmpfs[path] = options
 	}
 	h["Tmpfs"] = tmpfs
-	return h, nil
+	return h, o.dockerLimits.apply(h)
 }
 
 func orZero(s string) string {
@@ -164,6 +165,9 @@ func (o *dockerRun) deviceBodies() []map[string]string {
 
 // health is the check that was asked for, nil for the image's own.
 func (o *dockerRun) health() (any, error) {
+	if o.noHealth && o.healthCmd+o.healthInterval+o.healthTimeout+o.healthStart+o.healthStartInterval != "" {
+		return nil, errors.New("--no-healthcheck conflicts with --health-* options")
+	}
 	if o.noHealth {
 		return map[string]any{"Test": []string{"NONE"}}, nil
 	}
@@ -171,7 +175,7 @@ func (o *dockerRun) health() (any, error) {
 	if o.healthCmd != "" {
 		h["Test"] = []string{"CMD-SHELL", o.healthCmd}
 	}
-	for name, text := range map[string]string{"Interval": o.healthInterval, "Timeout": o.healthTimeout, "StartPeriod": o.healthStart} {
+	for name, text := range map[string]string{"Interval": o.healthInterval, "Timeout": o.healthTimeout, "StartPeriod": o.healthStart, "StartInterval": o.healthStartInterval} {
 		if text == "" {
 			continue
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -49,9 +48,18 @@ func (d *docker) newLife(verb, short string) *cobra.Command {
 		if signal != "" {
 			q.Set("signal", signal)
 		}
-		return d.each(args, true, func(name string) error {
-			return d.call(cmd.Context(), "POST", pathOf("containers", name, verb), q, nil, nil)
+		var failed []string
+		err := d.each(args, true, func(name string) error {
+			err := d.call(cmd.Context(), "POST", pathOf("containers", name, verb), q, nil, nil)
+			if err != nil {
+				failed = append(failed, name)
+			}
+			return err
 		})
+		if verb == "start" && err != nil {
+			fmt.Fprintln(d.io.err, "Error: failed to start containers:", strings.Join(failed, ", "))
+		}
+		return err
 	}
 	return cmd
 }
@@ -110,8 +118,12 @@ func (d *docker) newRm() *cobra.Command {
 			if volumes {
 				q.Set("v", "1")
 			}
-			return d.each(args, true, func(name string) error {
-				return d.call(cmd.Context(), "DELETE", pathOf("containers", name), q, nil, nil)
+			return d.each(args, false, func(name string) error {
+				if err := d.call(cmd.Context(), "DELETE", pathOf("containers", name), q, nil, nil); err != nil {
+					return d.unlessGone(err, force)
+				}
+				_, err := fmt.Fprintln(d.io.out, name)
+				return err
 			})
 		},
 	}
@@ -271,59 +283,6 @@ func (d *docker) exec(ctx context.Context, container string, body map[string]any
 	return exitWithCode(end.ExitCode)
 }
 
-func (d *docker) newInspect() *cobra.Command {
-	var format, kind string
-	cmd := &cobra.Command{
-		Use: "inspect [OPTIONS] NAME|ID [NAME|ID...]", Short: "Show what the daemon knows of objects", Args: rangeArgs(1, -1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return d.inspect(cmd.Context(), args, kind, format)
-		},
-	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output with a Go template, or json")
-	cmd.Flags().StringVar(&kind, "type", "", "Only inspect objects of this type (container, image, network, volume)")
-	cmd.Flags().BoolP("size", "s", false, "Accepted")
-	return cmd
-}
-
-// inspect looks for each name among containers, images, networks and volumes, as docker does.
-func (d *docker) inspect(ctx context.Context, names []string, kind, format string) error {
-	paths := []struct{ kind, path, after string }{
-		{"container", "/containers/", "/json"}, {"image", "/images/", "/json"}, {"network", "/networks/", ""}, {"volume", "/volumes/", ""},
-	}
-	found := []any{}
-	var errs []error
-	for _, name := range names {
-		err := errors.New("no such object: " + name)
-		for _, p := range paths {
-			if kind != "" && kind != p.kind {
-				continue
-			}
-			var one any
-			e := d.call(ctx, "GET", p.path+name+p.after, nil, nil, &one)
-			if e == nil {
-				found, err = append(found, one), nil
-				break
-			}
-			var refused *client.Error
-			if !errors.As(e, &refused) {
-				return e
-			}
-			if kind != "" {
-				err = e
-			}
-		}
-		errs = append(errs, err)
-	}
-	if format == "" || format == "json" {
-		errs = append(errs, printFormatted(d.io.out, format, found))
-		return errors.Join(errs...)
-	}
-	for _, one := range found {
-		errs = append(errs, printFormatted(d.io.out, format, one))
-	}
-	return errors.Join(errs...)
-}
-
 // A listedContainer is one of GET /containers/json.
 type listedContainer struct {
 	ID, Image, Command, State, Status string
@@ -371,8 +330,10 @@ func (d *docker) newPs() *cobra.Command {
 			if last > 0 {
 				q.Set("limit", strconv.Itoa(last))
 			}
-			if size {
+			if size || strings.Contains(t.format, ".Size") || strings.Contains(t.format, "{{json .}}") {
 				q.Set("size", "1")
+			}
+			if size {
 				t.columns = append(t.columns, column{"Size", "SIZE"})
 			}
 			var list []listedContainer
@@ -435,7 +396,7 @@ func (c *listedContainer) row(noTrunc bool) map[string]any {
 	slices.Sort(ports)
 	return map[string]any{
 		"ID": id, "Image": c.Image, "Command": strconv.Quote(command), "Names": strings.Join(names, ","), "State": c.State, "Status": c.Status,
-		"CreatedAt": created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(created), "Labels": joinLabels(c.Labels),
+		"CreatedAt": created.Format("2006-01-02 15:04:05 -0700 MST"), "RunningFor": ago(created), "Labels": joinLabels(c.Labels), allLabels: c.Labels,
 		"Ports": strings.Join(ports, ", "), "Networks": strings.Join(slices.Sorted(maps.Keys(c.NetworkSettings.Networks)), ","),
 		"Mounts": strings.Join(mounts, ","), "Size": size, "LocalVolumes": strconv.Itoa(volumes),
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 	"github.com/spf13/cobra"
@@ -33,6 +34,7 @@ func (d *docker) newPull() *cobra.Command {
 			if all {
 				return d.pullName(cmd.Context(), name, "", platform, quiet)
 			}
+			d.sayDefaultTag(name, quiet)
 			if err := d.pullImage(cmd.Context(), name, platform, quiet); err != nil {
 				return err
 			}
@@ -45,6 +47,13 @@ func (d *docker) newPull() *cobra.Command {
 	f.BoolVarP(&all, "all-tags", "a", false, "Download all tags of the repository")
 	f.StringVar(&platform, "platform", os.Getenv("DOCKER_DEFAULT_PLATFORM"), "Platform, if the image has several")
 	return cmd
+}
+
+// sayDefaultTag tells which tag a name without one means.
+func (d *docker) sayDefaultTag(name string, quiet bool) {
+	if named, err := reference.ParseNormalizedNamed(name); err == nil && reference.IsNameOnly(named) && !quiet {
+		fmt.Fprintln(d.io.out, "Using default tag: latest")
+	}
 }
 
 func canonical(name string) string {
@@ -96,6 +105,7 @@ func (d *docker) newPush() *cobra.Command {
 			q := url.Values{}
 			if !all {
 				q.Set("tag", ref.Tag)
+				d.sayDefaultTag(args[0], quiet)
 			}
 			err = d.stream(cmd.Context(), client.Request{Method: "POST", Path: pathOf("images", ref.Name(), "push"), Query: q, Header: header}, quiet)
 			if err == nil && quiet {
@@ -170,7 +180,7 @@ func (d *docker) newRmi() *cobra.Command {
 			return d.each(args, false, func(name string) error {
 				var removed []image.Removed
 				if err := d.call(cmd.Context(), "DELETE", pathOf("images", name), q, nil, &removed); err != nil {
-					return err
+					return d.unlessGone(err, force)
 				}
 				for _, r := range removed {
 					fmt.Fprintln(d.io.out, r)
@@ -198,7 +208,7 @@ func (d *docker) newTag() *cobra.Command {
 }
 
 func (d *docker) newHistory() *cobra.Command {
-	var format string
+	o := &historyOptions{}
 	cmd := &cobra.Command{
 		Use: "history [OPTIONS] IMAGE", Short: "Show how an image came to be", Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -206,17 +216,10 @@ func (d *docker) newHistory() *cobra.Command {
 			if err := d.call(cmd.Context(), "GET", pathOf("images", args[0], "history"), nil, nil, &rows); err != nil {
 				return err
 			}
-			if format != "" {
-				return printFormatted(d.io.out, format, rows)
-			}
-			for _, r := range rows {
-				id := strings.TrimPrefix(r.ID, "sha256:")
-				fmt.Fprintf(d.io.out, "%-15s %s   %s\n", id[:min(12, len(id))], time.Unix(r.Created, 0).Format(time.RFC3339), ellipsis(r.CreatedBy, 60))
-			}
-			return nil
+			return o.print(d.io.out, rows)
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "", "Format output with a Go template, or json")
+	o.bind(cmd.Flags())
 	return cmd
 }
 

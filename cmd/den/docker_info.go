@@ -98,7 +98,10 @@ func (d *docker) newVersion() *cobra.Command {
 // dockerVersions is what docker version --format sees.
 type dockerVersions struct {
 	Client struct {
-		Version, APIVersion, DefaultAPIVersion, GitCommit, GoVersion, Os, Arch, BuildTime, Context string
+		Version                                            string
+		APIVersion                                         string `json:"ApiVersion"`
+		DefaultAPIVersion                                  string
+		GitCommit, GoVersion, Os, Arch, BuildTime, Context string
 	}
 	Server *system.VersionResponse
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -103,9 +105,14 @@ func (d *docker) newVolumeCreate() *cobra.Command {
 // newObjects is network ls or volume ls.
 func (d *docker) newObjects(kind string) *cobra.Command {
 	var filters []string
-	t := table{columns: []column{{"ID", "NETWORK ID"}, {"Name", "NAME"}, {"Driver", "DRIVER"}, {"Scope", "SCOPE"}}, headers: map[string]string{"Labels": "LABELS", "Mountpoint": "MOUNTPOINT"}, id: "ID"}
+	var noTrunc bool
+	t := table{
+		columns: []column{{"ID", "NETWORK ID"}, {"Name", "NAME"}, {"Driver", "DRIVER"}, {"Scope", "SCOPE"}},
+		headers: map[string]string{"Labels": "LABELS", "CreatedAt": "CREATED AT", "IPv4": "IPV4", "IPv6": "IPV6", "Internal": "INTERNAL"}, id: "ID",
+	}
 	if kind == "volume" {
 		t.columns, t.id = []column{{"Driver", "DRIVER"}, {"Name", "VOLUME NAME"}}, "Name"
+		t.headers = map[string]string{"Labels": "LABELS", "Mountpoint": "MOUNTPOINT", "Scope": "SCOPE", "Size": "SIZE", "Links": "LINKS", "Status": "STATUS", "Availability": "AVAILABILITY", "Group": "GROUP"}
 	}
 	cmd := &cobra.Command{
 		Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List " + kind + "s", Args: exactArgs(0),
@@ -114,14 +121,9 @@ func (d *docker) newObjects(kind string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			type object struct {
-				ID                              string `json:"Id"`
-				Name, Driver, Scope, Mountpoint string
-				Labels                          map[string]string
-			}
-			var list []object
+			var list []listedObject
 			if kind == "volume" {
-				var all struct{ Volumes []object }
+				var all struct{ Volumes []listedObject }
 				err = d.call(cmd.Context(), "GET", "/volumes", q, nil, &all)
 				list = all.Volumes
 			} else {
@@ -132,16 +134,45 @@ func (d *docker) newObjects(kind string) *cobra.Command {
 			}
 			rows := []map[string]any{}
 			for _, o := range list {
-				rows = append(rows, map[string]any{"ID": o.ID[:min(12, len(o.ID))], "Name": o.Name, "Driver": o.Driver, "Scope": o.Scope, "Mountpoint": o.Mountpoint, "Labels": joinLabels(o.Labels)})
+				rows = append(rows, o.row(kind, noTrunc))
 			}
 			return t.print(d.io.out, rows)
 		},
 	}
 	f := cmd.Flags()
+	if kind == "network" {
+		f.BoolVar(&noTrunc, "no-trunc", false, "Don't truncate output")
+	}
 	f.StringArrayVarP(&filters, "filter", "f", nil, "Filter output")
 	f.BoolVarP(&t.quiet, "quiet", "q", false, "Only show names or IDs")
 	f.StringVar(&t.format, "format", "", "Format output with a Go template, or json")
 	return cmd
+}
+
+// A listedObject is one of GET /networks or of GET /volumes.
+type listedObject struct {
+	ID                              string `json:"Id"`
+	Name, Driver, Scope, Mountpoint string
+	Labels                          map[string]string
+	Created                         time.Time
+	EnableIPv4, EnableIPv6          bool
+	Internal                        bool
+}
+
+// row is what docker's templates see of it.
+func (o *listedObject) row(kind string, noTrunc bool) map[string]any {
+	r := map[string]any{"Name": o.Name, "Driver": o.Driver, "Scope": o.Scope, "Labels": joinLabels(o.Labels), allLabels: o.Labels}
+	if kind == "volume" {
+		r["Mountpoint"] = o.Mountpoint
+		for _, unknown := range []string{"Availability", "Group", "Links", "Size", "Status"} {
+			r[unknown] = "N/A"
+		}
+		return r
+	}
+	r["ID"] = shortDigest(o.ID, noTrunc)
+	r["CreatedAt"] = o.Created.Format("2006-01-02 15:04:05.999999999 -0700 MST")
+	r["IPv4"], r["IPv6"], r["Internal"] = strconv.FormatBool(o.EnableIPv4), strconv.FormatBool(o.EnableIPv6), strconv.FormatBool(o.Internal)
+	return r
 }
 
 func (d *docker) newObjectsRemove(kind string) *cobra.Command {
@@ -159,16 +190,6 @@ func (d *docker) newObjectsRemove(kind string) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "What is not there is no error")
-	return cmd
-}
-
-func (d *docker) newObjectInspect(kind string) *cobra.Command {
-	var format string
-	cmd := &cobra.Command{
-		Use: "inspect [OPTIONS] NAME [NAME...]", Short: "Show what is known of " + kind + "s", Args: rangeArgs(1, -1),
-		RunE: func(cmd *cobra.Command, args []string) error { return d.inspect(cmd.Context(), args, kind, format) },
-	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", "Format output with a Go template, or json")
 	return cmd
 }
 

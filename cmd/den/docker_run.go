@@ -22,13 +22,14 @@ import (
 // dockerRun are the flags of docker run that den run has not.
 type dockerRun struct {
 	runOptions
+	dockerLimits
 	publish, links, volumesFrom, devices, expose, aliases, logOpts, annotations []string
 	publishAll, privileged, noHealth                                            bool
 	restart, pid, ipc, uts, userns, ip, ip6, mac, logDriver, cgroupns           string
 	healthCmd                                                                   string
-	healthInterval, healthTimeout, healthStart                                  string
+	healthInterval, healthTimeout, healthStart, healthStartInterval             string
 	healthRetries                                                               int
-	detachKeys                                                                  string
+	detachKeys, domainname                                                      string
 }
 
 func (d *docker) newRun(name string) *cobra.Command {
@@ -44,7 +45,7 @@ func (d *docker) newRun(name string) *cobra.Command {
 		cmd.Short = "Create a container"
 	}
 	f := cmd.Flags()
-	o.bind(f, "default")
+	o.runOptions.bind(f, "default")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "Publish a container's port ([IP:][HOST:]CONTAINER[/PROTOCOL])")
 	f.BoolVarP(&o.publishAll, "publish-all", "P", false, "Publish all exposed ports")
 	f.StringArrayVar(&o.links, "link", nil, "Add a link to another container")
@@ -61,7 +62,9 @@ func (d *docker) newRun(name string) *cobra.Command {
 	f.StringArrayVar(&o.logOpts, "log-opt", nil, "Log driver options")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "Add an annotation")
 	f.StringVar(&o.detachKeys, "detach-keys", "", "Accepted")
+	f.StringVar(&o.domainname, "domainname", "", "Container NIS domain name")
 	o.bindHealth(f)
+	o.dockerLimits.bind(f)
 	for name, to := range map[string]*string{"pid": &o.pid, "ipc": &o.ipc, "uts": &o.uts, "userns": &o.userns, "cgroupns": &o.cgroupns} {
 		f.StringVar(to, name, "", "Namespace to use")
 	}
@@ -73,6 +76,7 @@ func (o *dockerRun) bindHealth(f *pflag.FlagSet) {
 	f.StringVar(&o.healthInterval, "health-interval", "", "Time between checks")
 	f.StringVar(&o.healthTimeout, "health-timeout", "", "Time that a check may take")
 	f.StringVar(&o.healthStart, "health-start-period", "", "Time before failures count")
+	f.StringVar(&o.healthStartInterval, "health-start-interval", "", "Time between checks before failures count")
 	f.IntVar(&o.healthRetries, "health-retries", 0, "Failures that make it unhealthy")
 	f.BoolVar(&o.noHealth, "no-healthcheck", false, "Disable the image's check")
 }
@@ -81,7 +85,7 @@ func (o *dockerRun) bindHealth(f *pflag.FlagSet) {
 func (d *docker) run(ctx context.Context, o *dockerRun, call runCall, createOnly bool) error {
 	req, err := call.request()
 	if err != nil {
-		return err
+		return &codedError{err, runErrorCode}
 	}
 	if o.tty && !o.detach && !createOnly {
 		if err := checkTerminal(d.io.in, o.interactive); err != nil {
@@ -90,9 +94,12 @@ func (d *docker) run(ctx context.Context, o *dockerRun, call runCall, createOnly
 	}
 	body, err := o.body(&req, createOnly)
 	if err != nil {
-		return &usageError{err.Error()}
+		return &codedError{err, runErrorCode}
 	}
 	id, err := d.create(ctx, o, body)
+	if err != nil && createOnly {
+		return err
+	}
 	if err != nil {
 		return runError(err)
 	}
@@ -171,7 +178,12 @@ func (d *docker) attached(ctx context.Context, o *dockerRun, id string) error {
 	if err != nil {
 		return err
 	}
-	q := url.Values{"stream": {"1"}, "stdout": {"1"}, "stderr": {"1"}}
+	q := url.Values{"stream": {"1"}}
+	for _, stream := range []string{"stdout", "stderr"} {
+		if o.attached(stream) {
+			q.Set(stream, "1")
+		}
+	}
 	if o.interactive {
 		q.Set("stdin", "1")
 	}

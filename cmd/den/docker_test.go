@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -68,13 +69,14 @@ func TestDockerCreateSendsWhatWasTyped(t *testing.T) {
 		w.WriteHeader(http.StatusCreated)
 		_, _ = w.Write([]byte(`{"Id":"abc","Warnings":["careful"]}`))
 	}, "create", "--name", "n", "-p", "127.0.0.1:8080:80", "-p", "9000-9001:9000-9001/udp", "--restart", "on-failure:3", "-e", "A=b", "-v", "vol:/v:ro", "--mount", "type=tmpfs,dst=/t,tmpfs-size=1m",
-		"--network", "net1", "--network-alias", "al", "--health-cmd", "true", "--health-interval", "2s", "--memory", "64m", "--cpus", "1.5", "-i", "image:1", "cmd", "-x")
+		"--network", "net1", "--network-alias", "al", "--health-cmd", "true", "--health-interval", "2s", "--memory", "64m", "--cpus", "1.5", "--memory-reservation", "32m", "--blkio-weight", "100", "--oom-score-adj", "5", "--domainname", "d", "-i", "image:1", "cmd", "-x")
 	if err != nil || out != "abc\n" || stderr != "WARNING: careful\n" {
 		t.Fatalf("%v, %q, %q", err, out, stderr)
 	}
 	host, _ := body["HostConfig"].(map[string]any)
 	for got, want := range map[any]any{
 		body["Image"]: "image:1", host["NetworkMode"]: "net1", host["Memory"]: float64(64 << 20), host["NanoCpus"]: 1.5e9,
+		host["MemoryReservation"]: float64(32 << 20), host["BlkioWeight"]: 100.0, host["OomScoreAdj"]: 5.0, host["MemorySwappiness"]: nil, body["Domainname"]: "d",
 	} {
 		if got != want {
 			t.Errorf("%v, want %v", got, want)
@@ -126,4 +128,98 @@ func FuzzPublishedPorts(f *testing.F) {
 			t.Errorf("%q publishes nothing", spec)
 		}
 	})
+}
+
+// answers plays a daemon that knows these paths, and nothing else.
+func answers(t *testing.T, known map[string]string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		text, ok := known[r.Method+" "+r.URL.Path]
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			text = `{"message":"No such thing"}`
+		}
+		if _, err := w.Write([]byte(text)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func exitOf(err error) int {
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	return 0
+}
+
+func TestDockerRowsHaveLabelsAndDockersJSON(t *testing.T) {
+	daemon := answers(t, map[string]string{
+		"GET /containers/json": `[{"Id":"0123456789abcdef","Image":"a","Command":"sh","Names":["/web"],"State":"running","Status":"Up","Labels":{"com.example.tier":"web,1"},
+			"Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":8080,"Type":"tcp"}]}]`,
+	})
+	out, _, err := dockerOutput(t, daemon, "ps", "--format", `{{.Label "com.example.tier"}} {{.Labels}}`)
+	if want := "web,1 com.example.tier=web,1\n"; out != want || err != nil {
+		t.Errorf("%q, %v, want %q", out, err, want)
+	}
+	if out, _, err = dockerOutput(t, daemon, "ps", "--format", `table {{.Label "com.example.tier"}}`); out != "tier\nweb,1\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+	out, _, err = dockerOutput(t, daemon, "ps", "--format", "json")
+	if !strings.Contains(out, `"Ports":"0.0.0.0:8080-\u003e80/tcp"`) || strings.Contains(out, `"":`) || err != nil {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+func TestDockerInspectPrintsWhatTheDaemonSaysInItsOrder(t *testing.T) {
+	daemon := answers(t, map[string]string{
+		"GET /v1.44/containers/web/json": `{"Id":"abc","Created":"2026-11-21T19:44:17Z","State":{"ExitCode":0,"Running":true},"Name":"/web"}`,
+	})
+	for _, c := range []struct {
+		args     []string
+		out, err string
+		code     int
+	}{
+		{[]string{"inspect", "web"}, "[\n    {\n        \"Id\": \"abc\",\n        \"Created\": \"2026-11-21T19:44:17Z\",\n" +
+			"        \"State\": {\n            \"ExitCode\": 0,\n            \"Running\": true\n        },\n        \"Name\": \"/web\"\n    }\n]\n", "", 0},
+		{[]string{"inspect", "-f", "{{.Id}} {{.ID}} {{.Name}}", "web"}, "abc abc /web\n", "", 0},
+		{[]string{"inspect", "-f", "{{if eq .State.ExitCode 0}}fine{{end}}", "web"}, "fine\n", "", 0}, // a number is one in docker's types
+		{[]string{"inspect", "web", "nope", "-f", "{{.Id}}"}, "abc\n", "Error: No such object: nope\n", 1},
+		{[]string{"container", "inspect", "nope"}, "[]\n", "Error response from daemon: No such thing\n", 1},
+		{[]string{"inspect", "-f", "{{.Nope}}", "web"}, "", "template parsing error: template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\"\n", 1},
+		{[]string{"inspect", "-f", "{{", "web"}, "", "template parsing error: template: :1: unclosed action\n", 64},
+	} {
+		out, complained, err := dockerOutput(t, daemon, c.args...)
+		if out != c.out || complained != c.err || exitOf(err) != c.code {
+			t.Errorf("%q: %q, %q, %d; want %q, %q, %d", c.args, out, complained, exitOf(err), c.out, c.err, c.code)
+		}
+	}
+}
+
+func TestDockerEndsWithDockersExitCodes(t *testing.T) {
+	daemon := answers(t, map[string]string{"DELETE /containers/web": "", "GET /containers/web/json": `{"NetworkSettings":{"Ports":{"443/tcp":null,"80/tcp":[{"HostIp":"::","HostPort":"8080"}]}}}`})
+	for _, c := range []struct {
+		args string
+		out  string
+		code int
+	}{
+		{"ps extra", "", 1},
+		{"ps --nope", "", 125},
+		{"nope", "", 1},
+		{"run", "", 1},
+		{"run -p x a", "", 125},
+		{"run --memory-reservation x a", "", 125},
+		{"run --no-healthcheck --health-cmd x a", "", 125},
+		{"rm -f web gone", "web\n", 0}, // what is not there need not be removed
+		{"rm web gone", "web\n", 1},
+		{"port web", "80/tcp -> [::]:8080\n", 0},
+		{"port web 80", "[::]:8080\n", 0},
+		{"port web 443", "", 1},
+		{"start gone", "", 1},
+		{"logout nobody.example", "Removing login credentials for nobody.example\n", 0},
+	} {
+		out, complained, err := dockerOutput(t, daemon, strings.Fields(c.args)...)
+		if out != c.out || exitOf(err) != c.code {
+			t.Errorf("%s: %q, %q, %d; want %q, %d", c.args, out, complained, exitOf(err), c.out, c.code)
+		}
+	}
 }

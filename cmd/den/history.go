@@ -1,12 +1,14 @@
 package main
 
 import (
+	stdio "io"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"den/internal/daemon"
 	"den/internal/image"
@@ -36,25 +38,33 @@ func newHistory(g *globals, io streams) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				rows := make([]map[string]any, len(list))
-				for i, h := range list {
-					rows[i] = o.row(h)
-				}
-				t := table{
-					columns: []column{{"ID", "IMAGE"}, {"CreatedSince", "CREATED"}, {"CreatedBy", "CREATED BY"}, {"Size", "SIZE"}, {"Comment", "COMMENT"}},
-					headers: map[string]string{"CreatedAt": "CREATED AT"}, format: o.format, quiet: o.quiet, id: "ID",
-				}
-				return t.print(io.out, rows)
+				return o.print(io.out, list)
 			})
 		},
 	}
-	f := cmd.Flags()
+	o.bind(cmd.Flags())
+	cmd.Flags().StringVar(&o.platform, "platform", "", "Show the history of one platform's image of several")
+	return cmd
+}
+
+// bind binds what den's command and docker's have in common.
+func (o *historyOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.format, "format", "", "Format output with a Go template, or json")
 	f.BoolVarP(&o.human, "human", "H", true, "Print sizes and dates in human readable format")
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "Don't truncate output")
-	f.StringVar(&o.platform, "platform", "", "Show the history of one platform's image of several")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Only show image IDs")
-	return cmd
+}
+
+func (o *historyOptions) print(w stdio.Writer, list []image.HistoryRow) error {
+	rows := make([]map[string]any, len(list))
+	for i, h := range list {
+		rows[i] = o.row(h)
+	}
+	t := table{
+		columns: []column{{"ID", "IMAGE"}, {"CreatedSince", "CREATED"}, {"CreatedBy", "CREATED BY"}, {"Size", "SIZE"}, {"Comment", "COMMENT"}},
+		headers: map[string]string{"CreatedAt": "CREATED AT"}, format: o.format, quiet: o.quiet, id: "ID",
+	}
+	return t.print(w, rows)
 }
 
 func (o *historyOptions) row(h image.HistoryRow) map[string]any {

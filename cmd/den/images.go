@@ -99,11 +99,11 @@ func imageRow(r image.Row, noTrunc bool) map[string]any {
 	if !r.Created.IsZero() {
 		created = ago(r.Created)
 	}
-	size := units.HumanSizeWithPrecision(float64(r.SizeBytes), 3)
+	size := float64(r.SizeBytes)
 	return map[string]any{
 		"Repository": r.Repository, "Tag": r.Tag, "Digest": r.Digest, "ID": shortDigest(string(r.ConfigDigest), noTrunc),
 		"CreatedSince": created, "CreatedAt": r.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
-		"Size": size, "VirtualSize": size, "SharedSize": "N/A", "UniqueSize": "N/A", "Containers": "N/A",
+		"Size": units.HumanSizeWithPrecision(size, 3), "VirtualSize": units.HumanSize(size), "SharedSize": "N/A", "UniqueSize": "N/A", "Containers": "N/A",
 		"Platform": strings.Join(platforms, ","), "Labels": joinLabels(r.Labels),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	stdio "io"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -123,7 +124,8 @@ func newLogout(g *globals, io streams) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := reg.Logout(cmd.Context(), server); err != nil {
+			// Who is not logged in is out, as docker has it.
+			if err := reg.Logout(cmd.Context(), server); err != nil && !errdefs.IsNotFound(err) {
 				return err
 			}
 			if server == "" {

@@ -152,7 +152,7 @@ func containerRow(c *engine.Summary, noTrunc bool) map[string]any {
 	}
 	return map[string]any{
 		"ID": id, "Image": c.Image, "Command": strconv.Quote(command), "Names": c.Name, "State": c.Status,
-		"CreatedAt": created, "RunningFor": since, "Status": containerStatus(c), "Labels": joinLabels(c.Labels),
+		"CreatedAt": created, "RunningFor": since, "Status": containerStatus(c), "Labels": joinLabels(c.Labels), allLabels: c.Labels,
 		"Ports": "", "Networks": "host", "Mounts": strings.Join(c.Volumes, ","), "Size": "N/A",
 		"LocalVolumes": strconv.Itoa(len(c.Volumes)),
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -25,6 +26,31 @@ type table struct {
 
 type column struct {
 	field, header string
+}
+
+// A row is what a template sees of an object.
+type row map[string]any
+
+// allLabels is the field of a row's labels one by one, which no template can name.
+const allLabels = ""
+
+// headLabels is allLabels of a table's head.
+type headLabels struct{}
+
+// Label is the value of a label, docker's {{.Label "name"}}, or what docker heads its column with.
+func (r row) Label(name string) string {
+	if _, head := r[allLabels].(headLabels); head {
+		return strings.NewReplacer("-", " ", "_", " ").Replace(name[strings.LastIndexByte(name, '.')+1:])
+	}
+	labels, _ := r[allLabels].(map[string]string)
+	return labels[name]
+}
+
+// MarshalJSON writes the fields, with <, > and & escaped as docker's rows have them.
+func (r row) MarshalJSON() ([]byte, error) {
+	fields := maps.Clone(map[string]any(r))
+	delete(fields, allLabels)
+	return json.Marshal(fields)
 }
 
 // print writes rows, each a struct or a map with the fields that columns name.
@@ -49,7 +75,7 @@ func (t table) print(w io.Writer, rows []map[string]any) error {
 		return executeRows(w, tmpl, rows)
 	}
 	var buf bytes.Buffer
-	head := map[string]any{}
+	head := map[string]any{allLabels: headLabels{}}
 	for k, v := range t.headers {
 		head[k] = v
 	}
@@ -75,7 +101,7 @@ func (t table) defaultFormat() string {
 }
 
 func parseTemplate(format string) (*template.Template, error) {
-	tmpl, err := template.New("format").Funcs(templateFuncs()).Option("missingkey=error").Parse(format)
+	tmpl, err := template.New("").Funcs(templateFuncs()).Option("missingkey=error").Parse(format)
 	if err != nil {
 		return nil, &usageError{fmt.Sprintf("template parsing error: %v", err)}
 	}
@@ -83,9 +109,9 @@ func parseTemplate(format string) (*template.Template, error) {
 }
 
 func executeRows(w io.Writer, tmpl *template.Template, rows []map[string]any) error {
-	for _, row := range rows {
-		if err := tmpl.Execute(w, row); err != nil {
-			return &usageError{fmt.Sprintf("template: %v", err)}
+	for _, r := range rows {
+		if err := tmpl.Execute(w, row(r)); err != nil {
+			return &usageError{err.Error()}
 		}
 		fmt.Fprintln(w)
 	}
@@ -148,7 +174,7 @@ func printFormatted(w io.Writer, format string, v any) error {
 		// As with docker, a template may use the names of the JSON instead.
 		b.Reset()
 		if raw, rerr := asMap(v); rerr != nil || tmpl.Execute(&b, raw) != nil {
-			return &usageError{fmt.Sprintf("template: %v", err)}
+			return &usageError{fmt.Sprintf("template parsing error: %v", err)}
 		}
 	}
 	_, err = fmt.Fprintln(w, b.String())

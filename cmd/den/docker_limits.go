@@ -1,0 +1,56 @@
+package main
+
+import (
+	"github.com/spf13/pflag"
+)
+
+// dockerLimits are flags of docker run that only a daemon has, in its own words.
+type dockerLimits struct {
+	cpuPeriod, cpuQuota, rtPeriod, rtRuntime, swappiness int64
+	oomScore                                             int
+	blkioWeight                                          uint16
+	reservation, cpusetMems                              string
+	cgroupParent, runtime, isolation                     string
+	deviceRules, storageOpts                             []string
+	oomKillDisable                                       bool
+}
+
+func (l *dockerLimits) bind(f *pflag.FlagSet) {
+	f.StringVar(&l.reservation, "memory-reservation", "", "Memory soft limit")
+	f.Int64Var(&l.swappiness, "memory-swappiness", -1, "Tune container memory swappiness (0 to 100)")
+	f.BoolVar(&l.oomKillDisable, "oom-kill-disable", false, "Disable OOM Killer")
+	f.IntVar(&l.oomScore, "oom-score-adj", 0, "Tune the preferences of the kernel's OOM killer (-1000 to 1000)")
+	f.Uint16Var(&l.blkioWeight, "blkio-weight", 0, "Block IO (relative weight), between 10 and 1000, or 0 to disable")
+	f.StringVar(&l.cpusetMems, "cpuset-mems", "", "MEMs in which to allow execution (0-3, 0,1)")
+	f.Int64Var(&l.cpuPeriod, "cpu-period", 0, "Period of the CPU quota, in microseconds")
+	f.Int64Var(&l.cpuQuota, "cpu-quota", 0, "CPU time in each period, in microseconds")
+	f.Int64Var(&l.rtPeriod, "cpu-rt-period", 0, "Period of real-time scheduling, in microseconds")
+	f.Int64Var(&l.rtRuntime, "cpu-rt-runtime", 0, "Real-time scheduling in each period, in microseconds")
+	f.StringVar(&l.cgroupParent, "cgroup-parent", "", "Parent cgroup of the container")
+	f.StringVar(&l.runtime, "runtime", "", "Runtime to use")
+	f.StringVar(&l.isolation, "isolation", "", "Isolation technology")
+	f.StringArrayVar(&l.deviceRules, "device-cgroup-rule", nil, "Add a rule to the cgroup allowed devices list")
+	f.StringArrayVar(&l.storageOpts, "storage-opt", nil, "Storage driver options")
+}
+
+// apply puts them into a HostConfig.
+func (l *dockerLimits) apply(h map[string]any) error {
+	reservation, err := byteSize("memory-reservation", l.reservation)
+	if err != nil {
+		return err
+	}
+	for field, value := range map[string]any{
+		"MemoryReservation": reservation, "OomScoreAdj": l.oomScore, "BlkioWeight": l.blkioWeight, "CpusetMems": l.cpusetMems,
+		"CpuPeriod": l.cpuPeriod, "CpuQuota": l.cpuQuota, "CpuRealtimePeriod": l.rtPeriod, "CpuRealtimeRuntime": l.rtRuntime,
+		"CgroupParent": l.cgroupParent, "Runtime": l.runtime, "Isolation": l.isolation, "DeviceCgroupRules": l.deviceRules, "StorageOpt": keyValues(l.storageOpts),
+	} {
+		h[field] = value
+	}
+	if l.swappiness != -1 {
+		h["MemorySwappiness"] = l.swappiness
+	}
+	if l.oomKillDisable {
+		h["OomKillDisable"] = true
+	}
+	return nil
+}
