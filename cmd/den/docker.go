@@ -49,6 +49,7 @@ func newDocker(g *globals, io streams) *cobra.Command {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &codedError{flagError(cmd, err), 125} })
 	// Not persistent: docker's commands have other uses for the letters.
 	f := cmd.Flags()
+	f.SetInterspersed(false) // a command that is not known is told before its flags are
 	f.StringVarP(&d.options.Host, "host", "H", "", "Daemon to ask (default $DOCKER_HOST)")
 	f.BoolVar(&d.options.TLS, "tls", false, "Speak TLS")
 	f.BoolVar(&d.options.Verify, "tlsverify", os.Getenv("DOCKER_TLS_VERIFY") != "", "Speak TLS and verify the daemon")
@@ -97,24 +98,25 @@ func runDocker(ctx context.Context, args []string, io streams) error {
 func (d *docker) commands() []*cobra.Command {
 	return []*cobra.Command{
 		d.newRun("run"), d.newRun("create"), d.newExec(), d.newLogs(), d.newRm(), d.newPort(),
+		d.newAttach(), d.newCp(), d.newCommit(), d.newDiff(), d.newExport(), d.newStats(), d.newTop(),
 		d.newLife("start", "Start stopped containers"), d.newLife("stop", "Stop running containers"), d.newLife("restart", "Restart containers"),
 		d.newLife("kill", "Kill running containers"), d.newLife("pause", "Pause containers"), d.newLife("unpause", "Let paused containers go on"), d.newWait(), d.newRename(),
-		d.newPs(), d.newInspect(), d.newPull(), d.newPush(), d.newImages(), d.newRmi(), d.newTag(), d.newSave(), d.newLoad(), d.newBuild(), d.newHistory(),
-		newLogin(d.globals, d.io), newLogout(d.globals, d.io), d.newInfo(), d.newVersion(),
+		d.newPs(), d.newInspect(), d.newPull(), d.newPush(), d.newImages(), d.newRmi(), d.newTag(), d.newSave(), d.newLoad(), d.newImport(), d.newBuild(), d.newHistory(),
+		newLogin(d.globals, d.io), newLogout(d.globals, d.io), d.newInfo(), d.newVersion(), d.newEvents(),
 	}
 }
 
 // lifeCommands is how many of commands, from the first on, are about containers alone.
-const lifeCommands = 14
+const lifeCommands = 21
 
 // groups are docker's longer spellings.
 func (d *docker) groups() []*cobra.Command {
 	return []*cobra.Command{
 		group("container", "Manage containers", append(d.commands()[:lifeCommands], d.newObjectInspect("container"), renamed(d.newPs(), "ls", "list", "ps"), d.newPrune("container"))...),
-		group("image", "Manage images", d.newPull(), d.newPush(), renamed(d.newImages(), "ls", "list"), renamed(d.newRmi(), "rm", "remove"), d.newTag(), d.newSave(), d.newLoad(), d.newBuild(), d.newHistory(), d.newObjectInspect("image"), d.newPrune("image")),
+		group("image", "Manage images", d.newPull(), d.newPush(), renamed(d.newImages(), "ls", "list"), renamed(d.newRmi(), "rm", "remove"), d.newTag(), d.newSave(), d.newLoad(), d.newImport(), d.newBuild(), d.newHistory(), d.newObjectInspect("image"), d.newPrune("image")),
 		group("network", "Manage networks", d.newNetworkCreate(), d.newObjects("network"), d.newObjectsRemove("network"), d.newObjectInspect("network"), d.newNetworkConnect("connect"), d.newNetworkConnect("disconnect"), d.newPrune("network")),
 		group("volume", "Manage volumes", d.newVolumeCreate(), d.newObjects("volume"), d.newObjectsRemove("volume"), d.newObjectInspect("volume"), d.newPrune("volume")),
-		group("system", "Manage the daemon", d.newInfo(), d.newSystemPrune()),
+		group("system", "Manage the daemon", d.newInfo(), d.newEvents(), d.newSystemPrune()),
 	}
 }
 

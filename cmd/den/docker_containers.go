@@ -69,11 +69,8 @@ func (d *docker) startAttached(ctx context.Context, args []string, stdin bool) e
 	if len(args) > 1 {
 		return &usageError{"you cannot start and attach multiple containers at once"}
 	}
-	var c struct {
-		ID     string `json:"Id"`
-		Config struct{ Tty, OpenStdin bool }
-	}
-	if err := d.call(ctx, "GET", pathOf("containers", args[0], "json"), nil, nil, &c); err != nil {
+	c, err := d.lookUp(ctx, args[0])
+	if err != nil {
 		return err
 	}
 	o := &dockerRun{}
@@ -148,15 +145,8 @@ func (d *docker) newLogs() *cobra.Command {
 					q.Set(name, "1")
 				}
 			}
-			for name, v := range map[string]string{"since": since, "until": until} {
-				if v == "" {
-					continue
-				}
-				t, err := parseTime(name, v, time.Now())
-				if err != nil {
-					return err
-				}
-				q.Set(name, fmt.Sprintf("%d.%09d", t.Unix(), t.Nanosecond()))
+			if err := setTimes(q, since, until); err != nil {
+				return err
 			}
 			cl, err := d.client()
 			if err != nil {

@@ -227,30 +227,8 @@ func (d *docker) newSave() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use: "save [OPTIONS] IMAGE [IMAGE...]", Short: "Write images to an archive", Args: rangeArgs(1, -1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if output == "" && isTerminal(d.io.out.File) {
-				return &usageError{"cannot save to a terminal: use -o or redirect"}
-			}
-			c, err := d.client()
-			if err != nil {
-				return err
-			}
-			body, err := c.Do(cmd.Context(), client.Request{Method: "GET", Path: "/images/get", Query: url.Values{"names": args}})
-			if err != nil {
-				return err
-			}
-			defer body.Close()
-			var to stdio.Writer = d.io.out
-			if output != "" {
-				f, err := os.Create(output)
-				if err != nil {
-					return err
-				}
-				_, err = copyAll(f, body)
-				return errors.Join(err, f.Close())
-			}
-			_, err = copyAll(to, body)
-			return err
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return d.download(cmd.Context(), client.Request{Method: "GET", Path: "/images/get", Query: url.Values{"names": args}}, output)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "File to write to")

@@ -30,6 +30,7 @@ type dockerRun struct {
 	healthInterval, healthTimeout, healthStart, healthStartInterval             string
 	healthRetries                                                               int
 	detachKeys, domainname                                                      string
+	running                                                                     bool // already: it is attached to
 }
 
 func (d *docker) newRun(name string) *cobra.Command {
@@ -172,7 +173,7 @@ func (d *docker) create(ctx context.Context, o *dockerRun, body any) (string, er
 	return created.ID, err
 }
 
-// attached starts a container with its streams here, and ends with its exit code.
+// attached starts a container, if it does not run, with its streams here, and ends with its exit code.
 func (d *docker) attached(ctx context.Context, o *dockerRun, id string) error {
 	c, err := d.client()
 	if err != nil {
@@ -195,7 +196,10 @@ func (d *docker) attached(ctx context.Context, o *dockerRun, id string) error {
 	}
 	defer s.Close()
 	condition := "next-exit"
-	if o.remove {
+	switch {
+	case o.running:
+		condition = "not-running"
+	case o.remove:
 		condition = "removed"
 	}
 	waiting, err := c.Do(ctx, client.Request{Method: "POST", Path: pathOf("containers", id, "wait"), Query: url.Values{"condition": {condition}}})
@@ -203,8 +207,10 @@ func (d *docker) attached(ctx context.Context, o *dockerRun, id string) error {
 		return err
 	}
 	defer waiting.Close()
-	if err := d.call(ctx, "POST", pathOf("containers", id, "start"), nil, nil, nil); err != nil {
-		return runError(err)
+	if !o.running {
+		if err := d.call(ctx, "POST", pathOf("containers", id, "start"), nil, nil, nil); err != nil {
+			return runError(err)
+		}
 	}
 	stop, err := d.connect(ctx, s, connection{id: id, kind: "containers", tty: o.tty, stdin: o.interactive, signals: o.sigProxy && !o.tty})
 	if err != nil {

@@ -205,9 +205,15 @@ func (r Request) prepare(ctx context.Context, host string) (*http.Request, error
 
 // Do asks, and gives the answer's body to read. A refusal is an *Error.
 func (c *Client) Do(ctx context.Context, r Request) (io.ReadCloser, error) {
+	_, body, err := c.Ask(ctx, r)
+	return body, err
+}
+
+// Ask is Do that gives the answer's header, too.
+func (c *Client) Ask(ctx context.Context, r Request) (http.Header, io.ReadCloser, error) {
 	q, err := r.prepare(ctx, "docker")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	answer, err := c.http.Do(q)
 	if err != nil {
@@ -215,12 +221,12 @@ func (c *Client) Do(ctx context.Context, r Request) (io.ReadCloser, error) {
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	if answer.StatusCode >= http.StatusBadRequest {
-		return nil, refusal(answer)
+		return nil, nil, refusal(answer)
 	}
-	return answer.Body, nil
+	return answer.Header, answer.Body, nil
 }
 
 // Call asks, and reads the JSON of the answer into v; nil drops it.
