@@ -27,11 +27,11 @@ func (s *running) SetLimits(_ context.Context, r *specs.LinuxResources) error {
 	if s.parent != nil {
 		return fmt.Errorf("sandbox %s: limits: they are those of %s: %w", s.id, s.parent.id, errdefs.ErrInvalidArgument)
 	}
-	if !s.lives() {
-		return fmt.Errorf("sandbox %s: limits: %w", s.id, os.ErrProcessDone)
-	}
 	s.limiting.Lock()
 	defer s.limiting.Unlock()
+	if s.ended || !s.lives() {
+		return fmt.Errorf("sandbox %s: limits: %w", s.id, os.ErrProcessDone)
+	}
 	rs, controllers := limits(r)
 	c := s.cgroup.Load()
 	if c == nil && len(controllers) == 0 {

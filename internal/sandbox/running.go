@@ -32,6 +32,7 @@ type running struct {
 	stubs    *stubs
 	cgroup   atomic.Pointer[cgroup]
 	limiting sync.Mutex // orders changes of cgroup
+	ended    bool       // the cgroup is removed, no other comes
 	pipes    *pipes
 	holder   int
 	pid      int
@@ -260,7 +261,7 @@ func (s *running) finish() error {
 		s.stop()
 	}
 	err := errors.Join(failpoint.Hit("sandbox.finish.before-stubs"), s.takeBack())
-	s.cgroup.Load().remove()
+	s.removeCgroup()
 	s.detached.settled()
 	s.pipes.closeOwn()
 	s.detached.close()
@@ -268,6 +269,14 @@ func (s *running) finish() error {
 		s.master.Close()
 	}
 	return err
+}
+
+// removeCgroup removes the cgroup for good: who changes limits at this moment makes no other.
+func (s *running) removeCgroup() {
+	s.limiting.Lock()
+	defer s.limiting.Unlock()
+	s.ended = true
+	s.cgroup.Load().remove()
 }
 
 // takeBack leaves the root as the payload has, without what was made for it.
