@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -306,7 +307,7 @@ func rangeEnd(h http.Header) (int64, bool) {
 	v := strings.TrimPrefix(h.Get("Range"), "bytes=")
 	_, last, ok := strings.Cut(v, "-")
 	n, err := strconv.ParseInt(last, 10, 64)
-	if !ok || err != nil || n < 0 {
+	if !ok || err != nil || n < 0 || n == math.MaxInt64 {
 		return 0, false
 	}
 	if n == 0 {
