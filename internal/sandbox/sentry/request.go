@@ -29,6 +29,7 @@ type builder struct {
 	out     request
 	files   []*os.File // sent with it
 	own     []*os.File // closed when they are sent
+	upper   *os.File   // the sandbox's, once it has taken it
 	// quota of processor time in each period is den's to enforce; 0 is no limit.
 	quota, period time.Duration
 	// processors are those that the payload is kept to; nil is all.
@@ -94,7 +95,10 @@ func (b *builder) close() {
 	for _, f := range append(b.own, b.socks...) {
 		f.Close()
 	}
-	b.own, b.socks = nil, nil
+	if b.upper != nil {
+		b.upper.Close()
+	}
+	b.own, b.socks, b.upper = nil, nil, nil
 }
 
 // usualShares are those of everybody, cgroup-v1/cgroups.rst.
@@ -272,11 +276,10 @@ func (b *builder) root() error {
 		if root.Lower, err = b.lower(m.Lower); err != nil || !root.Writable {
 			return err
 		}
-		f, err := b.backing(filepath.Dir(m.Upper))
-		if err != nil {
+		if b.upper, err = b.backing(filepath.Dir(m.Upper)); err != nil {
 			return err
 		}
-		root.UpperFD = b.addOwn(f)
+		root.UpperFD = b.add(b.upper)
 		return nil
 	}
 	return fmt.Errorf("type %.40q cannot be a root", m.Type)

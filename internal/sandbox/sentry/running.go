@@ -26,7 +26,8 @@ type running struct {
 	master  *os.File // den's end of the terminal
 	sentry  *child
 	gofer   *child
-	layer   *os.File // what the payload changed
+	upper   *os.File // where the sentry keeps what the payload changes
+	layer   *os.File // which it sends here
 	bounds  outer
 	meter   *meter
 	limit   throttle // of processors
@@ -71,6 +72,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 		return err
 	}
 	defer b.close()
+	s.upper, b.upper = b.upper, nil
 	if err := s.prepare(b); err != nil {
 		return err
 	}
@@ -316,6 +318,10 @@ func (s *running) release() {
 		s.stop()
 	}
 	if s.sentry != nil {
+		s.sentry.kill()
+	}
+	s.dropUpper()
+	if s.sentry != nil {
 		s.sentry.end()
 	}
 	if s.gofer != nil {
@@ -324,6 +330,17 @@ func (s *running) release() {
 	if s.layer != nil {
 		s.layer.Close()
 	}
+}
+
+// dropUpper empties the file that nobody reads any more, while the sentry dies. A file that was
+// once cut to nothing, as the sentry cuts this one when it begins, is written to the disk when it is
+// closed (auto_da_alloc, ext4_release_file in fs/ext4/file.c), just before all of it is given back.
+func (s *running) dropUpper() {
+	if s.upper == nil {
+		return
+	}
+	_ = s.upper.Truncate(0) // it goes anyway
+	s.upper.Close()
 }
 
 // abandon undoes a start that failed.
