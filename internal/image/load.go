@@ -90,7 +90,7 @@ func (a *archive) read(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	tr := tar.NewReader(plain)
-	for {
+	for n := 0; ; n++ { // also of one name: each is a lease
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			return plain.Close()
@@ -98,7 +98,7 @@ func (a *archive) read(ctx context.Context, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("archive: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		if len(a.files) >= maxArchiveEntries {
+		if n >= maxArchiveEntries {
 			return fmt.Errorf("archive has more than %d members: %w", maxArchiveEntries, oci.ErrTooLarge)
 		}
 		if err := a.member(ctx, h, tr); err != nil {

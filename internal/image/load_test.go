@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -178,6 +179,7 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 			tarMember{name: "blobs/sha256/" + strings.Repeat("0", 64), body: string(f.manifest)},
 			tarMember{name: "index.json", body: `{"schemaVersion":2,"manifests":[{"mediaType":"` + oci.MediaTypeManifest +
 				`","digest":"sha256:` + strings.Repeat("0", 64) + `","size":1}]}`}), "want sha256:0000"},
+		{"one name again and again", makeTar(t, slices.Repeat([]tarMember{{name: "x", kind: tar.TypeSymlink, link: "y"}}, maxArchiveEntries+1)...), "more than 20000 members"},
 		{"empty index", makeTar(t, tarMember{name: "index.json", body: `{"schemaVersion":2,"manifests":[]}`}), "lists no image"},
 	}
 	for _, tt := range tests {
