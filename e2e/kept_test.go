@@ -1,6 +1,10 @@
 package e2e
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -32,10 +36,32 @@ i=0; { while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; kill $(jobs -p); } 2>
 				t.Errorf("%s: the choice of processors is kept: %t, and a warning says otherwise, or none says so", door, kept)
 			}
 		}
-		for _, flag := range []string{"--blkio-weight=100", "--device-read-bps=/dev/null:1mb"} {
-			if r := s.tryDocker(nil, "run", "--rm", flag, "small", "true"); r.code != 0 || !strings.Contains(r.err, "block") {
-				t.Errorf("docker run %s: exit %d: %s", flag, r.code, r.err)
+		if r := s.tryDocker(nil, "run", "--rm", "--device-read-bps=/dev/null:1mb", "small", "true"); r.code != 0 || !strings.Contains(r.err, "block") {
+			t.Errorf("docker run --device-read-bps: exit %d: %s", r.code, r.err)
+		}
+		r := s.tryDocker(nil, "run", "-d", "--blkio-weight=300", "--memory-reservation=32m", "small", "sleep", "1000")
+		if r.code != 0 {
+			t.Fatalf("docker run --blkio-weight: exit %d: %s", r.code, r.err)
+		}
+		for want, file := range map[string]string{"block": "blkio.weight blkio.bfq.weight io.weight io.bfq.weight", "memory": "memory.soft_limit_in_bytes memory.low"} {
+			if kept, warned := cgroupHas(strings.TrimSpace(r.out), strings.Fields(file)), strings.Contains(r.err, want); kept == warned {
+				t.Errorf("%s: kept: %t, and the answer is %q", file, kept, r.err)
 			}
 		}
+		s.docker("rm", "-f", strings.TrimSpace(r.out))
 	})
+}
+
+// cgroupHas says whether a cgroup of the container id has a value of its own in one of these files.
+func cgroupHas(id string, files []string) bool {
+	found := false
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(path, id) && slices.Contains(files, e.Name()) {
+			b, err := os.ReadFile(path)
+			text := strings.TrimSpace(string(b))
+			found = found || err == nil && text != "" && text != "0" && text != "100" && text != "default 100" && len(text) < 16
+		}
+		return nil // what goes meanwhile is others'
+	})
+	return found
 }

@@ -49,3 +49,13 @@ func TestInfoSaysWhichLimitsAreKept(t *testing.T) {
 		}
 	}
 }
+
+func TestWeightOfBlockDevicesIsDiscardedWithAWarningWhereTheKernelHasNone(t *testing.T) {
+	for _, weight := range []bool{true, false} {
+		r := &engine.CreateRequest{RunRequest: engine.RunRequest{Limits: engine.Limits{BlkioWeight: 100, MemoryReservationBytes: 8 << 20}}}
+		made, err := warnsOfLimits(&created{}, limiting{cgroup: true, weight: weight}).Create(t.Context(), r)
+		if err != nil || (len(made.Warnings) == 0) != weight || (r.Limits.BlkioWeight == 100) != weight || r.Limits.MemoryReservationBytes == 0 {
+			t.Errorf("weight %t: %q, %+v, %v", weight, made.Warnings, r.Limits, err)
+		}
+	}
+}

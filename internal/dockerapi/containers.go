@@ -219,6 +219,9 @@ func updateRequest(now *engine.Container, body *container.UpdateConfig) (*engine
 	replace(&h.CPUQuota, body.CPUQuota)
 	replace(&h.NanoCPUs, body.NanoCPUs)
 	replace(&h.CpusetCpus, body.CpusetCpus)
+	replace(&h.CpusetMems, body.CpusetMems)
+	replace(&h.MemoryReservation, body.MemoryReservation)
+	replace(&h.BlkioWeight, body.BlkioWeight)
 	if body.NanoCPUs != 0 {
 		h.CPUPeriod, h.CPUQuota = 0, 0
 	} else if body.CPUQuota != 0 {

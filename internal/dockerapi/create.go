@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"path"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -157,14 +158,16 @@ func extraHosts(hosts []string) []string {
 func limits(r *container.Resources) engine.Limits {
 	l := engine.Limits{
 		MemoryBytes: r.Memory, MemorySwapBytes: r.MemorySwap, CPUs: float64(r.NanoCPUs) / 1e9,
-		CPUShares: uint64(max(0, r.CPUShares)), CpusetCPUs: r.CpusetCpus,
+		CPUShares: uint64(max(0, r.CPUShares)), CpusetCPUs: r.CpusetCpus, CpusetMems: r.CpusetMems,
+		MemoryReservationBytes: r.MemoryReservation, BlkioWeight: r.BlkioWeight,
 	}
 	if r.CPUQuota > 0 && l.CPUs == 0 {
 		period := r.CPUPeriod
 		if period == 0 {
 			period = 100_000 // the kernel's, in µs
 		}
-		l.CPUs = float64(r.CPUQuota) / float64(period)
+		// More processors than there are is no limit, and no mistake as of --cpus.
+		l.CPUs = min(float64(r.CPUQuota)/float64(period), float64(runtime.NumCPU()))
 	}
 	if r.PidsLimit != nil && *r.PidsLimit > 0 {
 		l.Pids = *r.PidsLimit
@@ -359,8 +362,8 @@ func refuse(h *container.HostConfig) error {
 		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
 	case h.CPUQuota > 0 && h.CPUQuota < 1000:
 		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-	case h.MemoryReservation != 0 && h.MemoryReservation < 6<<20:
-		return invalid("Minimum memory reservation allowed is 6MB")
+	case h.MemoryReservation < 0:
+		return invalid("limits must not be negative")
 	case h.MemorySwappiness != nil && (*h.MemorySwappiness < 0 || *h.MemorySwappiness > 100):
 		return invalid("Invalid value: %d, valid memory swappiness range is 0-100", *h.MemorySwappiness)
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
@@ -379,13 +382,11 @@ func refuse(h *container.HostConfig) error {
 // a kernel that does not.
 func leftOut(r *container.Resources) (warnings []string) {
 	for name, asked := range map[string]bool{
-		"cpuset-mems":                     r.CpusetMems != "",
-		"block I/O weight and throttling": r.BlkioWeight != 0 || len(r.BlkioWeightDevice)+len(r.BlkioDeviceReadBps)+len(r.BlkioDeviceWriteBps)+len(r.BlkioDeviceReadIOps)+len(r.BlkioDeviceWriteIOps) > 0,
-		"CPU real-time scheduling":        r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0,
-		"memory soft limit":               r.MemoryReservation != 0,
-		"memory swappiness":               r.MemorySwappiness != nil,
-		"OomKillDisable":                  r.OomKillDisable != nil && *r.OomKillDisable,
-		"device cgroup rules":             len(r.DeviceCgroupRules) > 0,
+		"block I/O throttling":     len(r.BlkioWeightDevice)+len(r.BlkioDeviceReadBps)+len(r.BlkioDeviceWriteBps)+len(r.BlkioDeviceReadIOps)+len(r.BlkioDeviceWriteIOps) > 0,
+		"CPU real-time scheduling": r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0,
+		"memory swappiness":        r.MemorySwappiness != nil,
+		"OomKillDisable":           r.OomKillDisable != nil && *r.OomKillDisable,
+		"device cgroup rules":      len(r.DeviceCgroupRules) > 0,
 	} {
 		if asked {
 			warnings = append(warnings, notSupported(name))

@@ -63,11 +63,11 @@ func TestLifeOperationsReachTheEngine(t *testing.T) {
 func TestUpdateChangesOnlyWhatIsSet(t *testing.T) {
 	f := &fake{containers: []*engine.Container{example(t)}}
 	resp, text := ask(t, New(Options{Engine: f}), "POST", "/containers/c1/update",
-		`{"Memory":100000000,"MemorySwap":-1,"NanoCpus":0,"PidsLimit":null,"MemorySwappiness":null,"RestartPolicy":{"Name":"no"},"CpusetMems":"0"}`)
-	if resp.StatusCode != 200 || !strings.Contains(text, "cpuset-mems") {
+		`{"Memory":100000000,"MemorySwap":-1,"NanoCpus":0,"PidsLimit":null,"MemorySwappiness":null,"RestartPolicy":{"Name":"no"},"CpusetMems":"0","OomKillDisable":true}`)
+	if resp.StatusCode != 200 || !strings.Contains(text, "OomKillDisable") {
 		t.Fatalf("status %d, %s", resp.StatusCode, text)
 	}
-	want := &engine.Limits{MemoryBytes: 100_000_000, MemorySwapBytes: -1, CPUs: 1.5, Pids: 10}
+	want := &engine.Limits{MemoryBytes: 100_000_000, MemorySwapBytes: -1, CPUs: 1.5, Pids: 10, CpusetMems: "0"}
 	if diff := cmp.Diff(want, f.updated.Limits); diff != "" {
 		t.Error(diff)
 	}

@@ -87,6 +87,14 @@ func (r *RunRequest) checkLimits() error {
 		return invalid("you should always set the memory limit when using memory-swap")
 	case l.MemorySwapBytes > 0 && l.MemorySwapBytes < l.MemoryBytes:
 		return invalid("minimum memory-swap limit should be larger than memory limit")
+	case l.MemoryReservationBytes > 0 && l.MemoryReservationBytes < minMemoryBytes:
+		return invalid("minimum memory reservation allowed is 6MB")
+	case l.MemoryBytes > 0 && l.MemoryReservationBytes > l.MemoryBytes:
+		return invalid("minimum memory limit can not be less than memory reservation limit, see usage")
+	case l.BlkioWeight > 0 && (l.BlkioWeight < 10 || l.BlkioWeight > 1000):
+		return invalid("range of blkio weight is from 10 to 1000")
+	case strings.Trim(l.CpusetMems, "0123456789,-") != "":
+		return invalid("Invalid value %.200s for cpuset mems", l.CpusetMems)
 	case l.CPUs < 0 || l.CPUs > float64(runtime.NumCPU()):
 		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %[1]d CPUs available", runtime.NumCPU())
 	}

@@ -71,3 +71,18 @@ func TestPathsAndCgroupsOfACreateRequestReachTheSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestReservationsAndWeightsAreOfTheSpecification(t *testing.T) {
+	r := newRig(t)
+	q := r.mustRun(RunRequest{Limits: Limits{MemoryReservationBytes: 8 << 20, BlkioWeight: 100, CpusetMems: "0"}})
+	got := q.Spec.Linux.Resources
+	if got == nil || got.Memory == nil || got.Memory.Reservation == nil || *got.Memory.Reservation != 8<<20 || got.Memory.Limit != nil ||
+		got.BlockIO == nil || *got.BlockIO.Weight != 100 || got.CPU == nil || got.CPU.Mems != "0" {
+		t.Errorf("%+v", got)
+	}
+	for _, wrong := range []Limits{{MemoryReservationBytes: 1 << 20}, {MemoryBytes: 8 << 20, MemoryReservationBytes: 9 << 20}, {BlkioWeight: 5}, {BlkioWeight: 1001}, {CpusetMems: "a"}} {
+		if _, err := r.run(RunRequest{Limits: wrong}, Streams{}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v", wrong, err)
+		}
+	}
+}

@@ -59,6 +59,11 @@ type Limits struct {
 	Pids            int64
 	CPUShares       uint64
 	CpusetCPUs      string
+	CpusetMems      string // memory nodes, as CpusetCPUs
+	// MemoryReservationBytes is what stays with the container when others want memory.
+	MemoryReservationBytes int64
+	// BlkioWeight is the container's part of block devices that are busy, 10 to 1000.
+	BlkioWeight uint16
 }
 
 // A RunRequest is everything that den run was asked for.

@@ -169,8 +169,11 @@ func resources(l Limits) *specs.LinuxResources {
 		return nil
 	}
 	r := &specs.LinuxResources{}
-	if l.MemoryBytes > 0 || l.MemorySwapBytes != 0 {
+	if l.MemoryBytes > 0 || l.MemorySwapBytes != 0 || l.MemoryReservationBytes > 0 {
 		r.Memory = &specs.LinuxMemory{}
+		if l.MemoryReservationBytes > 0 {
+			r.Memory.Reservation = &l.MemoryReservationBytes
+		}
 		if l.MemoryBytes > 0 {
 			r.Memory.Limit = &l.MemoryBytes
 		}
@@ -179,8 +182,8 @@ func resources(l Limits) *specs.LinuxResources {
 		}
 		r.Memory.Swap = &l.MemorySwapBytes
 	}
-	if l.CPUs > 0 || l.CPUShares > 0 || l.CpusetCPUs != "" {
-		r.CPU = &specs.LinuxCPU{Cpus: l.CpusetCPUs}
+	if l.CPUs > 0 || l.CPUShares > 0 || l.CpusetCPUs != "" || l.CpusetMems != "" {
+		r.CPU = &specs.LinuxCPU{Cpus: l.CpusetCPUs, Mems: l.CpusetMems}
 		if l.CPUs > 0 {
 			period := uint64(100_000) // microseconds, the kernel's default
 			quota := int64(l.CPUs * float64(period))
@@ -189,6 +192,9 @@ func resources(l Limits) *specs.LinuxResources {
 		if l.CPUShares > 0 {
 			r.CPU.Shares = &l.CPUShares
 		}
+	}
+	if l.BlkioWeight > 0 {
+		r.BlockIO = &specs.LinuxBlockIO{Weight: &l.BlkioWeight}
 	}
 	if l.Pids != 0 {
 		r.Pids = &specs.LinuxPids{Limit: &l.Pids}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -55,6 +57,7 @@ func gather(ctx context.Context, dir string) (Facts, processes) {
 	f.Reflink = tryReflink(dir)
 	f.NoExec = noExec(dir)
 	f.Cgroup, f.CgroupErr = cgroups()
+	f.BlockWeight = blockWeight(os.DirFS("/"))
 	f.IDs = idRange(&f)
 	p := f.tryNamespaces(ctx, dir)
 	if f.Userns.Refused != nil {
@@ -252,6 +255,20 @@ func cgroups() (version int, why string) {
 		return version, fmt.Sprintf("%s: %v", dir, err)
 	}
 	return version, ""
+}
+
+// blockWeight looks for the files of a weight, which the root of all cgroups has not: in the
+// mount's root, which may be a container's, and in those below.
+func blockWeight(root fs.FS) bool {
+	for _, file := range []string{"blkio/blkio.weight", "blkio/blkio.bfq.weight", "io.weight", "io.bfq.weight"} {
+		dir, name := path.Split(file)
+		for _, below := range []string{"", "*"} {
+			if found, err := fs.Glob(root, path.Join("sys/fs/cgroup", dir, below, name)); err == nil && len(found) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // settings lists the kernel's switches that forbid user namespaces.

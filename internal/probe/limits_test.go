@@ -78,3 +78,21 @@ func TestDiskThatCannotBeWrittenSaysSo(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+func TestWeightsOfBlockDevicesAreFoundWhereverTheKernelShowsThem(t *testing.T) {
+	for file, want := range map[string]bool{
+		"sys/fs/cgroup/blkio/docker/blkio.bfq.weight":           true,
+		"sys/fs/cgroup/blkio/blkio.weight":                      true,
+		"sys/fs/cgroup/system.slice/io.weight":                  true,
+		"sys/fs/cgroup/io.bfq.weight":                           true,
+		"sys/fs/cgroup/blkio/docker/blkio.bfq.io_serviced":      false,
+		"sys/fs/cgroup/blkio/docker/deeper/blkio.bfq.weight":    false,
+		"sys/fs/cgroup/memory/docker/memory.limit_in_bytes":     false,
+		"sys/fs/cgroup/system.slice/io.max":                     false,
+		"sys/fs/cgroup/blkio/docker/blkio.throttle.io_serviced": false,
+	} {
+		if got := blockWeight(fstest.MapFS{file: {}}); got != want {
+			t.Errorf("%s: %t", file, got)
+		}
+	}
+}

@@ -53,6 +53,8 @@ type Facts struct {
 	Cgroup int
 	// CgroupErr says why limits cannot be set; "" if they can.
 	CgroupErr string
+	// BlockWeight says that a cgroup can have a weight at block devices.
+	BlockWeight bool
 
 	// Settings that forbid user namespaces, as found: name=value.
 	Settings []string

@@ -215,11 +215,28 @@ func value[T any](p *T) T {
 func (c *cgroup) enter(pid int) {
 	err := c.m.Apply(pid)
 	if err == nil {
-		err = c.m.Set(c.rs)
+		err = setAll(c.m, c.rs, func(err error) {
+			if c.r.Warn != nil {
+				c.r.Warn(fmt.Sprintf("the weight of block devices is not in force: %v", err))
+			}
+		})
 	}
 	if err != nil {
 		c.warn(err)
 	}
+}
+
+// setAll puts rs in force. That a kernel knows no weights of block devices must not cost the other limits.
+func setAll(m cgroupManager, rs *cgroups.Resources, weightless func(error)) error {
+	others := *rs
+	others.BlkioWeight = 0
+	if err := m.Set(&others); err != nil || rs.BlkioWeight == 0 {
+		return err
+	}
+	if err := m.Set(&cgroups.Resources{SkipDevices: true, BlkioWeight: rs.BlkioWeight}); err != nil {
+		weightless(err)
+	}
+	return nil
 }
 
 // join puts one more process in.

@@ -42,10 +42,14 @@ func (s *running) SetLimits(_ context.Context, r *specs.LinuxResources) error {
 		return fmt.Errorf("sandbox %s: limits of %s are not in force: %w: %w", s.id, limited(controllers), err, errdefs.ErrUnavailable)
 	}
 	lift(rs, c.m.GetPaths(), c.v)
-	if err := c.m.Set(rs); err != nil {
+	var weightless error
+	if err := setAll(c.m, rs, func(err error) { weightless = err }); err != nil {
 		return fmt.Errorf("sandbox %s: limits: %w", s.id, err)
 	}
 	c.controllers = controllers
+	if weightless != nil {
+		return fmt.Errorf("sandbox %s: the weight of block devices is not in force: %w: %w", s.id, weightless, errdefs.ErrUnavailable)
+	}
 	return nil
 }
 
