@@ -46,6 +46,9 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/sighandling"
+
+	"den/internal/sandbox"
+	"den/internal/sandbox/sentry/filter"
 )
 
 // containerID is how the sentry's one container is called inside.
@@ -173,7 +176,21 @@ func (b *box) prepare(platformName, network string) error {
 	if err := preferred(); err != nil {
 		return err
 	}
-	return installFilter(platformName, network, p.SeccompInfo())
+	return confine(platformName, network, p.SeccompInfo())
+}
+
+// confine loads the sentry's own filter.
+func confine(platformName, network string, info platform.SeccompInfo) error {
+	name := filter.SystrapOwn
+	switch host := network == sandbox.NetworkHost; {
+	case platformName == platformPtrace && host:
+		name = filter.PtraceHost
+	case platformName == platformPtrace:
+		name = filter.PtraceOwn
+	case host:
+		name = filter.SystrapHost
+	}
+	return filter.Install(name, info.Variables().GetUint64(filter.PriorityVariable))
 }
 
 // quiet drops gVisor's log: what a child has to say goes over its socket, or is a panic. Times are in

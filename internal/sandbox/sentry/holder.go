@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"den/internal/sandbox/sentry/filter"
 	"den/internal/sys"
 )
 
@@ -19,8 +20,8 @@ import (
 const (
 	fdNull    = 0 // and 1
 	fdLog     = 2
-	fdControl = 3 // the child's end of the control socket
-	fdAlive   = 4 // ends when den is gone or wants an end
+	fdControl = filter.ControlFD // the child's end of the control socket
+	fdAlive   = 4                // ends when den is gone or wants an end
 	fdStatus  = 5
 	fdProgram = 6
 )

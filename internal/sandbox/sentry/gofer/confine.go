@@ -1,12 +1,13 @@
 package gofer
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/seccomp"
-	"gvisor.dev/gvisor/runsc/fsgofer/filter"
+
+	"den/internal/sandbox/sentry/filter"
 )
 
 const (
@@ -20,7 +21,12 @@ const (
 // Confine takes from this process what serving trees does not need: memory
 // without bound, core dumps, and all system calls but those of its trade.
 // Trees are opened before.
+//
+// A C library makes threads by system calls that the filter does not know.
 func Confine() error {
+	if cgo {
+		return errors.New("confine the gofer: this den was built with cgo: build it with CGO_ENABLED=0")
+	}
 	for what, limit := range map[int]uint64{unix.RLIMIT_DATA: maxMemoryBytes, unix.RLIMIT_CORE: 0} {
 		var was unix.Rlimit
 		if err := unix.Getrlimit(what, &was); err != nil {
@@ -32,35 +38,8 @@ func Confine() error {
 		}
 	}
 	debug.SetMemoryLimit(calmMemoryBytes)
-	err := filter.Install(filter.Options{UDSOpenEnabled: true, UDSCreateEnabled: true, CgoEnabled: cgo, ExtraRules: []seccomp.SyscallRules{calls()}})
-	if err != nil {
-		return fmt.Errorf("confine the gofer: seccomp: %w", err)
+	if err := filter.Install(filter.Gofer, 0); err != nil {
+		return fmt.Errorf("confine the gofer: %w", err)
 	}
 	return nil
-}
-
-// calls are the system calls of this package beyond those of gVisor's own
-// gofer, whose filter allows its.
-func calls() seccomp.SyscallRules {
-	rules := map[uintptr]seccomp.SyscallRule{}
-	for _, nr := range []uintptr{
-		unix.SYS_GETXATTR, unix.SYS_SETXATTR, unix.SYS_LISTXATTR, unix.SYS_REMOVEXATTR, // by /proc/self/fd
-		unix.SYS_FGETXATTR, unix.SYS_FSETXATTR, unix.SYS_FREMOVEXATTR, unix.SYS_GETXATTRAT,
-		unix.SYS_STATX, unix.SYS_FSTAT, unix.SYS_FSTATFS, unix.SYS_GETDENTS64, unix.SYS_READLINKAT,
-		unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_SYMLINKAT, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_RENAMEAT2,
-		unix.SYS_UTIMENSAT, unix.SYS_TRUNCATE, unix.SYS_FALLOCATE, unix.SYS_FLOCK,
-		unix.SYS_FCHMODAT, unix.SYS_FCHOWNAT,
-		unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_CONNECT,
-	} {
-		rules[nr] = seccomp.MatchAll{}
-	}
-	rules[unix.SYS_FCNTL] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.EqualTo(unix.F_DUPFD_CLOEXEC)}
-	const flags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
-	rules[unix.SYS_ACCEPT4] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.AnyValue{}, seccomp.AnyValue{}, seccomp.EqualTo(flags)}
-	var sockets seccomp.Or
-	for _, kind := range []uintptr{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
-		sockets = append(sockets, seccomp.PerArg{seccomp.EqualTo(unix.AF_UNIX), seccomp.EqualTo(kind | flags), seccomp.EqualTo(0)})
-	}
-	rules[unix.SYS_SOCKET] = sockets
-	return seccomp.MakeSyscallRules(rules)
 }

@@ -52,6 +52,9 @@ func childMain(way string) error {
 // dies is nobody's.
 func child(t *testing.T, path string, way Owners) (conn int, cmd *exec.Cmd) {
 	t.Helper()
+	if cgo {
+		t.Skip("needs a test built with CGO_ENABLED=0")
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,6 @@
+package filter
+
+import "embed"
+
+//go:embed programs/amd64/*.bpf
+var programs embed.FS
