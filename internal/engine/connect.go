@@ -173,37 +173,27 @@ func (c *container) shareNamespaces(ctx context.Context, q *sandbox.Request, r *
 			joinNamespace(q.Spec, specs.NetworkNamespace, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd()))
 		}
 	}
-	if other, ok := strings.CutPrefix(c.more.NetworkMode, "container:"); ok {
-		pid, err := c.pidOf(ctx, other)
+	for _, s := range []struct {
+		what, mode string
+		of         *sandbox.Sandbox
+	}{
+		{"network", c.more.NetworkMode, &q.NetworkOf}, {"IPC", c.more.IpcMode, &q.IPCOf},
+	} {
+		other, ok := strings.CutPrefix(s.mode, "container:")
+		if !ok {
+			continue
+		}
+		l, err := c.engine.mine(ctx, other)
 		if err != nil {
 			return err
 		}
-		joinNamespace(q.Spec, specs.NetworkNamespace, fmt.Sprintf("/proc/%d/ns/net", pid))
-	}
-	if other, ok := strings.CutPrefix(c.more.IpcMode, "container:"); ok {
-		pid, err := c.pidOf(ctx, other)
+		run, err := l.running()
 		if err != nil {
-			return err
+			return conflict("cannot join %s of a non running container: %s", s.what, l.id)
 		}
-		joinNamespace(q.Spec, specs.IPCNamespace, fmt.Sprintf("/proc/%d/ns/ipc", pid))
+		*s.of = run.sb
 	}
 	return nil
-}
-
-// pidOf is the first process of another container, whose namespaces can be joined.
-func (c *container) pidOf(ctx context.Context, nameOrID string) (int, error) {
-	l, err := c.engine.mine(ctx, nameOrID)
-	if err != nil {
-		return 0, err
-	}
-	r, err := l.running()
-	if err != nil {
-		return 0, conflict("cannot join network of a non running container: %s", l.id)
-	}
-	if _, own := r.sb.(sandbox.Plugger); own {
-		return 0, unsupported("container:%s: on this rung each container has a kernel of its own, which nobody can join; connect both to one network", nameOrID)
-	}
-	return r.sb.Pid(), nil
 }
 
 func joinNamespace(s *specs.Spec, kind specs.LinuxNamespaceType, path string) {
@@ -278,19 +268,32 @@ func (c *container) networkResolv(ctx context.Context, es []network.Endpoint) ([
 	return []byte(text), err
 }
 
-// namesOf is the directory with the name files of the container whose network this one has.
+// namesOf is the directory with the name files of the container whose network this one has, or empty if that is its own.
 func (c *container) namesOf(ctx context.Context) (string, error) {
-	other, ok := strings.CutPrefix(c.more.NetworkMode, "container:")
-	if !ok {
-		return "", nil
+	var id string
+	mode := c.more.NetworkMode
+	for seen := map[string]bool{c.record.ID: true}; ; { // who has joined another has no such files, either
+		other, ok := strings.CutPrefix(mode, "container:")
+		if !ok {
+			break
+		}
+		l, err := c.engine.mine(ctx, other)
+		if err != nil {
+			return "", err
+		}
+		if seen[l.id] {
+			return "", conflict("cannot join own network")
+		}
+		l.mu.Lock()
+		id, mode, seen[l.id] = l.id, l.request.NetworkMode, true
+		l.mu.Unlock()
 	}
-	id, err := c.engine.find(other)
-	if err != nil {
-		return "", err
+	if id == "" {
+		return "", nil
 	}
 	dir, err := c.engine.Store.OpenContainer(id)
 	if err != nil {
-		return "", missing(other, err)
+		return "", missing(id, err)
 	}
 	return filepath.Clean(dir.Path()), dir.Close()
 }

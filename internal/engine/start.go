@@ -238,6 +238,9 @@ func (r *run) launch(ctx context.Context) error {
 	}
 	r.life.launch(r)
 	if r.sb, err = c.engine.Exec.Start(context.WithoutCancel(ctx), q); err != nil {
+		if errors.Is(err, os.ErrProcessDone) { // the one that it joins has ended meanwhile
+			return conflict("cannot join namespaces of a non running container: %v", err)
+		}
 		return err
 	}
 	r.streams.follow(r.sb)

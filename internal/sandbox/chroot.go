@@ -87,6 +87,8 @@ func (c *Chroot) check(r *Request) error {
 		return cannot("a read-only root")
 	case r.Detach != "":
 		return cannot("a sandbox that outlives den")
+	case r.NetworkOf != nil, r.IPCOf != nil, r.PIDsOf != nil:
+		return cannot("namespaces of another sandbox")
 	case r.Network == NetworkNone:
 		return cannot("network none")
 	case len(r.Spec.Linux.Sysctl) > 0:

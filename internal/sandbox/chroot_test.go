@@ -124,6 +124,7 @@ func TestChrootContract(t *testing.T) {
 		"ReadOnlyRoot":              "needs mounts that cannot be written",
 		"Hostname":                  "needs a UTS namespace",
 		"NetworkNone":               "needs a network namespace",
+		"NetworkOfAnother":          "needs a network namespace",
 		"Terminal":                  "needs devpts in the root",
 		"OverlaySubtree":            "needs overlay mounts",
 		"ExecSeesTheSandbox":        "needs a UTS namespace",

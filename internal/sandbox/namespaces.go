@@ -90,6 +90,11 @@ func (n *Namespaces) Start(ctx context.Context, r *Request) (Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.ID, err)
 	}
+	r, others, err := joinOthers(r)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(others)
 	return n.launch(ctx, r, &running{id: r.ID, n: n, stubs: &stubs{root: r.Root}, seccomp: r.Spec.Linux.Seccomp, filter: filter})
 }
 

@@ -64,6 +64,10 @@ type Request struct {
 	// Interfaces are the network devices of a sandbox with a network stack of its own;
 	// with one or more of them Network is not used.
 	Interfaces []oci.Interface
+	// NetworkOf is a running sandbox of the same executor whose network this one shares, and wins over Network;
+	// so are IPCOf for System V IPC and message queues, and PIDsOf for process ids. An error that is
+	// os.ErrProcessDone says that one of them has ended.
+	NetworkOf, IPCOf, PIDsOf Sandbox
 	// Detach, if set, is an empty directory, and the sandbox outlives this process:
 	// its holder is controlled by files in there, and Adopt takes it over. Only an
 	// Adopter can; Stdin, Stdout and Stderr are *os.File or nil then. Cancelling Start's

@@ -66,6 +66,7 @@ func contract() []promise {
 		{"Hostname", hostname},
 		{"HomeComesFromPasswd", home},
 		{"NetworkNone", networkNone},
+		{"NetworkOfAnother", joins},
 		{"Terminal", terminal},
 		{"Init", reaper},
 		{"FirstProcessIgnoresSignalsLikeDockers", pid1},

@@ -51,17 +51,13 @@ import (
 	"den/internal/sandbox/sentry/filter"
 )
 
-// containerID is how the sentry's one container is called inside.
-const containerID = "den"
-
-// A box is the sentry: a kernel in user space with one container.
+// A box is one sandbox of a machine: the one that it was made for, or one that has joined it.
 type box struct {
-	k       *kernel.Kernel
+	*machine
+	id      string // how the sentry calls it
 	ctx     context.Context
-	root    *auth.Credentials // who makes mounts
-	userns  *auth.UserNamespace
-	cores   int
 	control *control
+	spaces
 
 	// Of the request:
 	r       *request
@@ -75,26 +71,24 @@ type box struct {
 	term    *terminal
 	initFD  int // the plan of process 1, or -1
 	cgroup  kernel.Cgroup2
+	trees   []*vfs.Mount // those that are the box's own
+	with    *box         // the one that it joins, while it is made
+	init    *kernel.ThreadGroup
 
-	netMu  sync.Mutex
-	cables map[string]cable // of the devices that den plugged in
-
-	mu     sync.Mutex
-	killed killReason // and limits of the request
-	peak   uint64     // of memory, as far as somebody looked
-
-	watching sync.Once
-	holds    holds
+	killed killReason // and limits of the request, guarded by the machine's mu
+	holds  holds
 
 	// life is read-locked while a program is added, so that none comes after the end.
 	life  sync.RWMutex
 	ended bool
 	execs sync.WaitGroup // programs that were added and have not told how they ended
+
+	finished chan struct{}
 }
 
 // sentryMain is the life of a den-sentry.
 func sentryMain(platform, network string) error {
-	b := &box{control: newControl(fdControl)}
+	b := newMachine(newControl(fdControl))
 	if err := b.prepare(platform, network); err != nil {
 		return err
 	}
@@ -119,7 +113,10 @@ func sentryMain(platform, network string) error {
 		return err
 	}
 	go b.finish()
-	return b.serve()
+	b.serve()
+	b.abandon()
+	b.boxes.Wait() // others may still run
+	return nil
 }
 
 // prepare does everything that does not depend on a request. It ends with the
@@ -217,7 +214,7 @@ func newPlatform(name string) (platform.Platform, error) {
 	gomaxprocs.SetBase(runtime.NumCPU())
 	var p platform.Platform
 	var err error
-	options := platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: containerID}
+	options := platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: firstID}
 	switch name {
 	case platformSystrap:
 		p, err = systrap.New(options)
@@ -261,36 +258,19 @@ func (b *box) register() error {
 	if err := errors.Join(memdev.Register(v), ttydev.Register(v)); err != nil {
 		return fmt.Errorf("devices: %w", err)
 	}
-	b.ctx = b.k.SupervisorContext()
+	b.ctx = &boxContext{b.k.SupervisorContext(), b}
 	hostFS, err := host.NewFilesystem(v)
 	if err != nil {
 		return fmt.Errorf("host file system: %w", err)
 	}
 	b.k.SetHostMount(v.NewDisconnectedMount(hostFS, nil, &vfs.MountOptions{}))
 	hostFS.DecRef(b.ctx)
-	b.k.RegisterContainerName(containerID, containerID)
-	b.k.RegisterContainerName(unfilteredID, containerID)
 	return sighandling.IgnoreChildStop()
 }
 
 // start makes the request's file systems and its first process, and lets it run.
 func (b *box) start() error {
-	uts := b.k.RootUTSNamespace()
-	uts.SetHostName(b.ctx, b.r.Hostname)
-	uts.SetDomainName(b.ctx, b.r.Domainname)
-	var err error
-	if b.initFD, err = b.files.take(b.r.InitFD); err != nil {
-		return err
-	}
-	for i := range b.r.Devices {
-		if err := b.plug(&b.r.Devices[i], b.files); err != nil {
-			return err
-		}
-	}
-	if err := b.fileSystem(); err != nil {
-		return err
-	}
-	if err := b.process(); err != nil {
+	if err := b.make(); err != nil {
 		return err
 	}
 	if err := b.enforce(b.r.Filter); err != nil {
@@ -304,13 +284,34 @@ func (b *box) start() error {
 	return nil
 }
 
-// serve obeys den until it is gone, or has no more use for this sentry.
-func (b *box) serve() error {
+// make makes the request's file systems and its first process.
+func (b *box) make() (err error) {
+	b.k.RegisterContainerName(b.id, b.id)
+	b.k.RegisterContainerName(b.unfilteredID(), b.id)
+	if err := b.makeSpaces(); err != nil {
+		return err
+	}
+	if b.initFD, err = b.files.take(b.r.InitFD); err != nil {
+		return err
+	}
+	for i := range b.r.Devices {
+		if err := b.plug(&b.r.Devices[i], b.files); err != nil {
+			return err
+		}
+	}
+	if err := b.fileSystem(); err != nil {
+		return err
+	}
+	return b.process()
+}
+
+// serve obeys den until it is gone, or has no more use for this sandbox.
+func (b *box) serve() {
 	for {
 		c, files, err := b.control.next()
 		switch {
 		case err != nil:
-			return nil //nolint:nilerr // den is gone; the holder ends what is left
+			return
 		case c.Call && len(files) == 1:
 			go b.answer(newControl(files[0]))
 			continue
@@ -319,9 +320,9 @@ func (b *box) serve() error {
 		case c.Thaw:
 			b.letGo(holdFreeze)
 		case c.Hold:
-			b.hold(holdQuota)
+			b.quota.hold(b.k)
 		case c.LetGo:
-			b.letGo(holdQuota)
+			b.quota.letGo(b.k)
 		case c.Signal != 0:
 			b.signal(unix.Signal(c.Signal))
 		case c.Resize != nil && b.term != nil:

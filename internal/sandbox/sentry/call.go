@@ -20,8 +20,12 @@ var errEnded = &remoteError{"the sandbox has ended", unix.ESRCH}
 
 // answer serves one call.
 func (b *box) answer(c *control) {
-	defer c.close()
 	cmd, files, err := c.next()
+	if err == nil && cmd.Start != nil {
+		b.admit(c, cmd.Start, files)
+		return
+	}
+	defer c.close()
 	if err != nil {
 		return // den does not want it any more
 	}

@@ -2,9 +2,11 @@ package sentry
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -152,6 +154,16 @@ func (b *box) unplug(name string) error {
 	// It returns when nobody reads the socket any more. The payload may have been quicker.
 	_ = s.RemoveNIC(c.id)
 	return unix.Close(c.fd)
+}
+
+// unplugAll takes all devices away: what stays in the machine when its first box has ended is the loopback device.
+func (b *box) unplugAll() {
+	b.netMu.Lock()
+	names := slices.Collect(maps.Keys(b.cables))
+	b.netMu.Unlock()
+	for _, name := range names {
+		_ = b.unplug(name) // den may have been quicker
+	}
 }
 
 // addDevice adds a network device with addresses and a route to each of their networks.

@@ -203,7 +203,7 @@ func (s *running) dial() (*line, error) {
 		ours.Close()
 		return nil, os.ErrProcessDone
 	}
-	if err := asDone(send(s.sentry.control, &command{Call: true}, []*os.File{theirs})); err != nil {
+	if err := asDone(send(s.control, &command{Call: true}, []*os.File{theirs})); err != nil {
 		ours.Close()
 		return nil, err
 	}

@@ -15,16 +15,15 @@ import (
 
 // finish waits for the payload, ends what it left behind, and sends what it changed.
 func (b *box) finish() {
+	defer close(b.finished)
+	defer b.leave()
 	b.payload.WaitExited()
 	status := uint32(b.payload.ExitStatus())
 	b.life.Lock()
 	b.ended = true
 	b.life.Unlock()
 	b.release()
-	b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
-	for _, tg := range b.k.RootPIDNamespace().ThreadGroups() {
-		tg.WaitExited()
-	}
+	b.killAll()
 	if b.term != nil {
 		b.term.finish()
 	}
@@ -104,8 +103,8 @@ func (b *box) initFile() (*vfs.FileDescription, error) {
 }
 
 // startInit makes process 1.
-func (b *box) startInit() error {
-	_, err := b.idle("den-init", b.cgroup)
+func (b *box) startInit() (err error) {
+	b.init, err = b.idle("den-init", b.cgroup)
 	return err
 }
 
@@ -115,7 +114,7 @@ func (b *box) idle(name string, cgroup kernel.Cgroup2) (*kernel.ThreadGroup, err
 	if err != nil {
 		return nil, err
 	}
-	args.InitialCgroupV2, args.ContainerID = cgroup, unfilteredID
+	args.InitialCgroupV2, args.ContainerID = cgroup, b.unfilteredID()
 	ctx := args.NewContext(b.k)
 	defer args.FDTable.DecRef(ctx)
 	if args.File, err = b.initFile(); err != nil {

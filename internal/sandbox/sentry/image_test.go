@@ -43,6 +43,9 @@ func (e *imageExecutor) Start(ctx context.Context, r *sandbox.Request) (sandbox.
 	if c.Root.Upper != "" {
 		c.Root.Upper = e.next()
 	}
+	if other, ok := c.NetworkOf.(*imageSandbox); ok {
+		c.NetworkOf = other.able
+	}
 	s, err := e.Executor.Start(ctx, &c)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
@@ -28,10 +27,10 @@ func (b *box) limitPids() error {
 	if err := fs.RootCgroup().WriteControl(b.ctx, "cgroup.subtree_control", "+pids"); err != nil {
 		return err
 	}
-	if err := b.k.VFS().MkdirAt(b.ctx, b.root, at(tree, containerID), &vfs.MkdirOptions{Mode: 0o755}); err != nil {
+	if err := b.k.VFS().MkdirAt(b.ctx, b.root, at(tree, b.id), &vfs.MkdirOptions{Mode: 0o755}); err != nil {
 		return asErrno(err)
 	}
-	c, err := fs.FindCgroup(b.ctx, "/"+containerID)
+	c, err := fs.FindCgroup(b.ctx, "/"+b.id)
 	if err != nil {
 		return asErrno(err)
 	}
@@ -71,16 +70,9 @@ func (b *box) setLimits(l limitSizes) error {
 
 // watchOnce begins to watch the payload when there is something to watch.
 func (b *box) watchOnce() {
-	if l := b.limits(); l.MaxMemoryBytes > 0 || b.r.MaxProcesses > 0 {
-		b.watching.Do(func() { go b.watch() })
+	if l := b.limits(); l.MaxMemoryBytes > 0 || b.first.r.MaxProcesses > 0 {
+		b.watching.Do(func() { go b.first.watch() })
 	}
-}
-
-// limits are those in force.
-func (b *box) limits() limitSizes {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.r.limitSizes
 }
 
 // watchInterval is how often the payload is looked at.
@@ -102,7 +94,7 @@ func preferred() error {
 	return err
 }
 
-// watch kills the payload when it uses more than it may. The files that it writes
+// watch kills what runs in the machine when it uses more than it may. The files that it writes
 // into its root do not count where they lie in a file on disk.
 //
 // A call that fills memory does not hear of that before its end: if it goes on for long the sentry ends with it.
@@ -111,11 +103,7 @@ func (b *box) watch() {
 	defer tick.Stop()
 	for range tick.C {
 		if reason := b.over(); reason != "" {
-			b.mu.Lock()
-			b.killed = reason
-			b.mu.Unlock()
-			b.k.Kill(linux.WaitStatusTerminationSignal(linux.SIGKILL))
-			b.release()
+			b.killEverybody(reason)
 			break
 		}
 	}

@@ -33,8 +33,6 @@ func (b *box) fileSystem() error {
 	if err != nil {
 		return fmt.Errorf("mount namespace: %w", asErrno(err))
 	}
-	// The supervisor's own is that of the first process, until that ends.
-	b.ctx = vfs.WithMountNamespace(b.ctx, b.mounts)
 	ctx := b.ctx
 	below := b.mounts.Root(ctx)
 	err = v.ConnectMountAt(ctx, b.root, tree.Mount(), at(below, "/"))
@@ -180,8 +178,9 @@ func (b *box) subtree(m *mount, o *vfs.MountOptions) (vfs.VirtualDentry, error) 
 	if err != nil {
 		return vfs.VirtualDentry{}, fmt.Errorf("%s: %w", m.Source, asErrno(err))
 	}
+	defer sub.DecRef(b.ctx)
 	o.ReadOnly = m.ReadOnly
-	mnt := v.NewDisconnectedMount(sub.Mount().Filesystem(), sub.Dentry(), o)
+	mnt := b.own(v.NewDisconnectedMount(sub.Mount().Filesystem(), sub.Dentry(), o))
 	return vfs.MakeVirtualDentry(mnt, mnt.Root()), nil
 }
 

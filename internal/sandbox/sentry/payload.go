@@ -3,6 +3,8 @@ package sentry
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	xbpf "golang.org/x/net/bpf"
@@ -27,8 +29,20 @@ type payloadFilter struct {
 	Allowed []uint64 `json:",omitempty"`
 }
 
-// unfilteredID is the container, for the sentry, of processes that a filter in the table is not for. Their children inherit it.
-const unfilteredID = "den-unfiltered"
+// unfiltered ends the name of the container, for the sentry, of processes that a filter in the table is not for.
+// Their children inherit it.
+const unfiltered = "-unfiltered"
+
+func (b *box) unfilteredID() string { return b.id + unfiltered }
+
+// owns reports whether processes of that container are the box's.
+func (b *box) owns(container string) bool { return container == b.id || container == b.unfilteredID() }
+
+// inTable reports whether a filter is the one in the table, which is the first box's.
+func (b *box) inTable(f *payloadFilter) bool {
+	first := b.first.r.Filter
+	return f != nil && len(f.Allowed) > 0 && first != nil && len(first.Allowed) > 0 && slices.Equal(f.Program, first.Program)
+}
 
 // payloadFilters are those that an executor has made, by their programs.
 type payloadFilters struct {
@@ -120,9 +134,9 @@ func (f *payloadFilter) allows(nr uintptr) bool {
 	return nr/64 < uintptr(len(f.Allowed)) && f.Allowed[nr/64]&(1<<(nr%64)) != 0
 }
 
-// add makes it a filter of the processes that t begins, unless the table has it.
+// add makes it a filter of the processes that t begins.
 func (f *payloadFilter) add(t *kernel.Task) error {
-	if f == nil || len(f.Allowed) > 0 {
+	if f == nil {
 		return nil
 	}
 	p, err := f.compile()
@@ -193,7 +207,7 @@ func (b *box) enforce(f *payloadFilter) error {
 // refuse reports whether a program refuses a call of t, and what the caller sees then. It is
 // called on t's own goroutine.
 func refuse(p bpf.Program, t *kernel.Task, nr uintptr, args arch.SyscallArguments) (answer uintptr, refused bool) {
-	if t.ContainerID() == unfilteredID {
+	if strings.HasSuffix(t.ContainerID(), unfiltered) {
 		return 0, false
 	}
 	d := linux.SeccompData{Nr: int32(nr), Arch: seccomp.LINUX_AUDIT_ARCH, InstructionPointer: uint64(t.Arch().IP())}

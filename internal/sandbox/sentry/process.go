@@ -54,8 +54,8 @@ func (b *box) launch(p *program, files descriptors, filter *payloadFilter) (_ *k
 	if err != nil {
 		return nil, nil, err
 	}
-	if filter == nil {
-		args.ContainerID = unfilteredID
+	if !b.inTable(filter) {
+		args.ContainerID = b.unfilteredID()
 	}
 	ctx := args.NewContext(b.k)
 	defer args.FDTable.DecRef(ctx)
@@ -85,9 +85,11 @@ func (b *box) launch(p *program, files descriptors, filter *payloadFilter) (_ *k
 			return nil, nil, fmt.Errorf("terminal: %w", err)
 		}
 	}
-	if err := filter.add(tg.Leader()); err != nil {
-		b.discard(tg)
-		return nil, nil, err
+	if !b.inTable(filter) {
+		if err := filter.add(tg.Leader()); err != nil {
+			b.discard(tg)
+			return nil, nil, err
+		}
 	}
 	return tg, t, nil
 }
@@ -182,8 +184,8 @@ func (b *box) processArgs(p *program, env []string, creds *auth.Credentials) (*k
 	return &kernel.CreateProcessArgs{
 		Argv: p.Args, Envv: env, WorkingDirectory: p.Cwd, Credentials: creds, NoNewPrivs: p.NoNewPrivs,
 		FDTable: b.k.NewFDTable(), Umask: uint(p.Umask), Limits: ls, MaxSymlinkTraversals: linux.MaxSymlinkTraversals,
-		UTSNamespace: b.k.RootUTSNamespace(), IPCNamespace: b.k.RootIPCNamespace(), PIDNamespace: b.k.RootPIDNamespace(),
-		ContainerID: containerID, MountNamespace: b.mounts, InitialCgroupV2: b.cgroup,
+		UTSNamespace: b.uts, IPCNamespace: b.ipc, PIDNamespace: b.pids,
+		ContainerID: b.id, MountNamespace: b.mounts, InitialCgroupV2: b.cgroup,
 	}, nil
 }
 
@@ -222,7 +224,7 @@ func (b *box) stdio(ctx context.Context, table *kernel.FDTable, p *program, file
 		fds[i] = fd.New(n)
 	}
 	_, err := fdimport.Import(ctx, table, fds, fdimport.ImportOptions{
-		UID: auth.KUID(p.UID), GID: auth.KGID(p.GID), ContainerName: containerID, SupportTTYs: true,
+		UID: auth.KUID(p.UID), GID: auth.KGID(p.GID), ContainerName: b.id, SupportTTYs: true,
 	})
 	if err != nil {
 		return fmt.Errorf("standard streams: %w", err)

@@ -24,7 +24,9 @@ type running struct {
 	root    oci.Mount
 	streams *sandbox.Streams
 	master  *os.File // den's end of the terminal
-	sentry  *child
+	sentry  *house
+	control *os.File // to the sentry
+	joins   bool     // a sentry that was there before
 	gofer   *child
 	upper   *os.File // where the sentry keeps what the payload changes
 	layer   *os.File // which it sends here
@@ -73,6 +75,14 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	}
 	defer b.close()
 	s.upper, b.upper = b.upper, nil
+	with, err := joined(r)
+	if err != nil {
+		return err
+	}
+	if s.joins = with != nil; s.joins {
+		b.limitless()
+		b.out.Share = sharing{IPC: r.IPCOf != nil, PIDs: r.PIDsOf != nil}
+	}
 	if err := s.prepare(b); err != nil {
 		return err
 	}
@@ -80,7 +90,7 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	bounds := outerBounds(e.o.Platform)
 	bounds.apply(&b.out)
 	s.bounds.b, s.warn, s.wrote = bounds, r.Warn, r.Wrote
-	if err := e.engage(ctx, b, s); err != nil {
+	if err := e.engage(ctx, b, s, with); err != nil {
 		return err
 	}
 	b.close()
@@ -94,7 +104,9 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	if err == nil && ev.Ready {
 		ev, err = s.next()
 	}
-	e.pool.refill(r.Network)
+	if !s.joins {
+		e.pool.refill(r.Network)
+	}
 	switch {
 	case err != nil:
 		return s.trouble(ctx, err)
@@ -103,11 +115,18 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	case !ev.Started:
 		return errors.New("the sentry did not say that the payload runs")
 	}
-	return b.keep(s.sentry)
+	return b.keep(s.sentry.child)
 }
 
 // engage sends the request to a sentry and its shares to a gofer.
-func (e *Executor) engage(ctx context.Context, b *builder, s *running) error {
+func (e *Executor) engage(ctx context.Context, b *builder, s, with *running) error {
+	if s.joins {
+		if err := s.board(b, with); err != nil {
+			return s.trouble(ctx, err)
+		}
+		s.stop = context.AfterFunc(ctx, s.cancel)
+		return nil
+	}
 	c, warm, err := e.pool.take(b.r.Network)
 	if err != nil {
 		return err
@@ -126,7 +145,7 @@ func (e *Executor) engage(ctx context.Context, b *builder, s *running) error {
 		}
 		err = send(c.control, &command{Start: &b.out}, b.files)
 	}
-	s.sentry = c
+	s.sentry, s.control = newHouse(c), c.control
 	if err == nil {
 		err = b.keep(c)
 	}
@@ -202,13 +221,16 @@ func (s *running) goferReady(r *sandbox.Request) error {
 // next waits for what the sentry says.
 func (s *running) next() (*event, error) {
 	var e event
-	return &e, decode(s.sentry.control, &e)
+	return &e, decode(s.control, &e)
 }
 
 // trouble is the error of a start on which the sentry died; it knows why best.
 func (s *running) trouble(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if s.joins {
+		return s.lost(err)
 	}
 	s.sentry.kill()
 	// Unless it was only killed now, it says what happened.
@@ -221,7 +243,7 @@ func (s *running) trouble(ctx context.Context, err error) error {
 // cancel ends everything without a word.
 func (s *running) cancel() {
 	s.cancelled.Store(true)
-	s.sentry.kill()
+	s.sentry.cancel(s.control)
 }
 
 // run copies the streams and waits for the end, in a goroutine that Wait joins.
@@ -267,7 +289,7 @@ func (s *running) follow() (sandbox.Exit, error) {
 	if why := bounds.explain(ev.Exit.Killed); why != "" && s.warn != nil {
 		s.warn(why)
 	}
-	if s.layer == nil {
+	if s.layer == nil || s.cancelled.Load() {
 		return exit, nil
 	}
 	if err := s.takeChanges(); err != nil && !s.cancelled.Load() {
@@ -317,22 +339,20 @@ func (s *running) release() {
 	if s.stop != nil {
 		s.stop()
 	}
-	if s.sentry != nil {
-		s.sentry.kill()
+	if s.layer != nil {
+		s.layer.Close() // or the sentry waits for a reader
 	}
-	s.dropUpper()
 	if s.sentry != nil {
-		s.sentry.end()
+		s.sentry.leave(s.control, s.dropUpper)
+	} else {
+		s.dropUpper()
 	}
 	if s.gofer != nil {
 		s.gofer.end()
 	}
-	if s.layer != nil {
-		s.layer.Close()
-	}
 }
 
-// dropUpper empties the file that nobody reads any more, while the sentry dies. A file that was
+// dropUpper empties the file that nobody reads any more, while the sentry dies or has ended the sandbox. A file that was
 // once cut to nothing, as the sentry cuts this one when it begins, is written to the disk when it is
 // closed (auto_da_alloc, ext4_release_file in fs/ext4/file.c), just before all of it is given back.
 func (s *running) dropUpper() {
@@ -365,7 +385,7 @@ func (s *running) tell(what string, c *command) error {
 	defer s.mu.Unlock()
 	err := os.ErrProcessDone
 	if !s.ended {
-		err = asDone(send(s.sentry.control, c, nil))
+		err = asDone(send(s.control, c, nil))
 	}
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %s: %w", s.id, what, err)

@@ -20,10 +20,13 @@ import (
 
 // stats is Inspector.Stats, as far as the sentry knows it.
 func (b *box) stats() *sandbox.Stats {
-	cpu, limits := b.k.CPUStats(), b.limits()
+	cpu := b.k.CPUStats()
+	b.mu.Lock()
+	limits := b.r.limitSizes
+	b.mu.Unlock()
 	s := &sandbox.Stats{
 		Read: time.Now(), CPUTotal: cpu.UserTime + cpu.SysTime, CPUUser: cpu.UserTime, CPUSystem: cpu.SysTime,
-		MemoryLimitBytes: uint64(limits.MaxMemoryBytes), Pids: uint64(len(b.k.RootPIDNamespace().Tasks())), PidsLimit: uint64(limits.MaxPids),
+		MemoryLimitBytes: uint64(limits.MaxMemoryBytes), Pids: uint64(len(b.tasks())), PidsLimit: uint64(limits.MaxPids),
 	}
 	if used, err := b.k.MemoryFile().TotalUsage(); err == nil {
 		s.MemoryBytes = used
@@ -58,9 +61,9 @@ func devices(s *stack.Stack) []sandbox.InterfaceStats {
 // processes is Inspector.Processes.
 func (b *box) processes() []sandbox.Process {
 	names := b.users()
-	ns := b.k.RootPIDNamespace()
+	ns := b.pids
 	var all []sandbox.Process
-	for _, tg := range ns.ThreadGroups() {
+	for _, tg := range b.groups() {
 		leader := tg.Leader()
 		if leader == nil {
 			continue

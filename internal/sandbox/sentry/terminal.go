@@ -31,6 +31,9 @@ type terminal struct {
 	fd     int // the socket's
 	copies sync.WaitGroup
 	ended  chan struct{} // the program is gone
+
+	mu     sync.Mutex
+	closed bool // the master is
 }
 
 // ttyGroup is the group tty of every distribution, as Docker has it.
@@ -89,7 +92,11 @@ func (b *box) newTerminal(leader *kernel.Task, table *kernel.FDTable, p *program
 		return nil, err
 	}
 	t.copies.Go(func() { t.output(b.ctx) })
-	go t.input(b.ctx) // until den closes the socket
+	go func() {
+		t.input(b.ctx) // until den closes the socket, or nothing more is printed
+		t.copies.Wait()
+		t.close(b.ctx)
+	}()
 	return t, nil
 }
 
@@ -114,7 +121,7 @@ func (b *box) console(t *terminal) error {
 	if err != nil && errnoOf(err) != unix.EEXIST {
 		return &os.PathError{Op: "create", Path: console, Err: asErrno(err)}
 	}
-	m := v.NewDisconnectedMount(d.Mount().Filesystem(), d.Dentry(), &vfs.MountOptions{})
+	m := b.own(v.NewDisconnectedMount(d.Mount().Filesystem(), d.Dentry(), &vfs.MountOptions{}))
 	if err := v.ConnectMountAt(ctx, b.root, m, at(root, console)); err != nil {
 		return &os.PathError{Op: "mount", Path: console, Err: asErrno(err)}
 	}
@@ -153,6 +160,11 @@ func (t *terminal) findNumber(task *kernel.Task) error {
 // setSize tells the terminal its size.
 func (t *terminal) setSize(task *kernel.Task, s size) error {
 	if s.Rows == 0 && s.Cols == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
 		return nil
 	}
 	w := linux.Winsize{Row: s.Rows, Col: s.Cols}
@@ -239,6 +251,14 @@ func (t *terminal) input(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// close gives the master back.
+func (t *terminal) close(ctx context.Context) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	t.master.DecRef(ctx)
 }
 
 // finish returns when everything printed has been sent to den.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/sentry/checkpoint"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/erofs"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/gofer"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/overlay"
@@ -21,7 +22,14 @@ func (b *box) disconnected(name string, o *vfs.MountOptions) (vfs.VirtualDentry,
 	if err != nil {
 		return vfs.VirtualDentry{}, fmt.Errorf("mount %s: %w", name, asErrno(err))
 	}
+	b.own(m)
 	return vfs.MakeVirtualDentry(m, m.Root()), nil
+}
+
+// own notes a mount whose reference is the box's.
+func (b *box) own(m *vfs.Mount) *vfs.Mount {
+	b.trees = append(b.trees, m)
+	return m
 }
 
 // memory makes an empty tmpfs.
@@ -137,7 +145,9 @@ func (b *box) makeUpper(index int, view vfs.VirtualDentry) error {
 			return err
 		}
 		o.MemoryFile, err = pgalloc.NewMemoryFile(os.NewFile(uintptr(fd), "upper"), pgalloc.MemoryFileOpts{
-			DiskBackedFile: true, DecommitOnDestroy: true, DisableIMAWorkAround: true,
+			DiskBackedFile: true, DisableIMAWorkAround: true,
+			// With an id it ends with its file system.
+			ResourceID: checkpoint.ResourceID{ContainerName: b.id, Path: "upper"},
 		})
 		if err != nil {
 			return fmt.Errorf("file of the upper tree: %w", err)

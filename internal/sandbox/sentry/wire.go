@@ -78,6 +78,8 @@ type event struct {
 	Failed  *failure `json:",omitempty"`
 	Exit    *exit    `json:",omitempty"`
 	Export  *export  `json:",omitempty"`
+	// Gone is the last word about a sandbox of several in a sentry: nothing of it is held any more.
+	Gone bool `json:",omitempty"`
 	// Done says that a call did what it should.
 	Done      bool              `json:",omitempty"`
 	Stat      *sandbox.FileStat `json:",omitempty"`
@@ -155,6 +157,8 @@ type request struct {
 	Masked   []string
 	ReadOnly []string
 	Network  string
+	// Share says what the sandbox has in common with the one that it joins, beside the network.
+	Share    sharing
 	Devices  []device
 	ExportFD int
 	limitSizes
@@ -163,6 +167,9 @@ type request struct {
 	// More processes than MaxProcesses kill the payload. 0 is no bound.
 	MaxProcesses int64
 }
+
+// sharing is about namespaces.
+type sharing struct{ IPC, PIDs bool }
 
 // killReason is why a sentry kills its payload.
 type killReason string
