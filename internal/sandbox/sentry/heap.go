@@ -6,10 +6,13 @@ import (
 	"runtime/metrics"
 )
 
-// A sentry that makes itself ready keeps nearly all that it allocates, so that to collect garbage meanwhile is
-// in vain. A small heap may then grow more than usual before the next collection, and a large one as usual.
+// noCollection is the environment of den's children: until pace is called they keep nearly all that they
+// allocate, so that to collect garbage meanwhile is in vain. Their packages alone allocate enough for a
+// collection, before Main could turn it off.
+const noCollection = "GOGC=off"
+
+// A small heap may then grow more than usual before the next collection, and a large one as usual.
 const (
-	noCollection   = -1
 	smallPercent   = 400
 	largePercent   = 100 // Go's default
 	smallHeapBytes = 24 << 20

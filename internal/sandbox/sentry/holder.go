@@ -97,7 +97,7 @@ func holderPlan(argv []string) *sys.Plan {
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdAlive), sys.Int(^uint32(0)), sys.Int(unix.CLOSE_RANGE_CLOEXEC))
 	mask(0)
 	p.Do(unix.SYS_SETSID).MayFail()
-	p.Do(unix.SYS_EXECVEAT, sys.Int(fdProgram), p.Str(""), p.Strs(argv), p.Strs(nil), sys.Int(unix.AT_EMPTY_PATH)).Note("execute den as " + argv[0])
+	p.Do(unix.SYS_EXECVEAT, sys.Int(fdProgram), p.Str(""), p.Strs(argv), p.Strs([]string{noCollection}), sys.Int(unix.AT_EMPTY_PATH)).Note("execute den as " + argv[0])
 	p.Mark(failed)
 	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), sys.FailureRecord(), sys.Int(sys.FailureBytes)).MayFail()
 	p.Exit(125)

@@ -30,7 +30,6 @@ func Main() bool {
 	}
 	// It stays dumpable, or it could not trace the processes in which a payload's code runs.
 	debug.SetTraceback("single")
-	debug.SetGCPercent(noCollection) // until pace is called
 	var err error
 	switch {
 	case os.Args[0] == goferName:

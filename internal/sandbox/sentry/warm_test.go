@@ -2,6 +2,7 @@ package sentry_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -94,4 +95,22 @@ func image(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return m.Lower[0]
+}
+
+// Nothing of den's environment is in a sentry's, and what is keeps it from collecting garbage
+// before its packages are initialized.
+func TestEnvironmentOfASentry(t *testing.T) {
+	t.Setenv("DEN_TEST_TOKEN", "secret")
+	e := newExecutor(t, sentry.Options{})
+	s, err := e.Start(t.Context(), sandboxtest.New(t, e).Request("read line"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.Pid()))
+	if err != nil || string(env) != "GOGC=off\x00" {
+		t.Errorf("the sentry has %q, %v", env, err)
+	}
+	if _, err := s.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
