@@ -150,6 +150,12 @@ func normaliseHost(h *container.HostConfig, v version) {
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
+	if v < 43 {
+		h.Annotations = nil
+	}
+	if h.PortBindings == nil {
+		h.PortBindings = network.PortMap{}
+	}
 	for port, bindings := range h.PortBindings {
 		if len(bindings) == 0 {
 			h.PortBindings[port] = []network.PortBinding{{}}

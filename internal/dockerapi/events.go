@@ -106,25 +106,21 @@ func writeEvent(w io.Writer, media string, e *eventText) error {
 	return err
 }
 
-// eventMedia chooses how events are written: clients before 1.52 know one way.
+// eventMedia chooses how events are written. A client that asks for nothing gets what its version calls it.
 func (c *call) eventMedia() string {
-	if c.version < 52 {
-		return types.MediaTypeJSON
-	}
 	for _, field := range c.Header.Values("Accept") {
 		for media := range strings.SplitSeq(field, ",") {
 			media, _, _ = strings.Cut(media, ";")
 			switch media = strings.TrimSpace(media); media {
-			case types.MediaTypeJSON, types.MediaTypeNDJSON, types.MediaTypeJSONSequence:
+			case types.MediaTypeJSONLines, types.MediaTypeNDJSON, types.MediaTypeJSONSequence:
 				return media
-			case types.MediaTypeJSONLines:
-				if c.version >= 53 {
-					return media
-				}
 			}
 		}
 	}
-	return types.MediaTypeJSON
+	if c.version < 52 {
+		return types.MediaTypeJSON
+	}
+	return types.MediaTypeJSONLines
 }
 
 // eventMatches applies docker's filters of events.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/image"
 
 	"den/internal/build"
@@ -32,6 +33,7 @@ func (s *Server) imageRoutes() []route {
 		{"GET", "/images/{name}/get", s.saveImages, 0},
 		{"GET", "/images/{name}/json", s.inspectImage, 0},
 		{"GET", "/images/{name}/history", s.imageHistory, 0},
+		{"GET", "/images/{name}/attestations", s.imageAttestations, 55},
 		{"POST", "/images/create", s.createImage, 0},
 		{"POST", "/images/load", s.loadImages, 0},
 		{"POST", "/images/prune", s.pruneImages, 25},
@@ -70,68 +72,6 @@ func (s *Server) emit(action, id string, attributes map[string]string) {
 	s.Engine.Emit(engine.Event{Type: "image", Action: action, ID: id, Attributes: attributes})
 }
 
-// imageSummary is a line of GET /images/json. VirtualSize went with 1.44.
-type imageSummary struct {
-	image.Summary
-	VirtualSize *int64 `json:"VirtualSize,omitempty"`
-}
-
-func (s *Server) listImages(w http.ResponseWriter, c *call) error {
-	f, err := c.filters("before", "dangling", "label", "label!", "reference", "since", "until")
-	if err != nil {
-		return err
-	}
-	if name := c.query.Get("filter"); name != "" && c.version < 41 {
-		f["reference"] = append(f["reference"], name)
-	}
-	list, err := s.imageSummaries(c, f, c.version >= 42 && c.flag("shared-size"))
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, list)
-}
-
-// imageSummaries lists images as docker does; shared counts what they share.
-func (s *Server) imageSummaries(c *call, f filters, shared bool) ([]imageSummary, error) {
-	images, err := s.images()
-	if err != nil {
-		return nil, err
-	}
-	found, err := images.List(c.Context(), f)
-	if err != nil {
-		return nil, imageError(err, strings.Join(append(f["before"], f["since"]...), ", "))
-	}
-	var sharing map[oci.Digest]int64
-	if shared {
-		u, err := images.Usage(c.Context())
-		if err != nil {
-			return nil, err
-		}
-		sharing = u.SharedBytes
-	}
-	list := make([]imageSummary, 0, len(found))
-	for _, i := range found {
-		x := imageSummary{Summary: image.Summary{
-			Containers: -1, Created: i.Created.Unix(), ID: string(i.ConfigDigest), Labels: i.Labels,
-			RepoDigests: notNil(i.Digests), RepoTags: notNil(i.Tags), SharedSize: -1, Size: i.SizeBytes,
-		}}
-		if i.Created.IsZero() {
-			x.Created = 0
-		}
-		if shared {
-			x.SharedSize = sharing[i.ConfigDigest]
-		}
-		if c.version < 44 {
-			x.VirtualSize = &x.Size
-		}
-		if c.version < 43 && i.Dangling() {
-			x.RepoTags, x.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
-		}
-		list = append(list, x)
-	}
-	return list, nil
-}
-
 // notNil is a list that is not null in JSON.
 func notNil(l []string) []string {
 	if l == nil {
@@ -142,6 +82,10 @@ func notNil(l []string) []string {
 
 // imageError is an error about an image that is not here in docker's words.
 func imageError(err error, name string) error {
+	var platform *denimage.PlatformError
+	if asError(err, &platform) && name != "" {
+		return notFound("image with reference %s was found but does not provide the specified platform (%s)", name, platforms.Format(platform.Want))
+	}
 	if errdefs.IsNotFound(err) && name != "" {
 		return notFound("No such image: %s", withTag(name))
 	}
@@ -167,7 +111,7 @@ func (s *Server) imageHistory(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.platform()
+	p, err := c.platform(48)
 	if err != nil {
 		return err
 	}
@@ -179,6 +123,26 @@ func (s *Server) imageHistory(w http.ResponseWriter, c *call) error {
 		rows = []denimage.HistoryRow{}
 	}
 	return writeJSON(w, http.StatusOK, rows)
+}
+
+// imageAttestations lists nothing for an image that is here: den keeps of an image what runs, and not what
+// others state about it.
+func (s *Server) imageAttestations(w http.ResponseWriter, c *call) error {
+	images, err := s.images()
+	if err != nil {
+		return err
+	}
+	if len(c.query["platform"]) > 1 {
+		return invalid("only one platform value is currently supported")
+	}
+	p, err := c.platform(0)
+	if err != nil {
+		return err
+	}
+	if _, err := images.Inspect(c.Context(), c.name, p); err != nil {
+		return imageError(err, c.name)
+	}
+	return writeJSON(w, http.StatusOK, []image.AttestationStatement{})
 }
 
 func (s *Server) tagImage(w http.ResponseWriter, c *call) error {

@@ -48,7 +48,7 @@ func (s *Server) loadImages(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.platform()
+	p, err := c.platform(48)
 	if err != nil {
 		return err
 	}

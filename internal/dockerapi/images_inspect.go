@@ -16,11 +16,15 @@ import (
 type imageInspect struct {
 	*denimage.Inspection
 	// Config hides Inspection's.
-	Config          json.RawMessage
+	Config json.RawMessage
+	// Author and Comment hide Inspection's, which leave out what is empty.
+	Author          *string          `json:",omitempty"`
+	Comment         *string          `json:",omitempty"`
 	Parent          *string          `json:",omitempty"`
 	DockerVersion   *string          `json:",omitempty"`
 	Container       *string          `json:",omitempty"`
 	ContainerConfig *json.RawMessage `json:",omitempty"`
+	Descriptor      *oci.Descriptor  `json:",omitempty"`
 	VirtualSize     *int64           `json:",omitempty"`
 	GraphDriver     *graphDriver     `json:",omitempty"`
 }
@@ -35,9 +39,12 @@ func (s *Server) inspectImage(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.platform()
+	p, err := c.platform(49)
 	if err != nil {
 		return err
+	}
+	if p != nil && c.flag("manifests") {
+		return invalid("conflicting options: manifests and platform options cannot both be set")
 	}
 	found, err := images.Inspect(c.Context(), c.name, p)
 	if err != nil {
@@ -53,7 +60,13 @@ func (s *Server) inspectImage(w http.ResponseWriter, c *call) error {
 // inspection is found in the words of a version.
 func (s *Server) inspection(v version, found *denimage.Inspection) (*imageInspect, error) {
 	empty := ""
-	x := &imageInspect{Inspection: found}
+	x := &imageInspect{Inspection: found, Descriptor: found.Descriptor}
+	if found.Author != "" {
+		x.Author = &found.Author
+	}
+	if found.Comment != "" {
+		x.Comment = &found.Comment
+	}
 	config, err := json.Marshal(found.Config)
 	if err != nil {
 		return nil, err
@@ -65,8 +78,12 @@ func (s *Server) inspection(v version, found *denimage.Inspection) (*imageInspec
 	}
 	x.Config = config
 	if v < 52 {
+		x.Author, x.Comment = &found.Author, &found.Comment
 		x.GraphDriver = &graphDriver{Name: s.StorageDriver}
 		x.Parent, x.DockerVersion = &empty, &empty
+	}
+	if v < 48 {
+		x.Descriptor = nil
 	}
 	if v < 44 {
 		x.VirtualSize = &found.Size
@@ -103,8 +120,14 @@ func mergeConfig(found *denimage.Inspection) (json.RawMessage, error) {
 	return json.Marshal(all)
 }
 
-// platform is the query's platform: JSON as since 1.49, or os/arch as before; nil without one.
-func (c *call) platform() (*oci.Platform, error) { return parsePlatform(c.query.Get("platform")) }
+// platform is the query's platform, JSON or os/arch; nil without one, and for versions before since, which
+// do not know it.
+func (c *call) platform(since version) (*oci.Platform, error) {
+	if c.version < since {
+		return nil, nil
+	}
+	return parsePlatform(c.query.Get("platform"))
+}
 
 func parsePlatform(s string) (*oci.Platform, error) {
 	if s == "" {

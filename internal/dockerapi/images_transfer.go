@@ -74,7 +74,7 @@ func (s *Server) createImage(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.platform()
+	p, err := c.platform(32)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (s *Server) pushImage(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return invalid("invalid reference format: %v", err)
 	}
-	p, err := c.platform()
+	p, err := c.platform(46)
 	if err != nil {
 		return err
 	}
@@ -215,6 +215,12 @@ func (s *Server) pushImage(w http.ResponseWriter, c *call) error {
 	out := c.lines(w)
 	for _, name := range names {
 		if _, err := a.Images.Inspect(c.Context(), name, nil); err != nil {
+			if errdefs.IsNotFound(err) && c.query.Get("tag") != "" {
+				if _, err := localTags(c, a, ref); err != nil {
+					return err
+				}
+				return notFound("tag does not exist: %s", withTag(name))
+			}
 			if errdefs.IsNotFound(err) {
 				return notFound("An image does not exist locally with the tag: %s", reference.FamiliarName(ref))
 			}
@@ -267,7 +273,7 @@ func (s *Server) importImage(w http.ResponseWriter, c *call, from string) error 
 	if err != nil {
 		return err
 	}
-	p, err := c.platform()
+	p, err := c.platform(32)
 	if err != nil {
 		return err
 	}

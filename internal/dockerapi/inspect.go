@@ -3,6 +3,7 @@ package dockerapi
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -11,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"den/internal/engine"
+	"den/internal/sandbox"
 )
 
 // doorOf is what the door kept when it made the container. A container that den run
@@ -115,7 +117,7 @@ func describe(c *engine.Container, v version) *inspection {
 		},
 		Config:     &inspectedConfig{Config: configOf(c, door.Config)},
 		HostConfig: &inspectedHost{HostConfig: door.HostConfig},
-		Mounts:     mountPoints(c.Mounts),
+		Mounts:     mountPoints(c),
 		ExecIDs:    c.ExecIDs,
 	}
 	if len(c.Command) > 0 {
@@ -131,14 +133,43 @@ func describe(c *engine.Container, v version) *inspection {
 	if c.NetworkMode != "" {
 		door.HostConfig.NetworkMode = container.NetworkMode(c.NetworkMode)
 	}
+	showProtected(door.HostConfig)
 	if v < 42 {
 		out.HostConfig.KernelMemory, out.HostConfig.KernelMemoryTCP = new(int64), new(int64)
 	}
 	if v < 52 {
-		out.Config.OnBuild = &out.Config.Config.OnBuild
+		out.Config.OnBuild, out.Config.MacAddress = &out.Config.Config.OnBuild, askedMAC(c)
 	}
 	out.NetworkSettings = networkOf(c, v)
 	return out
+}
+
+// showProtected fills in which paths of proc and sys are hidden or may be read only, where that was left to den.
+func showProtected(h *container.HostConfig) {
+	masked, readOnly := []string{}, []string{}
+	if !slices.Contains(h.SecurityOpt, "systempaths=unconfined") {
+		masked, readOnly = sandbox.MaskedPaths(), sandbox.ReadonlyPaths()
+	}
+	if h.MaskedPaths == nil {
+		h.MaskedPaths = masked
+	}
+	if h.ReadonlyPaths == nil {
+		h.ReadonlyPaths = readOnly
+	}
+}
+
+// askedMAC is the hardware address that was asked for in the network of the container's mode.
+func askedMAC(c *engine.Container) string {
+	mode := c.NetworkMode
+	if mode == apinet.NetworkDefault {
+		mode = apinet.NetworkBridge
+	}
+	for i := range c.Networks {
+		if e := &c.Networks[i]; e.NetworkName == mode && len(e.Request.MAC) > 0 {
+			return e.Request.MAC.String()
+		}
+	}
+	return ""
 }
 
 // stamp is a time in docker's form. Docker writes the zero time as what it is.
@@ -213,9 +244,15 @@ func exposed(ports map[string]struct{}) apinet.PortSet {
 	return set
 }
 
-func mountPoints(mounts []engine.MountPoint) []container.MountPoint {
+// mountPoints are a container's mounts without those of HostConfig.Tmpfs, which docker does not count.
+func mountPoints(c *engine.Container) []container.MountPoint {
 	out := []container.MountPoint{}
-	for _, m := range mounts {
+	for _, m := range c.Mounts {
+		if m.Kind == engine.MountTmpfs {
+			if _, ok := doorOf(c).HostConfig.Tmpfs[m.Target]; ok {
+				continue
+			}
+		}
 		p := container.MountPoint{
 			Type: mount.Type(m.Kind), Name: m.Name, Source: m.Source, Destination: m.Target,
 			Mode: m.Options, RW: !m.ReadOnly,

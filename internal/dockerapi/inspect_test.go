@@ -2,8 +2,10 @@ package dockerapi
 
 import (
 	"encoding/json"
+	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +123,41 @@ func TestInspectEchoesWhatWasAskedForAndWhatIs(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, at(t, text, keys...)); diff != "" {
 			t.Errorf("%s: %s", path, diff)
+		}
+	}
+}
+
+func TestInspectShowsWhatDockerShows(t *testing.T) {
+	c := example(t)
+	door := doorOf(c)
+	door.HostConfig.Tmpfs = map[string]string{"/t": ""}
+	door.HostConfig.MaskedPaths, door.HostConfig.ReadonlyPaths, door.HostConfig.SecurityOpt = nil, nil, nil
+	var err error
+	if c.Request.Door, err = json.Marshal(door); err != nil {
+		t.Fatal(err)
+	}
+	c.Mounts = append([]engine.MountPoint{{Kind: engine.MountTmpfs, Target: "/t"}}, c.Mounts...)
+	c.Networks[0].Request.MAC = net.HardwareAddr{2, 0x42, 10, 77, 0, 9}
+	c.Command = []string{"sh", "-c", "sleep 1"}
+	s := New(Options{Engine: &fake{containers: []*engine.Container{c}}})
+	_, text := ask(t, s, "GET", "/v1.51/containers/c1/json", "")
+	for path, want := range map[string]any{"Mounts/Name": "vol1", "Config/MacAddress": "02:42:0a:4d:00:09"} {
+		if diff := cmp.Diff(want, at(t, text, strings.Split(path, "/")...)); diff != "" {
+			t.Errorf("%s: %s", path, diff)
+		}
+	}
+	for key, want := range map[string]string{"MaskedPaths": "/proc/kcore", "ReadonlyPaths": "/proc/sys"} {
+		if paths, _ := at(t, text, "HostConfig", key).([]any); !slices.Contains(paths, any(want)) {
+			t.Errorf("%s: %v", key, paths)
+		}
+	}
+	if _, text = ask(t, s, "GET", "/v1.52/containers/c1/json", ""); at(t, text, "Config", "MacAddress") != "missing" {
+		t.Errorf("1.52: %s", text)
+	}
+	_, text = ask(t, s, "GET", "/containers/json", "")
+	for path, want := range map[string]any{"Mounts/Name": "vol1", "Command": "sh -c 'sleep 1'"} {
+		if diff := cmp.Diff(want, at(t, text, strings.Split(path, "/")...)); diff != "" {
+			t.Errorf("list: %s: %s", path, diff)
 		}
 	}
 }

@@ -250,10 +250,10 @@ type port struct {
 func summarise(c *engine.Container, v version, now time.Time) *summary {
 	out := &summary{Summary: container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Image, ImageID: string(c.ConfigDigest),
-		Command: strings.Join(c.Command, " "), Created: c.Created.Unix(), Labels: c.Labels,
+		Command: shownCommand(c.Command), Created: c.Created.Unix(), Labels: c.Labels,
 		State: container.ContainerState(c.State.Status), Status: statusText(c, now),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpointSettings(c, v)},
-		Mounts:          mountPoints(c.Mounts),
+		Mounts:          mountPoints(c),
 	}, SizeRw: c.WritableBytes, SizeRootFs: c.RootBytes, Ports: portList(c)}
 	if out.Image == "" {
 		out.Image = out.ImageID
@@ -275,6 +275,18 @@ func summarise(c *engine.Container, v version, now time.Time) *summary {
 		}
 	}
 	return out
+}
+
+// shownCommand is a command as docker ps shows it: arguments with spaces in quotation marks, and those in them left alone.
+func shownCommand(command []string) string {
+	var words []string
+	for i, word := range command {
+		if i > 0 && strings.Contains(word, " ") {
+			word = "'" + word + "'"
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
 }
 
 // statusText is docker ps's.

@@ -3,6 +3,7 @@ package dockerapi
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -170,31 +171,47 @@ func (s *Server) inspectNetwork(w http.ResponseWriter, c *call) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
-// networkStatus counts addresses. The network's own, the gateway and version 4's
-// broadcast address are in use.
+// networkStatus counts addresses. The network's own, the gateway and version 4's broadcast address are in use. What is
+// given to those who ask for none comes out of the range.
 func networkStatus(n *network.Network, endpoints []network.Endpoint) *apinet.Status {
 	subnets := apinet.SubnetStatuses{}
 	for _, sub := range n.Subnets {
-		used := uint64(len(sub.Auxiliary))
-		for _, taken := range []bool{true, sub.Gateway.IsValid(), sub.Prefix.Addr().Is4()} {
-			if taken {
-				used++
-			}
+		used := []netip.Addr{sub.Prefix.Masked().Addr(), sub.Gateway}
+		if sub.Prefix.Addr().Is4() {
+			used = append(used, lastAddr(sub.Prefix))
 		}
+		used = slices.AppendSeq(used, maps.Values(sub.Auxiliary))
 		for i := range endpoints {
-			for _, a := range []netip.Prefix{endpoints[i].IPv4, endpoints[i].IPv6} {
-				if a.IsValid() && sub.Prefix.Contains(a.Addr()) {
-					used++
+			used = append(used, endpoints[i].IPv4.Addr(), endpoints[i].IPv6.Addr())
+		}
+		within := func(p netip.Prefix) (n uint64) {
+			for _, a := range used {
+				if p.Contains(a) {
+					n++
 				}
 			}
+			return n
+		}
+		pool := sub.Prefix
+		if sub.Range.IsValid() {
+			pool = sub.Range
 		}
 		size := ^uint64(0)
-		if bits := sub.Prefix.Addr().BitLen() - sub.Prefix.Bits(); bits < 64 {
+		if bits := pool.Addr().BitLen() - pool.Bits(); bits < 64 {
 			size = 1 << bits
 		}
-		subnets[sub.Prefix] = apinet.SubnetStatus{IPsInUse: used, DynamicIPsAvailable: size - min(size, used)}
+		subnets[sub.Prefix] = apinet.SubnetStatus{IPsInUse: within(sub.Prefix), DynamicIPsAvailable: size - min(size, within(pool))}
 	}
 	return &apinet.Status{IPAM: apinet.IPAMStatus{Subnets: subnets}}
+}
+
+// lastAddr is the last address of a network of version 4.
+func lastAddr(p netip.Prefix) netip.Addr {
+	a := p.Masked().Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		a[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom4(a)
 }
 
 func (s *Server) createNetwork(w http.ResponseWriter, c *call) error {

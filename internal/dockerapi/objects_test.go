@@ -113,13 +113,14 @@ func TestVolumes(t *testing.T) {
 		volumes: []*engine.Volume{
 			{Name: "data", Path: "/s/data", Created: time.Unix(5, 0).UTC(), Labels: map[string]string{"a": "b"}, Options: map[string]string{"type": "tmpfs"}},
 			{Name: "0123", Anonymous: true},
+			{Name: "named"},
 		},
 		users: map[string][]string{"data": {"c"}},
 	}
 	s := New(Options{Engine: f})
 	for filters, want := range map[string]string{
-		``: "data 0123", `{"dangling":["true"]}`: "0123", `{"dangling":{"false":true}}`: "data", `{"label":["a=b"]}`: "data",
-		`{"name":["dat"]}`: "data", `{"driver":["local"]}`: "data 0123", `{"driver":["nfs"]}`: "",
+		``: "data 0123 named", `{"dangling":["true"]}`: "0123 named", `{"dangling":{"false":true}}`: "data", `{"label":["a=b"]}`: "data",
+		`{"name":["dat"]}`: "data", `{"driver":["local"]}`: "data 0123 named", `{"driver":["nfs"]}`: "",
 	} {
 		_, text := ask(t, s, "GET", "/volumes?filters="+url.QueryEscape(filters), "")
 		var list struct {
@@ -136,7 +137,7 @@ func TestVolumes(t *testing.T) {
 			t.Errorf("%s: %q, want %q", filters, got, want)
 		}
 	}
-	for version, want := range map[string]string{"1.41": "", "1.42": "data"} {
+	for version, want := range map[string]string{"1.41": "data", "1.42": "data named"} {
 		f.kept = nil
 		ask(t, s, "POST", "/v"+version+"/volumes/prune", "")
 		if got := strings.Join(f.kept, " "); got != want {
@@ -262,11 +263,14 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ version, accept, media, text string }{
-		{"1.41", "application/jsonl", "application/json", `{"status":"start","id":"aa","from":"busybox:1","Type":"container","Action":"start","Actor":{"ID":"aa","Attributes":{"image":"busybox:1","l":"m","name":"c1"}},"scope":"local","time":5,"timeNano":5000000007}` + "\n"},
+		{"1.41", "", "application/json", `{"status":"start","id":"aa","from":"busybox:1","Type":"container","Action":"start","Actor":{"ID":"aa","Attributes":{"image":"busybox:1","l":"m","name":"c1"}},"scope":"local","time":5,"timeNano":5000000007}` + "\n"},
 		{"1.53", "application/jsonl, application/x-ndjson;q=0.9", "application/jsonl", `{"Type":"container"`},
-		{"1.52", "application/jsonl, application/x-ndjson;q=0.9", "application/x-ndjson", `{"Type":"container"`},
+		{"1.41", "application/jsonl", "application/jsonl", `{"status"`},
+		{"1.52", "application/x-ndjson, application/jsonl;q=0.9", "application/x-ndjson", `{"Type":"container"`},
 		{"1.52", "application/json-seq", "application/json-seq", "\x1e{\"Type\":\"container\""},
-		{"1.56", "", "application/json", `{"Type":"container"`},
+		{"1.51", "text/html", "application/json", `{"status"`},
+		{"1.56", "application/json", "application/jsonl", `{"Type":"container"`},
+		{"1.56", "", "application/jsonl", `{"Type":"container"`},
 	} {
 		f := &fake{events: make(chan engine.Event, 1)}
 		f.events <- all[0]

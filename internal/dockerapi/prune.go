@@ -64,18 +64,18 @@ func (s *Server) pruneVolumes(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	// Up to 1.41 named volumes went, too.
+	// Up to 1.41 named volumes went, too. What options make of a volume is not den's alone to remove: it stays.
 	all, err := f.boolean("all", c.version < 42)
 	if err != nil {
 		return err
 	}
 	done, err := s.Engine.PruneVolumes(c.Context(), func(v *engine.Volume) bool {
-		return !all && !v.Anonymous || kept(v.Created, v.Labels)
+		return len(v.Options) > 0 || !all && !v.Anonymous || kept(v.Created, v.Labels)
 	})
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, volume.PruneReport{VolumesDeleted: done.Names, SpaceReclaimed: uint64(max(0, done.Bytes))})
+	return writeJSON(w, http.StatusOK, volume.PruneReport{VolumesDeleted: notNil(done.Names), SpaceReclaimed: uint64(max(0, done.Bytes))})
 }
 
 func (s *Server) pruneNetworks(w http.ResponseWriter, c *call) error {

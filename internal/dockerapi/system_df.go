@@ -79,7 +79,8 @@ func (s *Server) cacheRecords(c *call) ([]build.CacheRecord, error) {
 	return records, nil
 }
 
-// diskUsage is GET /system/df: its first words until 1.51, and sums since.
+// diskUsage is GET /system/df: its first words, and sums since 1.52. Who asks for all of those (verbose) knows
+// the sums; any other client may be an older one that takes the newest version, and gets both.
 type diskUsage struct {
 	LayersSize  *int64              `json:",omitempty"`
 	Images      []imageSummary      `json:",omitzero"`
@@ -104,7 +105,10 @@ type usage struct {
 }
 
 func (s *Server) diskUsage(w http.ResponseWriter, c *call) error {
-	kinds := c.query["type"]
+	var kinds []string
+	if c.version >= 42 {
+		kinds = c.query["type"]
+	}
 	for _, k := range kinds {
 		if !slices.Contains([]string{"container", "image", "volume", "build-cache"}, k) {
 			return invalid("unknown object type: %s", k)
@@ -126,17 +130,17 @@ func (s *Server) diskUsage(w http.ResponseWriter, c *call) error {
 			}
 		}
 	}
-	if c.version >= usageVersion {
-		if !c.flag("verbose") {
-			for _, u := range []*usage{d.ImageUsage, d.ContainerUsage, d.VolumeUsage, d.BuildCacheUsage} {
-				if u != nil {
-					u.Items = nil
-				}
+	switch {
+	case c.version < usageVersion:
+		d.ImageUsage, d.ContainerUsage, d.VolumeUsage, d.BuildCacheUsage = nil, nil, nil, nil
+	case c.flag("verbose"):
+		*d = diskUsage{ImageUsage: d.ImageUsage, ContainerUsage: d.ContainerUsage, VolumeUsage: d.VolumeUsage, BuildCacheUsage: d.BuildCacheUsage}
+	default:
+		for _, u := range []*usage{d.ImageUsage, d.ContainerUsage, d.VolumeUsage, d.BuildCacheUsage} {
+			if u != nil {
+				u.Items = nil
 			}
 		}
-		*d = diskUsage{ImageUsage: d.ImageUsage, ContainerUsage: d.ContainerUsage, VolumeUsage: d.VolumeUsage, BuildCacheUsage: d.BuildCacheUsage}
-	} else {
-		d.ImageUsage, d.ContainerUsage, d.VolumeUsage, d.BuildCacheUsage = nil, nil, nil, nil
 	}
 	return writeJSON(w, http.StatusOK, d)
 }
@@ -157,10 +161,7 @@ func (s *Server) imageUsage(c *call, d *diskUsage, containers []*engine.Containe
 		return err
 	}
 	d.LayersSize = &all.LayersBytes
-	users := map[string]int64{}
-	for _, one := range containers {
-		users[string(one.ConfigDigest)]++
-	}
+	users := countUsers(containers)
 	d.ImageUsage = &usage{TotalCount: int64(len(d.Images)), TotalSize: all.LayersBytes, Items: d.Images, Reclaimable: all.LayersBytes}
 	for i := range d.Images {
 		one := &d.Images[i]
@@ -251,6 +252,9 @@ func (s *Server) cacheUsage(c *call, d *diskUsage, _ []*engine.Container) (err e
 			u.Reclaimable += r.Size
 		}
 	}
-	d.BuildCacheUsage, d.BuilderSize = u, &u.TotalSize
+	d.BuildCacheUsage = u
+	if c.version < 42 {
+		d.BuilderSize = &u.TotalSize
+	}
 	return nil
 }

@@ -25,9 +25,8 @@ const (
 	healthUnhealthy = "unhealthy"
 )
 
-// healthCheck is the container's check with all its defaults; nil if it has none.
-func (c *container) healthCheck() *HealthCheck {
-	var h HealthCheck
+// wantedHealth is the check that the image and the request ask for.
+func (c *container) wantedHealth() (h HealthCheck) {
 	if i := c.config.Config.Healthcheck; i != nil {
 		h = HealthCheck{i.Test, i.Interval, i.Timeout, i.StartPeriod, i.StartInterval, i.Retries}
 	}
@@ -41,6 +40,12 @@ func (c *container) healthCheck() *HealthCheck {
 			h.Retries = r.Retries
 		}
 	}
+	return h
+}
+
+// healthCheck is the container's check with all its defaults; nil if it has none.
+func (c *container) healthCheck() *HealthCheck {
+	h := c.wantedHealth()
 	if len(h.Test) == 0 || h.Test[0] == "NONE" || h.Test[0] == "" {
 		return nil
 	}

@@ -186,7 +186,7 @@ func (c *container) effective() dockerspec.DockerOCIImageConfig {
 		}
 		cfg.ExposedPorts[p] = struct{}{}
 	}
-	if h := c.healthCheck(); h != nil {
+	if h := c.wantedHealth(); len(h.Test) > 0 {
 		cfg.Healthcheck = &dockerspec.HealthcheckConfig{
 			Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,
 		}

@@ -91,8 +91,7 @@ func DefaultSpec(o SpecOptions) (*specs.Spec, error) {
 		s.Linux.Devices, err = outerDevices()
 		return s, err
 	}
-	s.Linux.MaskedPaths = maskedPaths()
-	s.Linux.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = MaskedPaths(), ReadonlyPaths()
 	if !o.NoSeccomp {
 		if s.Linux.Seccomp, err = seccomp.GetDefaultProfile(s); err != nil {
 			return nil, fmt.Errorf("seccomp profile: %w", err)
@@ -151,8 +150,13 @@ func defaultMounts(o SpecOptions) []specs.Mount {
 	}
 }
 
-// maskedPaths are Docker's (moby daemon/pkg/oci/defaults.go).
-func maskedPaths() []string {
+// ReadonlyPaths are the paths of proc that may be read only, unless a request says otherwise: Docker's.
+func ReadonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+// MaskedPaths are the paths that are hidden, unless a request says otherwise: Docker's (moby daemon/pkg/oci/defaults.go).
+func MaskedPaths() []string {
 	paths := []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
