@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,28 +28,6 @@ func newCI(t *testing.T) *ci {
 	c.registry = strings.TrimSpace(c.must(t, "docker network inspect -f '{{(index .IPAM.Config 0).Gateway}}' job")) + ":5000"
 	c.startRegistry(t)
 	return c
-}
-
-// startRegistry starts a registry on the machine, in dockerd's network namespace.
-func (c *ci) startRegistry(t *testing.T) {
-	t.Helper()
-	conf := filepath.Join(c.dir, "registry.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: ':5000'}\n", filepath.Join(c.dir, "registry"))
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", c.pid), "--", "docker-registry", "serve", conf)
-	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	stop, err := startDaemon(cmd, func() error {
-		if out, code := c.sh(t, "wget -q -O - http://127.0.0.1:5000/v2/"); code != 0 {
-			return fmt.Errorf("%s", out)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
 }
 
 // jobScript is what a job does that has docker's client and an address; it ends with the words of

@@ -47,6 +47,29 @@ func (e *engine) start(t testing.TB, cmd *exec.Cmd, cred *syscall.Credential) *e
 	return e
 }
 
+// startRegistry starts a registry on port 5000 of the engine's network namespace.
+func (e *engine) startRegistry(t testing.TB) {
+	t.Helper()
+	need(t, "docker-registry")
+	conf := filepath.Join(e.dir, "registry.yml")
+	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: ':5000'}\n", filepath.Join(e.dir, "registry"))
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", e.pid), "--", "docker-registry", "serve", conf)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	stop, err := startDaemon(cmd, func() error {
+		if out, code := e.sh(t, "wget -q -O - http://127.0.0.1:5000/v2/"); code != 0 {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
 // smallArchive is the image small as docker save writes it.
 var smallArchive = once(func() (string, error) {
 	tar, err := smallLayer()
