@@ -77,6 +77,7 @@ func (o *dockerRun) hostConfig(req *engine.RunRequest) (map[string]any, error) {
 		"Dns": req.DNS, "DnsSearch": req.DNSSearch, "DnsOptions": req.DNSOptions, "ExtraHosts": req.AddHosts,
 		"ReadonlyRootfs": req.ReadOnly, "Init": initBody(req.Init), "ShmSize": req.ShmBytes,
 		"Memory": req.Limits.MemoryBytes, "MemorySwap": req.Limits.MemorySwapBytes, "NanoCpus": int64(req.Limits.CPUs * 1e9), "CpuShares": req.Limits.CPUShares, "CpusetCpus": req.Limits.CpusetCPUs,
+		"MemoryReservation": req.Limits.MemoryReservationBytes, "BlkioWeight": req.Limits.BlkioWeight, "CpusetMems": req.Limits.CpusetMems,
 		"PidMode": o.pid, "IpcMode": o.ipc, "UTSMode": o.uts, "UsernsMode": o.userns, "CgroupnsMode": o.cgroupns,
 		"RestartPolicy": map[string]any{"Name": restart, "MaximumRetryCount": tries},
 		"LogConfig":     map[string]any{"Type": o.logDriver, "Config": keyValues(o.logOpts)}, "Annotations": keyValues(o.annotations),
@@ -95,7 +96,8 @@ func (o *dockerRun) hostConfig(req *engine.RunRequest) (map[string]any, error) {
 		tmpfs[path] = options
 	}
 	h["Tmpfs"] = tmpfs
-	return h, o.dockerLimits.apply(h)
+	o.dockerLimits.apply(h)
+	return h, nil
 }
 
 func orZero(s string) string {

@@ -8,20 +8,15 @@ import (
 type dockerLimits struct {
 	cpuPeriod, cpuQuota, rtPeriod, rtRuntime, swappiness int64
 	oomScore                                             int
-	blkioWeight                                          uint16
-	reservation, cpusetMems                              string
 	cgroupParent, runtime, isolation                     string
 	deviceRules, storageOpts                             []string
 	oomKillDisable                                       bool
 }
 
 func (l *dockerLimits) bind(f *pflag.FlagSet) {
-	f.StringVar(&l.reservation, "memory-reservation", "", "Memory soft limit")
 	f.Int64Var(&l.swappiness, "memory-swappiness", -1, "Tune container memory swappiness (0 to 100)")
 	f.BoolVar(&l.oomKillDisable, "oom-kill-disable", false, "Disable OOM Killer")
 	f.IntVar(&l.oomScore, "oom-score-adj", 0, "Tune the preferences of the kernel's OOM killer (-1000 to 1000)")
-	f.Uint16Var(&l.blkioWeight, "blkio-weight", 0, "Block IO (relative weight), between 10 and 1000, or 0 to disable")
-	f.StringVar(&l.cpusetMems, "cpuset-mems", "", "MEMs in which to allow execution (0-3, 0,1)")
 	f.Int64Var(&l.cpuPeriod, "cpu-period", 0, "Period of the CPU quota, in microseconds")
 	f.Int64Var(&l.cpuQuota, "cpu-quota", 0, "CPU time in each period, in microseconds")
 	f.Int64Var(&l.rtPeriod, "cpu-rt-period", 0, "Period of real-time scheduling, in microseconds")
@@ -34,14 +29,9 @@ func (l *dockerLimits) bind(f *pflag.FlagSet) {
 }
 
 // apply puts them into a HostConfig.
-func (l *dockerLimits) apply(h map[string]any) error {
-	reservation, err := byteSize("memory-reservation", l.reservation)
-	if err != nil {
-		return err
-	}
+func (l *dockerLimits) apply(h map[string]any) {
 	for field, value := range map[string]any{
-		"MemoryReservation": reservation, "OomScoreAdj": l.oomScore, "BlkioWeight": l.blkioWeight, "CpusetMems": l.cpusetMems,
-		"CpuPeriod": l.cpuPeriod, "CpuQuota": l.cpuQuota, "CpuRealtimePeriod": l.rtPeriod, "CpuRealtimeRuntime": l.rtRuntime,
+		"OomScoreAdj": l.oomScore, "CpuPeriod": l.cpuPeriod, "CpuQuota": l.cpuQuota, "CpuRealtimePeriod": l.rtPeriod, "CpuRealtimeRuntime": l.rtRuntime,
 		"CgroupParent": l.cgroupParent, "Runtime": l.runtime, "Isolation": l.isolation, "DeviceCgroupRules": l.deviceRules, "StorageOpt": keyValues(l.storageOpts),
 	} {
 		h[field] = value
@@ -52,5 +42,4 @@ func (l *dockerLimits) apply(h map[string]any) error {
 	if l.oomKillDisable {
 		h["OomKillDisable"] = true
 	}
-	return nil
 }

@@ -9,12 +9,14 @@ import (
 type runOptions struct {
 	addHosts    []string
 	attach      []string
+	blkioWeight uint16
 	capAdd      []string
 	capDrop     []string
 	cidFile     string
 	cpus        string
 	cpuShares   uint64
 	cpusetCPUs  string
+	cpusetMems  string
 	detach      bool
 	dns         []string
 	dnsOptions  []string
@@ -30,6 +32,7 @@ type runOptions struct {
 	labelFiles  []string
 	memory      string
 	memorySwap  string
+	reservation string
 	mounts      []string
 	name        string
 	network     string
@@ -85,12 +88,14 @@ func (o *runOptions) bind(f *pflag.FlagSet, network string) {
 	f.SetInterspersed(false)
 	f.StringArrayVar(&o.addHosts, "add-host", nil, "Add a custom host-to-IP mapping (`host:ip`)")
 	f.StringArrayVarP(&o.attach, "attach", "a", nil, "Attach to STDIN, STDOUT or STDERR")
+	f.Uint16Var(&o.blkioWeight, "blkio-weight", 0, "Weight at block devices (10 to 1000)")
 	f.StringArrayVar(&o.capAdd, "cap-add", nil, "Add Linux capabilities")
 	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "Drop Linux capabilities")
 	f.StringVar(&o.cidFile, "cidfile", "", "Write the container ID to the file")
 	f.StringVar(&o.cpus, "cpus", "", "Number of CPUs")
 	f.Uint64VarP(&o.cpuShares, "cpu-shares", "c", 0, "CPU shares (relative weight)")
 	f.StringVar(&o.cpusetCPUs, "cpuset-cpus", "", "CPUs in which to allow execution (0-3, 0,1)")
+	f.StringVar(&o.cpusetMems, "cpuset-mems", "", "Memory nodes in which to allow execution (0-3, 0,1)")
 	f.BoolVarP(&o.detach, "detach", "d", false, "Run the container in the background and print its ID")
 	f.StringArrayVar(&o.dns, "dns", nil, "Set DNS servers")
 	f.StringArrayVar(&o.dnsOptions, "dns-option", nil, "Set DNS options")
@@ -105,6 +110,7 @@ func (o *runOptions) bind(f *pflag.FlagSet, network string) {
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "Set metadata on the container")
 	f.StringArrayVar(&o.labelFiles, "label-file", nil, "Read in a line delimited file of labels")
 	f.StringVarP(&o.memory, "memory", "m", "", "Memory limit")
+	f.StringVar(&o.reservation, "memory-reservation", "", "Memory soft limit")
 	f.StringVar(&o.memorySwap, "memory-swap", "", "Swap limit equal to memory plus swap: -1 to enable unlimited swap")
 	f.StringArrayVar(&o.mounts, "mount", nil, "Attach a file system mount to the container")
 	f.StringVar(&o.name, "name", "", "Assign a name to the container")

@@ -62,8 +62,7 @@ func acceptedRunFlags(f *pflag.FlagSet, g *globals) {
 	const weight = "den sets limits of memory, CPUs and processes only"
 	for name, why := range map[string]string{
 		"log-driver": logs, "log-opt": logs,
-		"blkio-weight": weight, "cpu-period": weight, "cpu-quota": weight, "cpuset-mems": weight,
-		"memory-reservation": weight, "memory-swappiness": weight, "oom-score-adj": weight, "kernel-memory": weight,
+		"cpu-period": weight, "cpu-quota": weight, "memory-swappiness": weight, "oom-score-adj": weight, "kernel-memory": weight,
 		"expose":        "the network is shared, so every port is reachable",
 		"detach-keys":   "the container ends with den; run it with -d instead",
 		"cgroupns":      "a container of den has its own cgroup namespace",

@@ -95,8 +95,11 @@ func (call runCall) mounts(req *engine.RunRequest) error {
 func (call runCall) limits(req *engine.RunRequest) (err error) {
 	o := call.options
 	l := &req.Limits
-	*l = engine.Limits{Pids: o.pidsLimit, CPUShares: o.cpuShares, CpusetCPUs: o.cpusetCPUs}
+	*l = engine.Limits{Pids: o.pidsLimit, CPUShares: o.cpuShares, CpusetCPUs: o.cpusetCPUs, CpusetMems: o.cpusetMems, BlkioWeight: o.blkioWeight}
 	if l.MemoryBytes, err = byteSize("memory", o.memory); err != nil {
+		return err
+	}
+	if l.MemoryReservationBytes, err = byteSize("memory-reservation", o.reservation); err != nil {
 		return err
 	}
 	if o.memorySwap == "-1" {

@@ -233,6 +233,9 @@ func (b *createBody) check() (warnings []string, err error) {
 		}
 	}
 	if h.Privileged {
+		if isImage(c, "moby/buildkit") {
+			return nil, invalid("a BuildKit of the client's own needs privileges that den has not to give: set DOCKER_BUILDKIT=0, and COMPOSE_BAKE=false for compose; builds then run in den itself")
+		}
 		if !harmless(c) {
 			return nil, &statusError{errdefs.ErrInvalidArgument, "privileged containers are refused: den has no more privileges to give than the container that it runs in. " +
 				"Leave --privileged out: containers of den run, build and mount without it; what needs one capability asks for it by --cap-add. " +
@@ -311,19 +314,18 @@ func checkName(name string) error {
 // harmless says that a container asks for privileges by habit: Testcontainers' reaper
 // needs the socket only, binfmt's installer what is in /proc already.
 func harmless(c *container.Config) bool {
-	if isTrue(c.Labels["org.testcontainers.ryuk"]) {
-		return true
-	}
+	return isTrue(c.Labels["org.testcontainers.ryuk"]) || isImage(c, "testcontainers/ryuk", "tonistiigi/binfmt")
+}
+
+// isImage says that a container's image is one of those named, of whatever registry and tag.
+func isImage(c *container.Config, names ...string) bool {
 	repository, _, _ := strings.Cut(c.Image, "@")
 	if i := strings.LastIndexByte(repository, ':'); i > strings.LastIndexByte(repository, '/') {
 		repository = repository[:i]
 	}
-	for _, name := range []string{"testcontainers/ryuk", "tonistiigi/binfmt"} {
-		if repository == name || strings.HasSuffix(repository, "/"+name) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(names, func(name string) bool {
+		return repository == name || strings.HasSuffix(repository, "/"+name)
+	})
 }
 
 func refuse(h *container.HostConfig) error {

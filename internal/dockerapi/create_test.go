@@ -250,3 +250,12 @@ func FuzzCreateBody(f *testing.F) {
 		}
 	})
 }
+
+func TestAClientsOwnBuildKitIsToldHowToBuildWithoutIt(t *testing.T) {
+	for _, image := range []string{"moby/buildkit:buildx-stable-1", "registry.example.com/mirror/moby/buildkit@sha256:" + strings.Repeat("0", 64)} {
+		resp, text := ask(t, New(Options{Engine: &fake{}}), "POST", "/containers/create", `{"Image":"`+image+`","HostConfig":{"Privileged":true}}`)
+		if resp.StatusCode != 400 || !strings.Contains(text, "DOCKER_BUILDKIT=0") {
+			t.Errorf("%s: status %d, %s", image, resp.StatusCode, text)
+		}
+	}
+}

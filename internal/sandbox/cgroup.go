@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
@@ -29,8 +30,9 @@ type cgroup struct {
 	rs *cgroups.Resources
 	v  int
 
-	controllers []string // of the limits that were asked for
-	parents     []string // directories of the specification's path, deepest first
+	controllers []string    // of the limits that were asked for
+	parents     []string    // directories of the specification's path, deepest first
+	refused     atomic.Bool // the payload could not be put in, which was said
 }
 
 // cgroupManager is what is used of the managers for versions 1 and 2.
@@ -214,6 +216,7 @@ func value[T any](p *T) T {
 // enter puts the payload in, before it does anything of its own.
 func (c *cgroup) enter(pid int) {
 	err := c.m.Apply(pid)
+	c.refused.Store(err != nil)
 	if err == nil {
 		err = setAll(c.m, c.rs, func(err error) {
 			if c.r.Warn != nil {
@@ -237,6 +240,14 @@ func setAll(m cgroupManager, rs *cgroups.Resources, weightless func(error)) erro
 		weightless(err)
 	}
 	return nil
+}
+
+// joining is what puts one more process in; nil where there is no cgroup to be in.
+func (c *cgroup) joining() func(pid int) {
+	if c == nil || c.refused.Load() {
+		return nil
+	}
+	return c.join
 }
 
 // join puts one more process in.

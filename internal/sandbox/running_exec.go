@@ -102,9 +102,7 @@ func (s *running) Exec(ctx context.Context, r *ExecRequest) (Sandbox, error) {
 		req.Spec.Linux.Seccomp = s.seccomp
 	}
 	e := &running{id: r.ID, n: s.n, stubs: &stubs{}, parent: s, join: &joining{namespaces: namespaces}, filter: s.filter}
-	if c := s.cgroup.Load(); c != nil {
-		e.enter = c.join
-	}
+	e.enter = s.cgroup.Load().joining()
 	if !s.execs.add(e) {
 		return nil, fmt.Errorf("sandbox %s: start %s in it: %w", s.id, r.ID, os.ErrProcessDone)
 	}
