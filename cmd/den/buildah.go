@@ -43,11 +43,14 @@ works and what differs.`,
 			g.notes = append(g.notes, note)
 		}
 	}
-	cmd.AddCommand(newBud(g, io), newBuildahPush(g, io), newBuildahPull(g, io), newBuildahLogin(g, io), newLogout(g, io), newBuildahTag(g, io),
+	bud := newBud(g, io)
+	bud.Aliases = []string{"build", "build-using-dockerfile"}
+	cmd.AddCommand(bud, newBuildahPush(g, io), newBuildahPull(g, io), newBuildahLogin(g, io), newLogout(g, io), newBuildahTag(g, io),
 		newBuildahImages(g, io), newBuildahRmi(g, io), newManifest(g, io), newBuildahInspect(g, io), newBuildahVersion(io), newInfo(g, io), newImagePrune(g, io))
 	for _, name := range []string{"from", "run", "copy", "add", "commit", "config", "containers", "mount", "umount", "unmount", "rename", "rm", "source", "unshare", "mkcw"} {
 		cmd.AddCommand(noWorkingContainer(name))
 	}
+	plainUsage(cmd)
 	return cmd
 }
 

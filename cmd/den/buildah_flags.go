@@ -26,9 +26,8 @@ type budOptions struct {
 func newBud(g *globals, io streams) *cobra.Command {
 	o := &budOptions{}
 	cmd := &cobra.Command{
-		Use:     "bud [OPTIONS] [CONTEXT]",
-		Aliases: []string{"build", "build-using-dockerfile"},
-		Short:   "Build an image as buildah does, with its flags",
+		Use:   "bud [OPTIONS] [CONTEXT]",
+		Short: "Build an image as buildah does, with its flags",
 		Long: `Build an image from a Containerfile or Dockerfile with buildah's flags. ` + buildahPage + `
 lists what works and what differs.
 

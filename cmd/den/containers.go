@@ -106,6 +106,7 @@ func newStop(g *globals, io streams) *cobra.Command {
 			return nil
 		})
 	cmd.Flags().IntVarP(&seconds, "timeout", "t", -1, "Seconds to wait before killing the container (default 10, or the container's --stop-timeout)")
+	cmd.Flags().Lookup("timeout").DefValue = "0" // the help says what it is
 	cmd.Flags().IntVar(&seconds, "time", -1, "Seconds to wait before killing the container")
 	hide(cmd.Flags(), "time")
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal to send to the container")

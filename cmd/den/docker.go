@@ -62,6 +62,7 @@ func newDocker(g *globals, io streams) *cobra.Command {
 	}
 	cmd.AddCommand(d.commands()...)
 	cmd.AddCommand(d.groups()...)
+	plainUsage(cmd)
 	return cmd
 }
 

@@ -33,7 +33,7 @@ func newInspect(g *globals, io streams) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.format, "format", "f", "", "Format output with a Go template, or json")
 	f.StringVar(&o.platform, "platform", "", "Inspect one platform's image of several")
-	f.StringVar(&o.kind, "type", "", "Only inspect objects of the given type (`image`, container)")
+	f.StringVar(&o.kind, "type", "", "Only inspect objects of the given type (image, container)")
 	return cmd
 }
 

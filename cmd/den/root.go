@@ -71,7 +71,16 @@ func newRoot(io streams) *cobra.Command {
 	for _, name := range entryNames() {
 		root.AddCommand(newEntry(name, io))
 	}
+	plainUsage(root)
 	return root
+}
+
+// plainUsage keeps cobra from adding "[flags]" to lines that have docker's "[OPTIONS]".
+func plainUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, c := range cmd.Commands() {
+		plainUsage(c)
+	}
 }
 
 // globalFlags binds the flags that every command takes.
