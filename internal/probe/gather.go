@@ -3,11 +3,8 @@ package probe
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"math/bits"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -231,44 +228,6 @@ func tryReflink(dir string) unix.Errno {
 func noExec(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Flags&unix.ST_NOEXEC != 0
-}
-
-// cgroups finds the version in use and whether limits can be set.
-func cgroups() (version int, why string) {
-	const root = "/sys/fs/cgroup"
-	var st unix.Statfs_t
-	if err := unix.Statfs(root, &st); err != nil {
-		return 0, fmt.Sprintf("%s: %v", root, err)
-	}
-	dir := root
-	switch {
-	case uint32(st.Type) == unix.CGROUP2_SUPER_MAGIC:
-		version = 2
-	default:
-		dir = filepath.Join(root, "memory")
-		if err := unix.Statfs(dir, &st); err != nil || uint32(st.Type) != unix.CGROUP_SUPER_MAGIC {
-			return 0, "no cgroup file system at " + root
-		}
-		version = 1
-	}
-	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return version, fmt.Sprintf("%s: %v", dir, err)
-	}
-	return version, ""
-}
-
-// blockWeight looks for the files of a weight, which the root of all cgroups has not: in the
-// mount's root, which may be a container's, and in those below.
-func blockWeight(root fs.FS) bool {
-	for _, file := range []string{"blkio/blkio.weight", "blkio/blkio.bfq.weight", "io.weight", "io.bfq.weight"} {
-		dir, name := path.Split(file)
-		for _, below := range []string{"", "*"} {
-			if found, err := fs.Glob(root, path.Join("sys/fs/cgroup", dir, below, name)); err == nil && len(found) > 0 {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // settings lists the kernel's switches that forbid user namespaces.

@@ -17,12 +17,6 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// leafCgroup is where the outer container's processes go when den has to make
-// room for limits in their cgroup: one with processes of its own cannot have
-// children with controllers (cgroups(7), "no internal processes"). The
-// entry script of the docker:dind image does the same.
-const leafCgroup = "den-outer"
-
 // A cgroup carries the limits of one sandbox. The nil cgroup has none.
 type cgroup struct {
 	r  *Request
@@ -92,7 +86,7 @@ func newCgroup(r *Request, version int) *cgroup {
 func cgroupPaths(version int, name string, controllers []string) (map[string]string, error) {
 	switch version {
 	case 2:
-		dir, err := ownCgroup2(controllers)
+		dir, err := controlled2(controllers)
 		return map[string]string{"": filepath.Join(dir, name)}, err
 	case 1:
 		paths := map[string]string{}
@@ -137,7 +131,8 @@ func newCgroupManager(version int, name string, paths map[string]string) (cgroup
 	config := &cgroups.Cgroup{Name: name, Resources: &cgroups.Resources{SkipDevices: true}}
 	switch version {
 	case 2:
-		return fs2.NewManager(config, paths[""])
+		m, err := fs2.NewManager(config, paths[""])
+		return &unified{m, paths[""], name}, err
 	case 1:
 		return fs.NewManager(config, paths)
 	}
@@ -279,76 +274,4 @@ func (c *cgroup) remove() {
 	for _, parent := range c.parents {
 		_ = os.Remove(parent) // unless others are in there
 	}
-}
-
-// ownCgroup2 is the directory of den's own cgroup, with the controllers
-// enabled for its children.
-func ownCgroup2(controllers []string) (string, error) {
-	b, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	own := ""
-	for line := range strings.Lines(string(b)) {
-		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			own = p
-		}
-	}
-	own = strings.TrimSuffix(own, "/"+leafCgroup)
-	if own == "" {
-		own = "/"
-	}
-	if strings.Contains(own, "..") { // mounted from outside of the cgroup namespace
-		return "", fmt.Errorf("cgroup %s is not below %s", own, cgroupRoot)
-	}
-	dir := filepath.Join(cgroupRoot, own)
-	enable := ""
-	for _, c := range controllers {
-		if c == "blkio" {
-			c = "io"
-		}
-		enable += " +" + c
-	}
-	if enable == "" { // any will do
-		enable = " +pids"
-	}
-	control := filepath.Join(dir, "cgroup.subtree_control")
-	err = os.WriteFile(control, []byte(enable[1:]), 0)
-	for range 10 { // processes may start meanwhile
-		if !errors.Is(err, unix.EBUSY) || own != "/" {
-			break
-		}
-		if err = moveToLeaf(dir); err == nil {
-			err = os.WriteFile(control, []byte(enable[1:]), 0)
-		}
-	}
-	if errors.Is(err, unix.EBUSY) {
-		return "", fmt.Errorf("cgroup %s has processes of its own: start the outer container with a cgroup namespace (--cgroupns=private)", own)
-	}
-	if err != nil {
-		return "", err
-	}
-	for _, c := range []string{"memory", "pids", "cpu", "io"} { // to count, where they are to be had
-		_ = os.WriteFile(control, []byte("+"+c), 0)
-	}
-	return dir, nil
-}
-
-// moveToLeaf moves the processes of the outer container's cgroup to a child of it.
-func moveToLeaf(dir string) error {
-	leaf := filepath.Join(dir, leafCgroup)
-	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return err
-	}
-	for pid := range strings.FieldsSeq(string(b)) {
-		err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0)
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
-		}
-	}
-	return nil
 }
