@@ -232,6 +232,7 @@ func storageFacts(facts probe.Facts, c sandbox.Choice) snapshot.Facts {
 		OverlayOK:  facts.Overlay == 0,
 		OverlayErr: refused(facts.Security, facts.Overlay),
 		OnOverlay:  facts.FSType == "overlay",
+		BareTmpfs:  facts.BareTmpfs(),
 		Reflink:    facts.Reflink == 0,
 		Sentry:     facts.Unmerged != "" && facts.Sentry != nil && facts.Sentry.Err == nil && c.Rung != sandbox.RungSentry,
 	}

@@ -106,6 +106,7 @@ func TestShortfalls(t *testing.T) {
 		{"nothing merges", func(in *Input) {
 			in.Facts.Unmerged, in.Facts.FSType, in.Facts.Sentry = "the store lies on an overlay", "overlay", &probe.SentryTrial{Platform: "systrap"}
 		}, "rung", Note, Fit, "which merges layers where nothing else does: the store lies on an overlay", "-v den:/var/lib/den"},
+		{"plain docker run on a tmpfs before Linux 6.6", func(in *Input) { plain(in); in.Facts.FSType, in.Facts.Overlay = "tmpfs", unix.EOPNOTSUPP }, "rung", Note, Fit, "in place of the tmpfs", ""},
 		{"plain docker run on an overlay", func(in *Input) { plain(in); in.Facts.FSType = "overlay" }, "rung", Note, Fit, "default",
 			"--security-opt seccomp=unconfined --security-opt apparmor=unconfined -v den:/var/lib/den"},
 		{"restricted on an overlay", func(in *Input) {

@@ -38,6 +38,10 @@ func isolationCheck(in Input) Check {
 		}
 		if why := sandbox.WhyNot(in.Facts, sandbox.RungUserns); why != "" {
 			c.Text += "; the next better is userns, which is faster: " + why
+			if in.Facts.BareTmpfs() { // a line would only add to what is mounted there
+				c.Text += "; and a volume for the store, in place of the tmpfs, which before Linux 6.6 keeps no user attributes, so that no overlay can be there"
+				break
+			}
 			c.Fix = toUserns(in)
 		}
 	case sandbox.RungChroot:

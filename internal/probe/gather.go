@@ -137,6 +137,12 @@ func nearest(dir string) string {
 	}
 }
 
+// BareTmpfs reports whether dir lies on a tmpfs that keeps no user attributes, as before Linux 6.6, so that no
+// overlay den makes can have its upper directory there.
+func (f *Facts) BareTmpfs() bool {
+	return f.FSType == "tmpfs" && (f.Overlay == unix.EOPNOTSUPP || f.Userns.Overlay == unix.EOPNOTSUPP)
+}
+
 // inTheWay reports whether e is about the disk and its permissions, and not about overlays.
 func inTheWay(e unix.Errno) bool {
 	switch e {

@@ -13,8 +13,9 @@ type Facts struct {
 	// could be mounted; OverlayErr says why not.
 	OverlayOK  bool
 	OverlayErr string
-	// OnOverlay says that the store lies on an overlay file system.
-	OnOverlay bool
+	// OnOverlay says that the store lies on an overlay file system, BareTmpfs that it does on a
+	// tmpfs without the attributes that an overlay needs.
+	OnOverlay, BareTmpfs bool
 	// Fuse is the program fuse-overlayfs, "" where there is none or it could mount
 	// nothing; FuseErr says why, in a sentence.
 	Fuse, FuseErr string
@@ -117,6 +118,8 @@ func noOverlay(f Facts) string {
 	case f.OnOverlay:
 		return "the store lies on the container's own overlay file system, on which no other overlay can be: " +
 			"give the store a volume (-v den:/var/lib/den), a tmpfs, or, where loop devices are allowed, an image (den store create --backing loop), and the kernel merges layers"
+	case f.BareTmpfs:
+		return "the store lies on a tmpfs, which before Linux 6.6 keeps no user attributes, so that no overlay can be there: give the store a volume instead (-v den:/var/lib/den)"
 	case f.OverlayErr != "":
 		return "an overlay could not be mounted: " + f.OverlayErr
 	}

@@ -83,6 +83,7 @@ func TestUnmergedIsWhatNoDriverMerges(t *testing.T) {
 		{snapshot.Facts{OverlayOK: true}, ""},
 		{snapshot.Facts{OnOverlay: true}, "own overlay"},
 		{snapshot.Facts{OverlayErr: "operation not permitted"}, "operation not permitted"},
+		{snapshot.Facts{BareTmpfs: true, OverlayErr: "operation not supported"}, "before Linux 6.6"},
 		{snapshot.Facts{OnOverlay: true, Force: "overlay2"}, "own overlay"},
 		{snapshot.Facts{OnOverlay: true, Fuse: "/bin/fuse-overlayfs"}, ""},
 		{snapshot.Facts{OnOverlay: true, Reflink: true}, ""},
