@@ -49,7 +49,7 @@ func (b *box) exportSoFar(w io.Writer) error {
 
 // exportLayer writes the layer to w.
 func (b *box) exportLayer(w io.Writer) error {
-	bw := bufio.NewWriterSize(w, 1<<20)
+	bw := bufio.NewWriterSize(w, 64<<10) // most of a large file passes it by
 	e := &exporter{b: b, tw: tar.NewWriter(bw), links: map[uint64]string{}, buf: make([]byte, 256<<10)}
 	if err := e.dir(""); err != nil {
 		return err

@@ -15,7 +15,6 @@ import (
 	"den/internal/layer"
 	"den/internal/oci"
 	"den/internal/sandbox"
-	"den/internal/sys"
 )
 
 // running is a started sandbox.
@@ -174,7 +173,7 @@ func (s *running) prepare(b *builder) error {
 	b.out.InitFD = b.addOwn(f)
 	b.out.ExportFD = -1
 	if b.out.Root.UpperFD >= 0 {
-		r, w, err := os.Pipe()
+		r, w, err := widePipe()
 		if err != nil {
 			return err
 		}
@@ -298,42 +297,6 @@ func (s *running) follow() (sandbox.Exit, error) {
 	return exit, nil
 }
 
-// takeChanges writes the layer that the sentry sends.
-func (s *running) takeChanges() error {
-	o := layer.UnpackOptions{Image: true}
-	if st, err := os.Stat(s.root.Upper); err == nil && st.IsDir() {
-		o = layer.UnpackOptions{Recorded: !sys.MayChown()}
-	}
-	// Where den may not chown, the tree is not all that its records say.
-	tell := s.wrote
-	if o.Recorded {
-		tell = nil
-	}
-	var a layer.Applied
-	var uerr error
-	if tell != nil {
-		a, uerr = layer.BuildTar(context.Background(), s.root.Upper, s.layer, o)
-	} else {
-		uerr = layer.CreateTar(context.Background(), s.root.Upper, s.layer, o)
-	}
-	if uerr != nil { // or the sentry waits for a reader
-		_, _ = io.Copy(io.Discard, s.layer)
-	}
-	ev, err := s.next()
-	switch {
-	case err != nil:
-		return errors.Join(uerr, fmt.Errorf("the sentry ended: %w", err))
-	case ev.Export == nil:
-		return errors.Join(uerr, errors.New("the sentry did not say that they are complete"))
-	case ev.Export.Err != "":
-		return errors.New(ev.Export.Err)
-	}
-	if uerr == nil && tell != nil {
-		tell(a)
-	}
-	return uerr
-}
-
 // release ends the processes and with them the leases.
 func (s *running) release() {
 	if s.stop != nil {
@@ -350,17 +313,6 @@ func (s *running) release() {
 	if s.gofer != nil {
 		s.gofer.end()
 	}
-}
-
-// dropUpper empties the file that nobody reads any more, while the sentry dies or has ended the sandbox. A file that was
-// once cut to nothing, as the sentry cuts this one when it begins, is written to the disk when it is
-// closed (auto_da_alloc, ext4_release_file in fs/ext4/file.c), just before all of it is given back.
-func (s *running) dropUpper() {
-	if s.upper == nil {
-		return
-	}
-	_ = s.upper.Truncate(0) // it goes anyway
-	s.upper.Close()
 }
 
 // abandon undoes a start that failed.
