@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"archive/tar"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,8 @@ func (e *engine) start(t testing.TB, cmd *exec.Cmd, cred *syscall.Credential) *e
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
+	// What does not heed SIGTERM, as most programs that are a container's first, holds the end up for ten seconds.
+	t.Cleanup(func() { e.sh(t, "docker ps -aq | xargs -r docker rm -f -v") })
 	e.must(t, "docker load -q -i "+smallArchive(t)+" && docker tag small:latest other:latest && docker rmi other:latest")
 	return e
 }
@@ -118,7 +121,8 @@ func startEngineOf(t testing.TB, name string, cmd *exec.Cmd) *engine {
 func (d *den) serve(name string, flags ...string) *engine {
 	d.t.Helper()
 	sock := filepath.Join(d.home, "docker.sock")
-	cmd := d.command(d.t.Context(), append([]string{"serve", "-H", "unix://" + sock}, flags...)...)
+	// Not the test's context: that ends before its cleanups, and a den that is killed leaves its containers.
+	cmd := d.command(context.Background(), append([]string{"serve", "-H", "unix://" + sock}, flags...)...)
 	e := &engine{name: name, host: "unix://" + sock, dir: workDir(d.t)}
 	return e.start(d.t, cmd, d.cred)
 }

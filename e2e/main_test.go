@@ -71,9 +71,10 @@ func runAll(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	defer stop()
-	defer stopDockerd()
-	return m.Run(), nil
+	code = m.Run()
+	stopDockerd()
+	stop()
+	return code, endLeft(env.dir)
 }
 
 // clean removes dir, also what was written read-only.

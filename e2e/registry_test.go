@@ -89,7 +89,7 @@ func startDaemon(cmd *exec.Cmd, ready func() error) (stop func(), err error) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			_ = cmd.Process.Kill()
 			<-ended
 		}

@@ -83,7 +83,7 @@ const typed = 90 * time.Second
 // sh runs a command line with docker's CLI, and returns both streams and the exit status.
 func (e *engine) sh(t testing.TB, command string, env ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), typed)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), typed) // cleanups type, too
 	defer cancel()
 	args := []string{"sh", "-c", command}
 	if e.pid != 0 {
