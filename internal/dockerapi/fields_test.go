@@ -291,3 +291,77 @@ func TestFieldsOfACreateBodyMeetTheirFate(t *testing.T) {
 		}
 	}
 }
+
+// connectFields are all that the body of a connection to a network has.
+var connectFields = [...]struct {
+	path string
+	fate fate
+	body string // beside Container
+}{
+	{"Container", honoured, `"Container":"other"`},
+	{"EndpointConfig.IPAMConfig.IPv4Address", honoured, `"EndpointConfig":{"IPAMConfig":{"IPv4Address":"10.0.0.9"}}`},
+	{"EndpointConfig.IPAMConfig.IPv6Address", honoured, `"EndpointConfig":{"IPAMConfig":{"IPv6Address":"fd00::9"}}`},
+	{"EndpointConfig.IPAMConfig.LinkLocalIPs[]", refused, `"EndpointConfig":{"IPAMConfig":{"LinkLocalIPs":["169.254.1.1"]}}`},
+	{"EndpointConfig.Links[]", honoured, `"EndpointConfig":{"Links":["c:d"]}`},
+	{"EndpointConfig.Aliases[]", honoured, `"EndpointConfig":{"Aliases":["a"]}`},
+	{"EndpointConfig.DriverOpts[]", refused, `"EndpointConfig":{"DriverOpts":{"com.docker.network.endpoint.ifname":"net7"}}`},
+	{"EndpointConfig.GwPriority", refused, `"EndpointConfig":{"GwPriority":1}`},
+	{"EndpointConfig.NetworkID", ignored, `"EndpointConfig":{"NetworkID":"0123"}`},
+	{"EndpointConfig.EndpointID", ignored, `"EndpointConfig":{"EndpointID":"0123"}`},
+	{"EndpointConfig.Gateway", ignored, `"EndpointConfig":{"Gateway":"10.0.0.1"}`},
+	{"EndpointConfig.IPAddress", ignored, `"EndpointConfig":{"IPAddress":"10.0.0.9"}`},
+	{"EndpointConfig.MacAddress", honoured, `"EndpointConfig":{"MacAddress":"02:00:00:00:00:09"}`},
+	{"EndpointConfig.IPPrefixLen", ignored, `"EndpointConfig":{"IPPrefixLen":24}`},
+	{"EndpointConfig.IPv6Gateway", ignored, `"EndpointConfig":{"IPv6Gateway":"fd00::1"}`},
+	{"EndpointConfig.GlobalIPv6Address", ignored, `"EndpointConfig":{"GlobalIPv6Address":"fd00::9"}`},
+	{"EndpointConfig.GlobalIPv6PrefixLen", ignored, `"EndpointConfig":{"GlobalIPv6PrefixLen":64}`},
+	{"EndpointConfig.DNSNames[]", ignored, `"EndpointConfig":{"DNSNames":["n"]}`},
+}
+
+func TestEveryFieldOfAConnectBodyHasItsFate(t *testing.T) {
+	left := map[string]bool{}
+	leaves(reflect.TypeFor[network.ConnectRequest](), "", func(path string) { left[path] = true })
+	for _, f := range connectFields {
+		if !left[f.path] {
+			t.Errorf("%s is twice in the table, or no field", f.path)
+		}
+		delete(left, f.path)
+	}
+	for path := range left {
+		t.Errorf("%s is not in the table: say what becomes of it", path)
+	}
+}
+
+func TestFieldsOfAConnectBodyMeetTheirFate(t *testing.T) {
+	send := func(version, body string) (status int, f *fake, text string) {
+		t.Helper()
+		f = &fake{}
+		resp, text := ask(t, New(Options{Engine: f}), "POST", "/v"+version+"/networks/n/connect", body)
+		return resp.StatusCode, f, text
+	}
+	_, plain, _ := send("1.51", `{"Container":"c"}`)
+	for _, f := range connectFields {
+		status, got, text := send("1.51", `{"Container":"c",`+f.body+`}`)
+		if f.fate == refused {
+			if status != 400 || !strings.Contains(text, "leave it out") || len(got.calls) > 0 {
+				t.Errorf("%s: status %d, %s, the engine is asked %q", f.path, status, text, got.calls)
+			}
+			continue
+		}
+		if asked := cmp.Diff(plain.calls, got.calls)+cmp.Diff(plain.connected, got.connected, requests) != ""; status != 200 || asked != (f.fate == honoured) {
+			t.Errorf("%s: status %d, %s, the engine is asked %v", f.path, status, text, asked)
+		}
+	}
+	for body, want := range map[string]int{
+		`{"com.docker.network.endpoint.sysctls":"net.ipv4.conf.IFNAME.forwarding=1"}`: 400,
+		`{"com.docker.network.endpoint.unheard-of":"1","k":"v"}`:                      200, // as dockerd does
+		`{}`: 200,
+	} {
+		if status, _, text := send("1.51", `{"Container":"c","EndpointConfig":{"DriverOpts":`+body+`}}`); status != want {
+			t.Errorf("%s: status %d, %s", body, status, text)
+		}
+	}
+	if status, _, text := send("1.47", `{"Container":"c","EndpointConfig":{"GwPriority":1}}`); status != 200 {
+		t.Errorf("a field that the version does not have: status %d, %s", status, text)
+	}
+}

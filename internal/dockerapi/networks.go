@@ -299,7 +299,37 @@ func (s *Server) connectNetwork(_ http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := connectable(body.EndpointConfig, c.version); err != nil {
+		return err
+	}
 	return s.Engine.ConnectNetwork(c.Context(), body.Container, r)
+}
+
+// endpointOptions are the driver options of an endpoint that docker's networks know (daemon/libnetwork/netlabel).
+// Others have no effect there either.
+var endpointOptions = []string{"com.docker.network.endpoint.ifname", "com.docker.network.endpoint.sysctls"}
+
+// connectable refuses what den leaves out of an endpoint: the answer to a connection has no
+// place for a warning, as that to a creation has.
+func connectable(e *apinet.EndpointSettings, v version) error {
+	if e == nil {
+		return nil
+	}
+	asked := *e
+	if v < 48 {
+		asked.GwPriority = 0 // as docker has it
+	}
+	asked.DriverOpts = nil
+	what := leftOutOf(&asked)
+	for _, name := range endpointOptions {
+		if _, ok := e.DriverOpts[name]; ok {
+			what = append(what, "the driver option "+name)
+		}
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return invalid("den does not support %s of an endpoint: leave it out", strings.Join(what, " and "))
 }
 
 func (s *Server) disconnectNetwork(_ http.ResponseWriter, c *call) error {
