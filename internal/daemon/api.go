@@ -108,6 +108,7 @@ func (a *api) running(context.Context) bool {
 
 // shutdown ends containers: all but those that are to go on living.
 func (a *api) shutdown(ctx context.Context, s ServeOptions) error {
+	a.den.leaveSwitches()
 	if s.ShutdownTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.ShutdownTimeout)

@@ -48,7 +48,7 @@ func (d *Den) Networks(ctx context.Context, e EngineOptions) (*network.Networks,
 		return nil, choice, err
 	}
 	if choice.Driver == network.SwitchDriver {
-		if d.switches, err = claimSwitches(ctx, dir, switchTime); err != nil {
+		if d.switches, err = claimSwitches(ctx, dir); err != nil {
 			return nil, choice, err
 		}
 	}
@@ -57,22 +57,29 @@ func (d *Den) Networks(ctx context.Context, e EngineOptions) (*network.Networks,
 	return ns, choice, err
 }
 
-// switchTime is how long a den serve that is ending may take until the next one has its networks.
-const switchTime = 20 * time.Second
+const (
+	// switchTime is how long a den serve that is ending may take until the next one has its networks.
+	switchTime = 20 * time.Second
+	// noticeTime is how long one that was told to end, or was killed, may take until it says so, or is gone.
+	noticeTime = 2 * time.Second
+)
 
-// claimSwitches makes this process the only one with networks in dir. They move in the process on the rungs without
-// namespaces: containers of a second one would have addresses and names in the same networks, and nothing between.
-func claimSwitches(ctx context.Context, dir string, patience time.Duration) (*os.File, error) {
+// claimSwitches makes this process the only one with networks in dir, until the file is closed. They move in the process
+// on the rungs without namespaces: containers of a second one would have addresses and names in the same networks, and
+// nothing between. The file has content while its owner does not mean to end.
+func claimSwitches(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "switch.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("networks: %w", err)
 	}
-	for end := time.Now().Add(patience); ; {
+	for begin := time.Now(); ; {
 		ok, err := sys.TryFlock(f, unix.LOCK_EX)
 		if ok {
+			// Without it the next one is only more patient.
+			_, _ = f.WriteAt([]byte("in use\n"), 0)
 			return f, nil
 		}
-		if err == nil && time.Now().After(end) {
+		if err == nil && time.Since(begin) >= patience(f) {
 			err = fmt.Errorf("networks: another den serve has this engine, whose containers could not reach those of this one on this rung: "+
 				"end that one, or give this one an engine of its own (--data-root DIR): %w", errdefs.ErrFailedPrecondition)
 		}
@@ -83,6 +90,21 @@ func claimSwitches(ctx context.Context, dir string, patience time.Duration) (*os
 			return nil, errors.Join(err, f.Close())
 		}
 		time.Sleep(20 * time.Millisecond) // there is no waiting for a lock with a deadline
+	}
+}
+
+// patience is how long the owner of the claim f is waited for.
+func patience(f *os.File) time.Duration {
+	if info, err := f.Stat(); err == nil && info.Size() > 0 {
+		return noticeTime
+	}
+	return switchTime
+}
+
+// leaveSwitches says that this process is about to end, so that the next one waits for that.
+func (d *Den) leaveSwitches() {
+	if d.switches != nil {
+		_ = d.switches.Truncate(0) // the next one is less patient
 	}
 }
 

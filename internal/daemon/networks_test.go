@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"maps"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -48,23 +50,43 @@ func TestFlagsOfNetworks(t *testing.T) {
 
 func TestNetworksInTheProcessAreOfOneProcess(t *testing.T) {
 	dir := t.TempDir()
-	f, err := claimSwitches(t.Context(), dir, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := claimSwitches(t.Context(), dir, 0); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--data-root") {
-		t.Errorf("a second one: %v, want a refusal that names the flag", err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f, err = claimSwitches(t.Context(), dir, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		claim := func() (*os.File, time.Duration, error) {
+			begin := time.Now()
+			f, err := claimSwitches(t.Context(), dir)
+			return f, time.Since(begin), err
+		}
+		refused := func(most time.Duration) {
+			t.Helper()
+			if _, took, err := claim(); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--data-root") || took > most+time.Second {
+				t.Errorf("a second one: %v after %v, want a refusal that names the flag within %v", err, took, most)
+			}
+		}
+		first, _, err := claim()
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(noticeTime)
+		// It is told to end, and takes long: the next one waits.
+		go func() {
+			time.Sleep(noticeTime / 2)
+			(&Den{switches: first}).leaveSwitches()
+			time.Sleep(switchTime / 2)
+			if err := first.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		second, took, err := claim()
+		if err != nil || took < switchTime/2 {
+			t.Fatalf("after %v: %v", took, err)
+		}
+		refused(noticeTime)
+		(&Den{switches: second}).leaveSwitches()
+		refused(switchTime)
+		if err := second.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestRungsWithoutNamespacesHaveNoBridges(t *testing.T) {
