@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -36,8 +37,12 @@ func decodeJSON(data []byte, v any) error {
 	if len(data) == 0 {
 		return invalid("invalid JSON: got EOF while reading request body")
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	d := json.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(v); err != nil {
 		return invalid("invalid JSON: %v", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return invalid("unexpected content after JSON")
 	}
 	return nil
 }

@@ -20,6 +20,9 @@ import (
 // auth finds out whether a registry takes a credential. It stores nothing: clients do.
 func (s *Server) auth(w http.ResponseWriter, c *call) error {
 	var body registry.AuthConfig
+	if c.ContentLength == 0 {
+		return invalid("invalid X-Registry-Auth header: invalid JSON: EOF") // docker's words, of what need not be a header
+	}
 	if err := c.decode(&body); err != nil {
 		return err
 	}

@@ -269,6 +269,13 @@ func TestPushAndPullUseTheClientsCredential(t *testing.T) {
 	}
 }
 
+func TestLoginsWithoutABodyAreRefused(t *testing.T) {
+	resp, text := ask(t, New(Options{Engine: &fake{}}), "POST", "/v1.51/auth", "")
+	if resp.StatusCode != 400 || message(t, text) != "invalid X-Registry-Auth header: invalid JSON: EOF" {
+		t.Errorf("%d %s", resp.StatusCode, text)
+	}
+}
+
 func TestSavedImagesLoad(t *testing.T) {
 	r := newImageRig(t)
 	id := r.imported(t, "x:1")

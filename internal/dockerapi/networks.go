@@ -269,6 +269,12 @@ func networkRequest(body *apinet.CreateRequest) (*network.CreateRequest, error) 
 		if !sub.Subnet.IsValid() {
 			continue
 		}
+		if p := sub.Subnet; p != p.Masked() {
+			return nil, invalid("invalid network config:\ninvalid subnet %s: it should be %s", p, p.Masked())
+		}
+		if p := sub.IPRange; p != p.Masked() {
+			return nil, invalid("invalid network config:\ninvalid ip-range %s: it should be %s", p, p.Masked())
+		}
 		r.Subnets = append(r.Subnets, network.Subnet{
 			Prefix: sub.Subnet, Gateway: sub.Gateway, Range: sub.IPRange, Auxiliary: sub.AuxAddress,
 		})

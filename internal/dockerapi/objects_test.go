@@ -203,7 +203,7 @@ func TestNetworks(t *testing.T) {
 	for body, status := range map[string]int{
 		`{"Name":"x"}`: 201, `{"Name":"x","CheckDuplicate":true,"Driver":"bridge","EnableIPv6":false,"IPAM":{"Driver":"default","Options":{},"Config":[]},"ConfigFrom":{"Network":""}}`: 201,
 		`{}`: 400, `{"Name":"host"}`: 403, `{"Name":"bridge"}`: 403, `{"Name":"x","Driver":"overlay"}`: 503, `{"Name":"x","Driver":"macvlan"}`: 404,
-		`{"Name":"x","ConfigOnly":true}`: 400, `{"Name":"x","IPAM":{"Config":[{"Subnet":"x"}]}}`: 400, `{"Name":"x","IPAM":{"Driver":"y"}}`: 404, `{"Name":"x","IPAM":{"Config":[{"Gateway":"10.0.0.1"}]}}`: 400,
+		`{"Name":"x","ConfigOnly":true}`: 400, `{"Name":"x","IPAM":{"Config":[{"Subnet":"x"}]}}`: 400, `{"Name":"x","IPAM":{"Driver":"y"}}`: 404, `{"Name":"x","IPAM":{"Config":[{"Subnet":"10.1.2.3/24"}]}}`: 400, `{"Name":"x","IPAM":{"Config":[{"Subnet":"10.1.2.0/24","IPRange":"10.1.2.3/25"}]}}`: 400, `{"Name":"x","IPAM":{"Config":[{"Gateway":"10.0.0.1"}]}}`: 400,
 	} {
 		if resp, text := ask(t, s, "POST", "/networks/create", body); resp.StatusCode != status {
 			t.Errorf("%s: status %d, %s", body, resp.StatusCode, text)

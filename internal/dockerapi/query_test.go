@@ -116,8 +116,10 @@ func TestBodiesAreBoundedJSON(t *testing.T) {
 		{body: `{"A":"1"}`, contentType: "application/json", err: "invalid JSON: json: cannot unmarshal"},
 		{body: `{"A":1}`, contentType: "text/plain", err: "unsupported Content-Type header (text/plain)"},
 		{body: `{"A":1}`, err: "malformed Content-Type header"},
-		{body: `{"A":1}{}`, contentType: "application/json", err: "invalid JSON"},
-		{body: `{"A":`, contentType: "application/json", err: "invalid JSON"},
+		{body: `{"A":1}{}`, contentType: "application/json", err: "unexpected content after JSON"},
+		{body: `{"A":1}}`, contentType: "application/json", err: "unexpected content after JSON"},
+		{body: `{"A":`, contentType: "application/json", err: "invalid JSON: unexpected EOF"},
+		{body: ` `, contentType: "application/json", err: "invalid JSON: EOF"},
 		{body: strings.Repeat(" ", maxBody+1), contentType: "application/json", err: "more than"},
 		{body: strings.Repeat("[", 1<<20), contentType: "application/json", err: "invalid JSON"},
 	} {

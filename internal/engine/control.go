@@ -92,6 +92,9 @@ func (e *Engine) open(nameOrID string) (*store.ContainerDir, error) {
 // find is the id of the container with that name, id, or beginning of an id; a name may
 // begin with docker's slash.
 func (e *Engine) find(nameOrID string) (string, error) {
+	if nameOrID == "" {
+		return "", invalid("invalid name or ID supplied: %q", nameOrID)
+	}
 	id, err := e.Store.ContainerByName(trimSlash(nameOrID))
 	return id, missing(nameOrID, err)
 }

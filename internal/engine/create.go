@@ -218,8 +218,7 @@ func (e *Engine) mountsOf(ctx context.Context, spec string) ([]Mount, error) {
 	}
 	l, err := e.mine(ctx, name)
 	if errdefs.IsNotFound(err) {
-		// Clients take what is not found for the image, and pull that.
-		return nil, invalid("No such container: %s", name)
+		return nil, noContainer(name)
 	}
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -44,14 +45,26 @@ func TestContainerOfAnImageWhoseLayersAreGone(t *testing.T) {
 	}
 }
 
-func TestMissingVolumesFromIsNotTakenForAMissingImage(t *testing.T) {
+func TestMissingContainersAreNotTakenForAMissingImage(t *testing.T) {
 	r := newRig(t)
-	_, err := r.Create(t.Context(), &CreateRequest{RunRequest: RunRequest{Image: "box"}, VolumesFrom: []string{"missing:ro"}})
-	if !errdefs.IsInvalidArgument(err) || err.Error() != "No such container: missing" {
-		t.Errorf("%v", err)
+	for _, req := range []CreateRequest{{VolumesFrom: []string{"missing:ro"}}, {NetworkMode: "container:missing"}} {
+		req.Image = "box"
+		_, err := r.Create(t.Context(), &req)
+		if !errdefs.IsInvalidArgument(err) || err.Error() != "No such container: missing" {
+			t.Errorf("%v", err)
+		}
 	}
 	if names := r.names(); len(names) > 0 {
 		t.Errorf("left are %v", names)
+	}
+}
+
+func TestLongHostnamesAreRefused(t *testing.T) {
+	r := newRig(t)
+	r.create(CreateRequest{RunRequest: RunRequest{Hostname: strings.Repeat("h", 64)}})
+	_, err := r.Create(t.Context(), &CreateRequest{RunRequest: RunRequest{Image: "box", Hostname: strings.Repeat("h", 65)}})
+	if !errdefs.IsInvalidArgument(err) || !strings.HasSuffix(err.Error(), "is too long (maximum 64 bytes)") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -86,7 +86,17 @@ func (r *CreateRequest) checkHealth() error {
 	return nil
 }
 
+// maxHostname is Linux's, and what docker checks.
+const maxHostname = 64
+
+// noContainer is an error of a creation that names another container: clients take what is not
+// found for the image, and pull that.
+func noContainer(name string) error { return invalid("No such container: %s", name) }
+
 func (r *CreateRequest) checkNamespaces() error {
+	if len(r.Hostname) > maxHostname {
+		return invalid("hostname %q is too long (maximum %d bytes)", r.Hostname, maxHostname)
+	}
 	if strings.HasPrefix(r.PidMode, "container:") {
 		return unsupported("pid mode %q: den could not end what a container leaves behind among the processes of another; run the program in that one (docker exec), or give both the host's process ids (--pid host)", r.PidMode)
 	}
@@ -134,7 +144,10 @@ func (e *Engine) checkNetworkMode(ctx context.Context, r *CreateRequest) error {
 		if r.Hostname != "" {
 			return invalid("conflicting options: hostname and the network mode")
 		}
-		if _, err := e.mine(ctx, strings.TrimPrefix(mode, "container:")); err != nil {
+		name := strings.TrimPrefix(mode, "container:")
+		if _, err := e.mine(ctx, name); errdefs.IsNotFound(err) {
+			return noContainer(name)
+		} else if err != nil {
 			return err
 		}
 		r.Network = sandbox.NetworkNone
