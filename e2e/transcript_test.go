@@ -131,7 +131,7 @@ var fleeting = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "<time>"},
 	{regexp.MustCompile(`\r\n`), "\n"},
 	{regexp.MustCompile(`\b127\.0\.0\.1:\d{4,5}/`), "registry/"},
-	{regexp.MustCompile(`multiple network endpoints: b, a`), "multiple network endpoints: a, b"}, // a map's order
+	{regexp.MustCompile(`network endpoints: b, a`), "network endpoints: a, b"}, // a map's order
 }
 
 func settled(s string) string {
