@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -105,6 +106,9 @@ type Listener struct {
 	net.Listener
 	Address Address
 	lock    *os.File // of a unix socket; nil for others
+
+	closing sync.Once
+	closed  error
 }
 
 // Options refine Listen for unix sockets.
@@ -302,14 +306,18 @@ func removeStale(ctx context.Context, a Address) error {
 	return nil
 }
 
-// Close ends it, and takes a unix socket away while the lock is held.
+// Close ends it, and takes a unix socket away while the lock is held. Closing again does
+// nothing: what is at the name then is another's.
 func (l *Listener) Close() error {
-	err := l.Listener.Close()
-	if l.lock != nil {
-		if e := os.Remove(l.Address.Name); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
+	l.closing.Do(func() {
+		l.closed = l.Listener.Close()
+		if l.lock == nil {
+			return
+		}
+		if err := os.Remove(l.Address.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.closed = errors.Join(l.closed, err)
 		}
 		l.lock.Close()
-	}
-	return err
+	})
+	return l.closed
 }

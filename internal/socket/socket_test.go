@@ -107,8 +107,21 @@ func TestSocketOfWhoIsGoneIsReplacedAndOfOthersIsNot(t *testing.T) {
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
 		t.Errorf("after Close the socket is there: %v", err)
 	}
-	if _, err := listen(t, path); err != nil {
-		t.Errorf("after Close: %v", err)
+	next, err := listen(t, path)
+	if err != nil {
+		t.Fatalf("after Close: %v", err)
+	}
+	// The den before takes long to end, and closes all that it had once more.
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if c, err := net.Dial("unix", path); err != nil {
+		t.Errorf("the next one's socket is gone: %v", err)
+	} else {
+		c.Close()
+	}
+	if err := next.Close(); err != nil {
+		t.Error(err)
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".den-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
