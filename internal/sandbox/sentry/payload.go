@@ -1,9 +1,9 @@
 package sentry
 
 import (
-	"encoding/binary"
+	"bytes"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -22,7 +22,7 @@ import (
 // one that only allows and refuses is in the sentry's table of system calls: what it always allows
 // goes past it, and the program runs for the rest. No process of the sandbox can take it off there.
 type payloadFilter struct {
-	Program []uint64 // struct sock_filter, one in a word
+	Program []byte // of struct sock_filter
 	// Allowed has a bit for each system call that is allowed whatever its arguments are, and all may be called that
 	// the sentry has. It is empty if the program has other answers than to allow and to refuse: then it is a
 	// filter of the processes.
@@ -41,7 +41,7 @@ func (b *box) owns(container string) bool { return container == b.id || containe
 // inTable reports whether a filter is the one in the table, which is the first box's.
 func (b *box) inTable(f *payloadFilter) bool {
 	first := b.first.r.Filter
-	return f != nil && len(f.Allowed) > 0 && first != nil && len(first.Allowed) > 0 && slices.Equal(f.Program, first.Program)
+	return f != nil && len(f.Allowed) > 0 && first != nil && len(first.Allowed) > 0 && bytes.Equal(f.Program, first.Program)
 }
 
 // payloadFilters are those that an executor has made, by their programs.
@@ -53,36 +53,35 @@ type payloadFilters struct {
 // maxPayloadFilters is how many filters of payloads are kept: more than there are profiles in use.
 const maxPayloadFilters = 8
 
-// of makes a program a payload's filter, and as short as it can be.
+// of makes a program a payload's filter.
 func (f *payloadFilters) of(program []xbpf.RawInstruction) (*payloadFilter, error) {
-	words := make([]uint64, len(program))
-	key := make([]byte, 0, 8*len(program))
-	for i, in := range program {
-		words[i] = uint64(in.Op) | uint64(in.Jt)<<16 | uint64(in.Jf)<<24 | uint64(in.K)<<32
-		key = binary.LittleEndian.AppendUint64(key, words[i])
+	if len(program) == 0 {
+		return nil, errors.New("seccomp profile: no instructions")
 	}
+	instructions := make([]bpf.Instruction, len(program))
+	for i, in := range program {
+		instructions[i] = bpf.Instruction{OpCode: in.Op, JumpIfTrue: in.Jt, JumpIfFalse: in.Jf, K: in.K}
+	}
+	code := bpf.ToBytecode(instructions)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if made, ok := f.made[string(key)]; ok {
+	if made, ok := f.made[string(code)]; ok {
 		return made, nil
 	}
-	instructions := unpack(words)
-	if _, err := bpf.Compile(instructions, false); err != nil {
+	p, err := bpf.Compile(instructions, false)
+	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
-	simple := allowsOrRefuses(instructions)
-	instructions = bpf.Optimize(instructions)
-	made := &payloadFilter{Program: pack(instructions)}
-	if simple {
-		var err error
-		if made.Allowed, err = alwaysAllowed(instructions); err != nil {
+	made := &payloadFilter{Program: code}
+	if allowsOrRefuses(instructions) {
+		if made.Allowed, err = alwaysAllowed(p); err != nil {
 			return nil, fmt.Errorf("seccomp profile: %w", err)
 		}
 	}
 	if len(f.made) >= maxPayloadFilters || f.made == nil {
 		f.made = map[string]*payloadFilter{}
 	}
-	f.made[string(key)] = made
+	f.made[string(code)] = made
 	return made, nil
 }
 
@@ -105,11 +104,7 @@ func allowsOrRefuses(program []bpf.Instruction) bool {
 const callWords = 8
 
 // alwaysAllowed are the system calls that a program allows without a look at their arguments.
-func alwaysAllowed(program []bpf.Instruction) ([]uint64, error) {
-	p, err := bpf.Compile(program, false)
-	if err != nil {
-		return nil, err
-	}
+func alwaysAllowed(p bpf.Program) ([]uint64, error) {
 	const arguments = 8 // behind number and architecture, struct seccomp_data
 	set := make([]uint64, callWords)
 	for nr := range int32(64 * callWords) {
@@ -139,7 +134,7 @@ func (f *payloadFilter) add(t *kernel.Task) error {
 	if f == nil {
 		return nil
 	}
-	p, err := f.compile()
+	p, err := f.compile(true)
 	if err != nil {
 		return err
 	}
@@ -149,11 +144,18 @@ func (f *payloadFilter) add(t *kernel.Task) error {
 	return nil
 }
 
-// compile makes it a program that can run; den has made it short.
-func (f *payloadFilter) compile() (bpf.Program, error) {
-	p, err := bpf.Compile(unpack(f.Program), false)
+// compile makes it a program that can run; one that runs often is worth to be made short.
+func (f *payloadFilter) compile(short bool) (bpf.Program, error) {
+	if len(f.Program) == 0 {
+		return bpf.Program{}, errors.New("seccomp filter: no instructions")
+	}
+	instructions, err := bpf.ParseBytecode(f.Program)
 	if err != nil {
-		return p, fmt.Errorf("seccomp filter: %w", err)
+		return bpf.Program{}, fmt.Errorf("seccomp filter: %w", err)
+	}
+	p, err := bpf.Compile(instructions, short)
+	if err != nil {
+		return bpf.Program{}, fmt.Errorf("seccomp filter: %w", err)
 	}
 	return p, nil
 }
@@ -177,7 +179,7 @@ func (b *box) enforce(f *payloadFilter) error {
 	if f == nil || len(f.Allowed) == 0 {
 		return nil
 	}
-	p, err := f.compile()
+	p, err := f.compile(false)
 	if err != nil {
 		return err
 	}
@@ -226,21 +228,4 @@ func refuse(p bpf.Program, t *kernel.Task, nr uintptr, args arch.SyscallArgument
 		errno = uintptr(action.Data())
 	}
 	return -errno, true
-}
-
-// pack and unpack turn instructions into words, each a struct sock_filter, and back.
-func pack(instructions []bpf.Instruction) []uint64 {
-	words := make([]uint64, len(instructions))
-	for i, in := range instructions {
-		words[i] = uint64(in.OpCode) | uint64(in.JumpIfTrue)<<16 | uint64(in.JumpIfFalse)<<24 | uint64(in.K)<<32
-	}
-	return words
-}
-
-func unpack(words []uint64) []bpf.Instruction {
-	instructions := make([]bpf.Instruction, len(words))
-	for i, w := range words {
-		instructions[i] = bpf.Instruction{OpCode: uint16(w), JumpIfTrue: uint8(w >> 16), JumpIfFalse: uint8(w >> 24), K: uint32(w >> 32)}
-	}
-	return instructions
 }
