@@ -107,6 +107,10 @@ func TestShortfalls(t *testing.T) {
 			in.Facts.Unmerged, in.Facts.FSType, in.Facts.Sentry = "the store lies on an overlay", "overlay", &probe.SentryTrial{Platform: "systrap"}
 		}, "rung", Note, Fit, "which merges layers where nothing else does: the store lies on an overlay", "-v den:/var/lib/den"},
 		{"plain docker run on a tmpfs before Linux 6.6", func(in *Input) { plain(in); in.Facts.FSType, in.Facts.Overlay = "tmpfs", unix.EOPNOTSUPP }, "rung", Note, Fit, "in place of the tmpfs", ""},
+		{"namespaces not tried in time", func(in *Input) {
+			plain(in)
+			in.Facts.Userns.Refused = &probe.Refusal{What: "not tried to the end in time", Errno: unix.ETIMEDOUT, Unfinished: true}
+		}, "rung", Note, Fit, "not tried to the end in time", ""},
 		{"plain docker run on an overlay", func(in *Input) { plain(in); in.Facts.FSType = "overlay" }, "rung", Note, Fit, "default",
 			"--security-opt seccomp=unconfined --security-opt apparmor=unconfined -v den:/var/lib/den"},
 		{"restricted on an overlay", func(in *Input) {

@@ -59,6 +59,9 @@ func toUserns(in Input) *Fix {
 	if f.Userns.Refused != nil && f.Userns.Refused.Errno == unix.ENOENT {
 		return nil // for want of /proc
 	}
+	if f.Userns.Refused != nil && f.Userns.Refused.Unfinished {
+		return nil // nobody knows what would help
+	}
 	if f.OneID {
 		return nil // whoever made the user namespace around den has to make another
 	}

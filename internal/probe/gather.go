@@ -79,7 +79,7 @@ func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 		})
 		p = append(p, more...)
 		if trialErr != nil {
-			r = untried(&Refusal{What: trialErr.Error(), Errno: errno(trialErr)})
+			r = untried(unfinished(trialErr))
 		}
 		if scratch == nil {
 			r.Overlay = errno(err)
@@ -106,6 +106,14 @@ func (f *Facts) tryNamespaces(ctx context.Context, dir string) (p processes) {
 		f.IDs.Missing = f.Userns.mapErr.Error()
 	}
 	return p
+}
+
+// unfinished is the refusal of a trial that did not come to an answer.
+func unfinished(err error) *Refusal {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Refusal{What: "not tried to the end in time: the machine is busy", Errno: unix.ETIMEDOUT, Unfinished: true}
+	}
+	return &Refusal{What: err.Error(), Errno: errno(err)}
 }
 
 // noProc is why nothing can be tried without /proc.

@@ -106,6 +106,8 @@ type Refusal struct {
 	// What it was for, and the name of the call.
 	What, Call string
 	Errno      unix.Errno
+	// Unfinished says that the answer did not come in time, so that nobody refused.
+	Unfinished bool
 }
 
 // Error is for people.

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
@@ -91,5 +92,16 @@ func BenchmarkGather(b *testing.B) {
 	dir := b.TempDir()
 	for b.Loop() {
 		Gather(b.Context(), dir)
+	}
+}
+
+func TestATrialThatRanOutOfTimeRefusesNothing(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	f := Gather(ctx, t.TempDir())
+	for _, r := range []*Refusal{f.Refused, f.Userns.Refused} {
+		if r == nil || !r.Unfinished || !strings.Contains(r.Error(), "in time") {
+			t.Errorf("%+v", r)
+		}
 	}
 }
