@@ -177,7 +177,7 @@ func (c *container) shareNamespaces(ctx context.Context, q *sandbox.Request, r *
 		what, mode string
 		of         *sandbox.Sandbox
 	}{
-		{"network", c.more.NetworkMode, &q.NetworkOf}, {"IPC", c.more.IpcMode, &q.IPCOf},
+		{"network", c.more.NetworkMode, &q.NetworkOf}, {"IPC", c.more.IpcMode, &q.IPCOf}, {"PID", c.more.PidMode, &q.PIDsOf},
 	} {
 		other, ok := strings.CutPrefix(s.mode, "container:")
 		if !ok {

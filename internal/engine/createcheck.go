@@ -19,6 +19,9 @@ func (e *Engine) checkCreate(ctx context.Context, r *CreateRequest) error {
 	if err := e.checkNetworkMode(ctx, r); err != nil {
 		return err
 	}
+	if err := e.checkPidMode(ctx, r); err != nil {
+		return err
+	}
 	for _, m := range r.Mounts {
 		if m.Kind == MountBind && !m.CreateSource {
 			if err := bindSource(m); err != nil {
@@ -97,10 +100,11 @@ func (r *CreateRequest) checkNamespaces() error {
 	if len(r.Hostname) > maxHostname {
 		return invalid("hostname %q is too long (maximum %d bytes)", r.Hostname, maxHostname)
 	}
-	if strings.HasPrefix(r.PidMode, "container:") {
-		return unsupported("pid mode %q: den could not end what a container leaves behind among the processes of another; run the program in that one (docker exec), or give both the host's process ids (--pid host)", r.PidMode)
+	pids, _, _ := strings.Cut(r.PidMode, ":")
+	if pids == "container" { // checkPidMode looks at it
+		pids = ""
 	}
-	for name, mode := range map[string]string{"PID": r.PidMode, "UTS": r.UTSMode} {
+	for name, mode := range map[string]string{"PID": pids, "UTS": r.UTSMode} {
 		if mode != "" && mode != "host" && mode != "private" {
 			return invalid("invalid %s mode: %s", name, mode)
 		}
@@ -128,6 +132,32 @@ func (r *CreateRequest) checkLog() error {
 	}
 	if r.LogConfig.MaxBytes < 0 || r.LogConfig.MaxFiles < 0 {
 		return invalid("log options: max-size and max-file cannot be negative")
+	}
+	return nil
+}
+
+// checkPidMode refuses the process ids of another container where den could not end what this one leaves behind.
+func (e *Engine) checkPidMode(ctx context.Context, r *CreateRequest) error {
+	other, ok := strings.CutPrefix(r.PidMode, "container:")
+	if !ok {
+		return nil
+	}
+	if k, ok := e.Exec.(interface{ OwnKernel() bool }); !ok || !k.OwnKernel() {
+		return unsupported("pid mode %q: den could not end what a container leaves behind among the processes of another; run the program in that one (docker exec), or give both the host's process ids (--pid host)", r.PidMode)
+	}
+	l, err := e.mine(ctx, other)
+	if errdefs.IsNotFound(err) {
+		return noContainer(other)
+	} else if err != nil {
+		return err
+	}
+	beside, ok := strings.CutPrefix(r.NetworkMode, "container:")
+	if ok {
+		n, err := e.mine(ctx, beside) // checkNetworkMode found it
+		ok = err == nil && n == l
+	}
+	if !ok {
+		return unsupported("pid mode %q: on this rung who shares the process ids of a container shares its network, too (--network container:%s), or run the program in that one (docker exec)", r.PidMode, other)
 	}
 	return nil
 }

@@ -72,6 +72,9 @@ func (s *running) Resume(ctx context.Context) error {
 // SetLimits puts other limits of memory, processes and processors in force.
 func (s *running) SetLimits(ctx context.Context, r *specs.LinuxResources) error {
 	sizes, quota, period := limitsOf(r)
+	if s.joins { // those of the sandbox that was there before hold for both
+		sizes.MaxMemoryBytes, quota, period = 0, 0, 0
+	}
 	s.limiting.Lock()
 	defer s.limiting.Unlock()
 	bounds := s.bounds.now()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -241,5 +242,60 @@ func TestManySandboxesOfOneNetworkLeaveNothingInTheSentry(t *testing.T) {
 		t.Errorf("%d descriptors are open, %d were", after, before)
 		out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", one.Pid())).CombinedOutput()
 		t.Logf("%s", out)
+	}
+}
+
+func TestSandboxSharesTheProcessIDsItAsksFor(t *testing.T) {
+	e := newExecutor(t, sentry.Options{})
+	one := boot(t, e, sandbox.NetworkNone)
+	one.do("sleep 77 >/dev/null 2>&1 &")
+	share := func(r *sandbox.Request) { r.PIDsOf, r.IPCOf = one.Sandbox, one.Sandbox }
+	two, _ := one.beside(e, forever, share)
+	contains(t, two.do("ps"), "sleep 77")
+	contains(t, two.do("readlink /proc/self/ns/ipc"), one.do("readlink /proc/self/ns/ipc"))
+	two.do("sleep 88 >/dev/null 2>&1 &")
+	contains(t, one.do("ps"), "sleep 88")
+	three, _ := one.beside(e, "exec sleep 99", share)
+	if err := two.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := two.Wait(t.Context()); err != nil || exit.Signal != unix.SIGKILL {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	got := one.do("ps")
+	contains(t, got, "sleep 77", "sleep 99")
+	if strings.Contains(got, "sleep 88") {
+		t.Errorf("what it has left behind still runs:\n%s", got)
+	}
+	// The end of process 1 is the end of all.
+	if err := one.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := three.Wait(t.Context()); err != nil || exit.Signal != unix.SIGKILL {
+		t.Errorf("%+v, %v", exit, err)
+	}
+	b := sandboxtest.New(t, e)
+	r := b.Request("true")
+	r.PIDsOf = boot(t, e, sandbox.NetworkNone).Sandbox
+	if _, err := e.Start(t.Context(), r); !errdefs.IsNotImplemented(err) {
+		t.Errorf("without its network: %v", err)
+	}
+}
+
+func TestLimitsOfAJoinedSandboxHoldNobody(t *testing.T) {
+	e := newExecutor(t, sentry.Options{})
+	one := boot(t, e, sandbox.NetworkNone)
+	two, _ := one.beside(e, "exec sleep 600", nil) // which forks no more
+	quota, bytes, pids := int64(1000), int64(1<<20), int64(2)
+	err := two.Sandbox.(sandbox.Limiter).SetLimits(t.Context(), &specs.LinuxResources{
+		CPU: &specs.LinuxCPU{Quota: &quota}, Memory: &specs.LinuxMemory{Limit: &bytes}, Pids: &specs.LinuxPids{Limit: &pids},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, two.do("exec 2>&1; sleep 0; echo x"), "fork")
+	contains(t, one.do("dd if=/dev/zero of=/dev/shm/f bs=1M count=20 2>/dev/null && echo alive"), "alive")
+	if st, err := one.Sandbox.(sandbox.Inspector).Stats(t.Context()); err != nil || st.ThrottledPeriods > 0 {
+		t.Errorf("%+v, %v", st, err)
 	}
 }
