@@ -14,7 +14,7 @@ import (
 
 // maxConnections is what one den-net carries through kernel sockets at a time, which its
 // containers share (see share).
-const maxConnections = 8192
+const maxConnections = 16384
 
 // A Stream is a connection whose two directions end apart.
 type Stream interface {

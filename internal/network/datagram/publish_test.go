@@ -39,6 +39,11 @@ func published(t *testing.T, to netip.AddrPort, limit int, idle time.Duration) (
 	if err != nil {
 		t.Fatal(err)
 	}
+	return publishedOn(t, c, to, limit, idle)
+}
+
+func publishedOn(t *testing.T, c *net.UDPConn, to netip.AddrPort, limit int, idle time.Duration) (*publication, *atomic.Int32) {
+	t.Helper()
 	dialled := new(atomic.Int32)
 	buffers := new(Buffers)
 	p, err := publish(c, func(netip.Addr) (Socket, error) {
@@ -59,7 +64,7 @@ func published(t *testing.T, to netip.AddrPort, limit int, idle time.Duration) (
 // client is a socket that talks to p at an address.
 func client(t *testing.T, p *publication, address string) net.Conn {
 	t.Helper()
-	c, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr(address), p.c.LocalAddr().(*net.UDPAddr).AddrPort().Port()).String())
+	c, err := net.Dial("udp", netip.AddrPortFrom(netip.MustParseAddr(address), p.c.LocalAddr().(*net.UDPAddr).AddrPort().Port()).String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +113,15 @@ func TestAnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 			t.Errorf("%s was asked, %s answers: %v", to, from, err)
 		}
 	}
+}
+
+func TestPortOfIPv6LeadsToAContainerWithIPv4(t *testing.T) {
+	c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6unspecified})
+	if err != nil {
+		t.Skip("no IPv6: ", err)
+	}
+	p, _ := publishedOn(t, c, echo(t, "127.0.0.1:0"), MaxFlows, Idle)
+	ask(t, client(t, p, "::1"), "six")
 }
 
 func TestFlowOutlivesARefusal(t *testing.T) {
