@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -35,11 +36,11 @@ func (s *step) sshMount(ctx context.Context, m *pb.Mount, target string) (oci.Mo
 	if err := probe.Close(); err != nil {
 		return oci.Mount{}, false, err
 	}
-	dir, err := os.MkdirTemp("", "den-ssh-") // short: a socket's path has 107 bytes
+	dir, remove, err := newScratch(socketDir(s.env))
 	if err != nil {
 		return oci.Mount{}, false, err
 	}
-	s.onClose(func() error { return os.RemoveAll(dir) })
+	s.onClose(remove)
 	sock := filepath.Join(dir, "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock, Net: "unix"})
 	if err != nil {
@@ -52,6 +53,20 @@ func (s *step) sshMount(ctx context.Context, m *pb.Mount, target string) (oci.Mo
 	}
 	return oci.Mount{Type: "bind", Source: sock, Target: target, Options: []string{"bind", "nosuid", "nodev"}}, true, nil
 }
+
+// socketDir is where sockets are made: its path is short, and a socket's has 107 bytes.
+func socketDir(e *Env) string {
+	dir, _ := memoise(e, "socket directory", func() (string, error) {
+		dir := os.TempDir()
+		sweepScratch(dir, time.Now())
+		return dir, nil
+	})
+	return dir
+}
+
+// maxAgentClients bounds the connections of one step to an agent at a time, each with a
+// descriptor or two of den's and a request in memory; others wait in the kernel's queue.
+const maxAgentClients = 32
 
 // ownSocket gives a socket to somebody, or records that it is theirs.
 func (e *Env) ownSocket(path string, o madeOwner) error {
@@ -90,13 +105,22 @@ func (e *Env) agent(ctx context.Context, id string) (io.ReadWriteCloser, error) 
 func (e *Env) serveAgent(ctx context.Context, l *net.UnixListener, id string) func() error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxAgentClients)
 	wg.Go(func() {
 		for {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			wg.Go(func() { e.proxyAgent(ctx, c, id) })
+			wg.Go(func() {
+				defer func() { <-slots }()
+				e.proxyAgent(ctx, c, id)
+			})
 		}
 	})
 	return func() error {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -89,6 +90,67 @@ func TestStepsReachTheAgentThroughTheirSocket(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Dir(m.Source)); !os.IsNotExist(err) {
 		t.Errorf("the socket's directory is still there: %v", err)
+	}
+}
+
+// countedAgents counts those who talk to them.
+type countedAgents struct {
+	mu        sync.Mutex
+	now, most int
+}
+
+type countedAgent struct {
+	net.Conn
+	gone func()
+}
+
+func (c *countedAgent) Close() error { c.gone(); return c.Conn.Close() }
+
+func (a *countedAgents) Agent(context.Context, string) (io.ReadWriteCloser, error) {
+	a.add(1)
+	ours, theirs := net.Pipe()
+	go func() {
+		_ = agent.ServeAgent(agent.NewKeyring(), theirs)
+		theirs.Close()
+	}()
+	return &countedAgent{ours, sync.OnceFunc(func() { a.add(-1) })}, nil
+}
+
+func (a *countedAgents) add(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.now += n
+	a.most = max(a.most, a.now)
+}
+
+// A step that opens connections without end takes few of den's descriptors, and the
+// others are served when it closes some.
+func TestAStepHasFewConnectionsToItsAgent(t *testing.T) {
+	agents := &countedAgents{}
+	s := testStep(&Env{SSH: agents}, plainRun(nil))
+	m, _, err := s.sshMount(t.Context(), &pb.Mount{SSHOpt: &pb.SSHOpt{Mode: 0o600, Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}}, "/ssh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns []net.Conn
+	for range 2 * maxAgentClients {
+		c, err := net.Dial("unix", m.Source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	for _, c := range conns {
+		if _, err := agent.NewClient(c).List(); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	if err := s.close(); err != nil {
+		t.Error(err)
+	}
+	if agents.most > maxAgentClients {
+		t.Errorf("%d connections to the agent at a time", agents.most)
 	}
 }
 
