@@ -60,11 +60,15 @@ func openAPI(ctx, base context.Context, o Options, s ServeOptions) (_ *api, err 
 	if err != nil {
 		return nil, err
 	}
+	logs, err := s.Engine.logConfig()
+	if err != nil {
+		return nil, err
+	}
 	_, live := r.Exec.(sandbox.Adopter)
 	a := &api{den: d, engine: e, networks: networks, live: live, supervised: make(chan error, 1)}
 	facts := facts{den: d, runner: r, serve: s}
 	a.handler = dockerapi.New(dockerapi.Options{
-		Engine: served, Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
+		Engine: served, Access: d.access, Store: d.Store, StorageDriver: r.Driver.Name(), DefaultLog: logs, Info: facts.info, Version: o.Version, Commit: s.Engine.Commit, BuildTime: s.Engine.BuildTime,
 		SocketPath: socketPath(s.Listeners), Log: logger(o),
 	})
 	e.Begin(ctx) // before anybody asks

@@ -3,11 +3,11 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
 
 	"den/internal/dockerapi"
 	"den/internal/engine"
@@ -23,16 +23,13 @@ func withDefaultsOf(e dockerapi.Engine, o EngineOptions) (dockerapi.Engine, erro
 		}
 		d.ulimits = append(d.ulimits, engine.Ulimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
-	var err error
-	d.log, err = o.logConfig()
-	return d, err
+	return d, nil
 }
 
 type defaulted struct {
 	dockerapi.Engine
 	init    bool
 	ulimits []engine.Ulimit
-	log     engine.LogConfig
 }
 
 // Create fills in what the request leaves open.
@@ -42,10 +39,6 @@ func (d *defaulted) Create(ctx context.Context, r *engine.CreateRequest) (engine
 		if !limits(r.Ulimits, u.Name) {
 			r.Ulimits = append(r.Ulimits, u)
 		}
-	}
-	// Who names no driver is given json-file by the door before.
-	if r.LogConfig == (engine.LogConfig{}) || r.LogConfig == (engine.LogConfig{Driver: "json-file"}) {
-		r.LogConfig = d.log
 	}
 	return d.Engine.Create(ctx, r)
 }
@@ -60,29 +53,14 @@ func limits(all []engine.Ulimit, name string) bool {
 }
 
 // logConfig reads --log-driver and --log-opt.
-func (o EngineOptions) logConfig() (c engine.LogConfig, err error) {
-	switch o.LogDriver {
-	case "", "json-file", "local", "none":
-		c.Driver = o.LogDriver
-	default:
-		return c, fmt.Errorf("--log-driver %.40q: den has json-file, local and none: %w", o.LogDriver, errdefs.ErrInvalidArgument)
-	}
+func (o EngineOptions) logConfig() (container.LogConfig, error) {
+	c := container.LogConfig{Type: orElse(o.LogDriver, "json-file"), Config: map[string]string{}}
 	for _, option := range o.LogOptions {
 		name, value, _ := strings.Cut(option, "=")
-		switch name {
-		case "max-size":
-			c.MaxBytes, err = units.RAMInBytes(value)
-		case "max-file":
-			c.MaxFiles, err = strconv.Atoi(value)
-		case "mode":
-			c.NonBlocking = value == "non-blocking"
-		case "compress", "labels", "labels-regex", "env", "env-regex", "tag", "max-buffer-size":
-		default:
-			err = fmt.Errorf("unknown log opt %q for %s log driver", name, orElse(o.LogDriver, "json-file"))
-		}
-		if err != nil || c.MaxBytes < 0 || c.MaxFiles < 0 {
-			return c, fmt.Errorf("--log-opt %.100q: %w", option, errdefs.ErrInvalidArgument)
-		}
+		c.Config[name] = value
+	}
+	if err := dockerapi.CheckLog(c); err != nil {
+		return c, fmt.Errorf("--log-driver, --log-opt: %w", err)
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 
 	"den/internal/dockerapi"
 	"den/internal/engine"
@@ -23,7 +24,7 @@ func (c *created) Create(_ context.Context, r *engine.CreateRequest) (engine.Cre
 
 func TestFlagsOfContainersHoldWhereARequestSaysNothing(t *testing.T) {
 	inner := &created{}
-	e, err := withDefaultsOf(inner, EngineOptions{Init: true, Ulimits: []string{"nofile=10:20", "core=0"}, LogDriver: "local", LogOptions: []string{"max-size=1m", "max-file=2", "compress=true"}})
+	e, err := withDefaultsOf(inner, EngineOptions{Init: true, Ulimits: []string{"nofile=10:20", "core=0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,14 +36,19 @@ func TestFlagsOfContainersHoldWhereARequestSaysNothing(t *testing.T) {
 	if want := []engine.Ulimit{{Name: "core", Soft: 5, Hard: 6}, {Name: "nofile", Soft: 10, Hard: 20}}; !inner.got.Init || !reflect.DeepEqual(inner.got.Ulimits, want) {
 		t.Errorf("init %t, ulimits %v, want %v", inner.got.Init, inner.got.Ulimits, want)
 	}
-	if want := (engine.LogConfig{Driver: "local", MaxBytes: 1 << 20, MaxFiles: 2}); inner.got.LogConfig != want {
-		t.Errorf("log %+v, want %+v", inner.got.LogConfig, want)
+	if _, err := withDefaultsOf(inner, EngineOptions{Ulimits: []string{"x"}}); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
 	}
-	if _, err := e.Create(t.Context(), &engine.CreateRequest{LogConfig: engine.LogConfig{Driver: "none"}}); err != nil || inner.got.LogConfig.Driver != "none" {
-		t.Errorf("a request's own log: %+v, %v", inner.got.LogConfig, err)
+}
+
+func TestFlagsAboutLogsAreChecked(t *testing.T) {
+	got, err := EngineOptions{LogDriver: "local", LogOptions: []string{"max-size=1m", "max-file=2", "compress=true"}}.logConfig()
+	want := container.LogConfig{Type: "local", Config: map[string]string{"max-size": "1m", "max-file": "2", "compress": "true"}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
 	}
-	for _, o := range []EngineOptions{{Ulimits: []string{"x"}}, {LogDriver: "syslog"}, {LogOptions: []string{"max-size=x"}}, {LogOptions: []string{"y=1"}}, {LogOptions: []string{"max-file=-1"}}} {
-		if _, err := withDefaultsOf(inner, o); !errdefs.IsInvalidArgument(err) {
+	for _, o := range []EngineOptions{{LogDriver: "syslog"}, {LogOptions: []string{"max-size=x"}}, {LogOptions: []string{"y=1"}}, {LogOptions: []string{"max-file=-1"}}, {LogOptions: []string{"mode=sometimes"}}} {
+		if _, err := o.logConfig(); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}

@@ -55,6 +55,7 @@ func (s *Server) createRequest(b *createBody, v version) (*engine.CreateRequest,
 	if err := b.normalise(v); err != nil {
 		return nil, nil, err
 	}
+	s.fillLog(&b.HostConfig.LogConfig)
 	warnings, err := b.check()
 	if err != nil {
 		return nil, nil, err

@@ -123,12 +123,6 @@ func normaliseHost(h *container.HostConfig, v version) {
 	if h.CgroupnsMode == "" {
 		h.CgroupnsMode = container.CgroupnsModePrivate
 	}
-	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = "json-file"
-	}
-	if h.LogConfig.Config == nil {
-		h.LogConfig.Config = map[string]string{}
-	}
 	if h.Runtime == "" {
 		h.Runtime = runtimeName
 	}

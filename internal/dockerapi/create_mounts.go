@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -271,6 +272,26 @@ func tmpfsOptions(o *mount.TmpfsOptions) (options []string) {
 		options = append(options, strings.Join(pair, "="))
 	}
 	return options
+}
+
+// fillLog fills in what the server's own configuration says of logs, as dockerd does.
+func (s *Server) fillLog(l *container.LogConfig) {
+	usual := cmp.Or(s.DefaultLog.Type, "json-file")
+	if l.Type == "" {
+		l.Type = usual
+	}
+	options := map[string]string{}
+	if l.Type == usual {
+		maps.Copy(options, s.DefaultLog.Config)
+	}
+	maps.Copy(options, l.Config)
+	l.Config = options
+}
+
+// CheckLog says what is wrong with a log driver and its options.
+func CheckLog(l container.LogConfig) error {
+	_, err := logConfig(l)
+	return err
 }
 
 // logConfig translates a log driver and its options.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/moby/moby/api/types/container"
 
 	"den/internal/engine"
 	"den/internal/network"
@@ -256,6 +257,29 @@ func TestAClientsOwnBuildKitIsToldHowToBuildWithoutIt(t *testing.T) {
 		resp, text := ask(t, New(Options{Engine: &fake{}}), "POST", "/containers/create", `{"Image":"`+image+`","HostConfig":{"Privileged":true}}`)
 		if resp.StatusCode != 400 || !strings.Contains(text, "DOCKER_BUILDKIT=0") {
 			t.Errorf("%s: status %d, %s", image, resp.StatusCode, text)
+		}
+	}
+}
+
+func TestLogIsTheServersWhereARequestNamesNone(t *testing.T) {
+	usual := container.LogConfig{Type: "none"}
+	local := container.LogConfig{Type: "local", Config: map[string]string{"max-size": "1m", "max-file": "2"}}
+	for _, c := range []struct {
+		server container.LogConfig
+		asked  string
+		want   engine.LogConfig
+	}{
+		{container.LogConfig{}, `{}`, engine.LogConfig{Driver: "json-file"}},
+		{usual, `{}`, engine.LogConfig{Driver: "none"}},
+		{usual, `{"Type":"json-file"}`, engine.LogConfig{Driver: "json-file"}}, // who asks for a log has one
+		{local, `{}`, engine.LogConfig{Driver: "local", MaxBytes: 1_000_000, MaxFiles: 2}},
+		{local, `{"Type":"local","Config":{"max-file":"7"}}`, engine.LogConfig{Driver: "local", MaxBytes: 1_000_000, MaxFiles: 7}},
+		{local, `{"Type":"json-file"}`, engine.LogConfig{Driver: "json-file"}},
+	} {
+		f := &fake{}
+		resp, text := ask(t, New(Options{Engine: f, DefaultLog: c.server}), "POST", "/containers/create", `{"Image":"a","HostConfig":{"LogConfig":`+c.asked+`}}`)
+		if resp.StatusCode != 201 || f.created.LogConfig != c.want || !strings.Contains(string(f.created.Door), `"Type":"`+c.want.Driver+`"`) {
+			t.Errorf("%+v, %s: status %d, %s, %+v", c.server, c.asked, resp.StatusCode, text, f.created)
 		}
 	}
 }

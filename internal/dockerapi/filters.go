@@ -2,7 +2,6 @@ package dockerapi
 
 import (
 	"encoding/json"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -76,14 +75,6 @@ func (f filters) matches(key, value string) bool {
 	return !f.has(key) || slices.ContainsFunc(f[key], func(want string) bool {
 		re, err := regexp.Compile(want)
 		return value == want || err == nil && re.MatchString(value)
-	})
-}
-
-// globs says that value matches one of the shell patterns asked for, or begins with it.
-func (f filters) globs(key, value string) bool {
-	return !f.has(key) || slices.ContainsFunc(f[key], func(want string) bool {
-		ok, err := path.Match(want, value)
-		return err == nil && ok || value == want
 	})
 }
 

@@ -31,7 +31,7 @@ func doorOf(c *engine.Container) *doorState {
 		}
 	}
 	if d.HostConfig == nil {
-		d.HostConfig = &container.HostConfig{}
+		d.HostConfig = &container.HostConfig{LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{}}}
 		if r := c.Request; r != nil {
 			d.HostConfig.AutoRemove, d.HostConfig.ReadonlyRootfs = r.Remove, r.ReadOnly
 			d.HostConfig.Memory, d.HostConfig.MemorySwap = r.Limits.MemoryBytes, r.Limits.MemorySwapBytes

@@ -147,7 +147,6 @@ func FuzzFilters(f *testing.F) {
 			return
 		}
 		got.matches(key, "abc")
-		got.globs(key, "abc")
 		got.labels(key, map[string]string{"a": "b"})
 		_, _ = got.boolean(key, false)
 	})

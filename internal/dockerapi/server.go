@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/system"
 
 	"den/internal/registry"
@@ -32,6 +33,9 @@ type Options struct {
 	Store *store.Store
 	// StorageDriver is the snapshot driver's name.
 	StorageDriver string
+	// DefaultLog is the log of containers that name no driver, whose options hold also for who
+	// names that driver; CheckLog has passed it. The zero one is json-file.
+	DefaultLog container.LogConfig
 	// Info is what GET /info says, but for what Server fills in: the counts of
 	// containers and the time.
 	Info func(ctx context.Context) (system.Info, error)

@@ -3,9 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,5 +111,41 @@ func TestSystemCPUOfALargeMachineDoesNotOverflow(t *testing.T) {
 	got, err := parseSystemCPU(strings.NewReader("cpu  100 0 50 22118400000 0 0 0 0 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n"))
 	if want := 221_184_001*time.Second + 500*time.Millisecond; got != want || err != nil {
 		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+}
+
+// Whoever finds a volume finds what it is: a bind, or whose labels it has.
+func TestVolumeIsNeverThereWithoutItsOptions(t *testing.T) {
+	r := newRig(t)
+	for round := range 20 {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				v, err := r.CreateVolume(t.Context(), VolumeRequest{Name: fmt.Sprintf("v%d", round), Labels: map[string]string{"a": "b"}, Options: map[string]string{"type": "tmpfs", "device": "tmpfs"}})
+				if err != nil || v.Labels["a"] != "b" || v.Options["type"] != "tmpfs" {
+					t.Errorf("%+v, %v", v, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+func TestWhatADeadDenHadTakenOutOfASandboxGoesWithIt(t *testing.T) {
+	r := newRig(t)
+	id := r.create(CreateRequest{})
+	l, err := r.life(id)
+	if err == nil {
+		err = l.update(func(rec *record) { rec.State = stateRunning })
+	}
+	look := filepath.Join(r.Store.ContainerPath(id), "look-1", "image.erofs")
+	if err := errors.Join(err, os.MkdirAll(look, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Dir(look)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
 	}
 }

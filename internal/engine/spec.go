@@ -141,7 +141,7 @@ func security(s string, o *securityOptions) error {
 	case key == "apparmor", key == "label":
 		// den loads no profile: the outer container's label stays.
 	default:
-		return invalid("security option %q: den knows no-new-privileges, seccomp=unconfined and systempaths=unconfined", s)
+		return invalid("security option %.200q: den knows no-new-privileges, seccomp=unconfined and systempaths=unconfined", s)
 	}
 	return nil
 }

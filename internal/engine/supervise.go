@@ -209,7 +209,13 @@ func (l *life) died(ctx context.Context, dir *store.ContainerDir) (restart bool,
 	l.record, l.code = r, r.ExitCode
 	l.mu.Unlock()
 	c := &container{engine: l.engine, dir: dir, record: r}
-	if err := errors.Join(c.writeExit(), sys.RemoveTree(filepath.Join(dir.Path(), sandboxDir))); err != nil {
+	errs := []error{c.writeExit(), sys.RemoveTree(filepath.Join(dir.Path(), sandboxDir))}
+	// What its den had taken out of the sandbox, to read it.
+	looks, _ := filepath.Glob(filepath.Join(dir.Path(), lookDir+"*")) // the pattern is well-formed
+	for _, look := range looks {
+		errs = append(errs, sys.RemoveTree(look))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return false, err
 	}
 	if wasAlive {

@@ -80,9 +80,12 @@ func (l *life) look(ctx context.Context) (_ *look, err error) {
 	return k, err
 }
 
+// lookDir begins the names of directories, in a container's, with what a running sandbox had written.
+const lookDir = "look-"
+
 // capture makes a tree of what a running sandbox has written so far.
 func (k *look) capture(ctx context.Context, ch sandbox.Changer) error {
-	draft, err := os.MkdirTemp(k.c.dir.Path(), "look-")
+	draft, err := os.MkdirTemp(k.c.dir.Path(), lookDir)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"den/internal/durable"
 	"den/internal/oci"
 )
 
@@ -83,22 +82,15 @@ func (e *Engine) makeVolume(ctx context.Context, name string, m volumeMeta) (fre
 	if err := m.check(); err != nil {
 		return false, err
 	}
-	dir, hold, fresh, err := e.Store.Volume(ctx, name, true)
+	b, err := json.Marshal(m)
+	if err != nil {
+		return false, fmt.Errorf("volume %s: %w", name, err)
+	}
+	_, hold, fresh, err := e.Store.MakeVolume(ctx, name, map[string][]byte{volumeFile: b})
 	if err != nil {
 		return false, err
 	}
-	defer hold.Close()
-	if !fresh {
-		return false, nil
-	}
-	b, err := json.Marshal(m)
-	if err == nil {
-		err = durable.WriteFile(filepath.Join(filepath.Dir(dir), volumeFile), b, 0o600)
-	}
-	if err != nil {
-		return fresh, fmt.Errorf("volume %s: %w", name, err)
-	}
-	return fresh, nil
+	return fresh, hold.Close()
 }
 
 func readVolumeMeta(dir string) (m volumeMeta, err error) {

@@ -28,6 +28,16 @@ func (s *Store) volumeRel(elem ...string) string {
 // it makes a missing one, and fresh says that it did; else the error is of
 // class errdefs.ErrNotFound.
 func (s *Store) Volume(ctx context.Context, name string, create bool) (dir string, hold *os.File, fresh bool, err error) {
+	return s.volume(ctx, name, create, nil)
+}
+
+// MakeVolume is Volume with create and, for a volume that is made, files beside its directory, by
+// their names: whoever finds the volume finds them.
+func (s *Store) MakeVolume(ctx context.Context, name string, files map[string][]byte) (dir string, hold *os.File, fresh bool, err error) {
+	return s.volume(ctx, name, true, files)
+}
+
+func (s *Store) volume(ctx context.Context, name string, create bool, files map[string][]byte) (dir string, hold *os.File, fresh bool, err error) {
 	if !plainName.matches(name) {
 		return "", nil, false, fmt.Errorf("volume %.80q: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed: %w", name, errdefs.ErrInvalidArgument)
 	}
@@ -35,7 +45,7 @@ func (s *Store) Volume(ctx context.Context, name string, create bool) (dir strin
 	for {
 		f, err := openObject(path)
 		if errors.Is(err, fs.ErrNotExist) && create {
-			f, err = s.newVolume(ctx, path)
+			f, err = s.newVolume(ctx, path, files)
 			if errors.Is(err, fs.ErrExist) {
 				continue
 			}
@@ -63,7 +73,7 @@ func (s *Store) Volume(ctx context.Context, name string, create bool) (dir strin
 	}
 }
 
-func (s *Store) newVolume(ctx context.Context, path string) (*os.File, error) {
+func (s *Store) newVolume(ctx context.Context, path string, files map[string][]byte) (*os.File, error) {
 	if err := s.lockEngine(ctx, true); err != nil {
 		return nil, err
 	}
@@ -75,6 +85,11 @@ func (s *Store) newVolume(ctx context.Context, path string) (*os.File, error) {
 	err = os.Mkdir(dir, 0o755)
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
+	}
+	for name, data := range files {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(f.Name(), name), data, 0o600)
+		}
 	}
 	if err == nil {
 		err = failpoint.Hit("store.volume.rename")
