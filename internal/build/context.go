@@ -242,7 +242,7 @@ func (b *Builder) unpackContext(ctx context.Context, from io.Reader, dir string)
 	if b.o.Recorded {
 		owner = layer.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	}
-	_, err = layer.Unpack(ctx, plain, dir, layer.UnpackOptions{Archive: true, Owner: &owner, InUserns: b.o.InUserns})
+	_, err = layer.Unpack(ctx, plain, dir, layer.UnpackOptions{Archive: true, Unnamed: true, Owner: &owner, InUserns: b.o.InUserns})
 	return errors.Join(err, plain.Close())
 }
 

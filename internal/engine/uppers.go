@@ -120,7 +120,7 @@ func (c *container) freeUpper() string {
 
 // treeOptions are for trees of the container's own.
 func (e *Engine) treeOptions() layer.UnpackOptions {
-	return layer.UnpackOptions{Image: e.Store.ImageForm(), InUserns: e.InUserns}
+	return layer.UnpackOptions{Image: e.Store.ImageForm(), InUserns: e.InUserns, Unnamed: true}
 }
 
 // flatten makes one tree of the container's own ones.

@@ -93,7 +93,9 @@ func (m *Images) ImportLayer(ctx context.Context, r io.Reader) (*store.Layer, er
 	if err != nil {
 		return nil, release(err, plain)
 	}
-	_, err = layer.Unpack(watch.Context(), watch.Paced(plain), draft.FS(), m.treeOptions())
+	o := m.treeOptions()
+	o.Unnamed = true // the name is the canonical tar's
+	_, err = layer.Unpack(watch.Context(), watch.Paced(plain), draft.FS(), o)
 	if err := release(errors.Join(err, watch.Stop()), plain); err != nil {
 		return nil, err
 	}

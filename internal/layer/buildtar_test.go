@@ -135,3 +135,16 @@ func checkWalk(t *testing.T, tree string, want Applied) {
 		t.Errorf("the tree is %+v, it was said to be %+v", got, want)
 	}
 }
+
+// A tree that is to have no name is the same tree, and nothing is hashed.
+func TestUnnamedTreeIsNotHashed(t *testing.T) {
+	data, want := tarOf(t, all(everything()...))
+	eachForm(t, func(t *testing.T, f form) {
+		tree := f.new(t)
+		got, err := Unpack(context.Background(), bytes.NewReader(data), tree, f.with(UnpackOptions{Unnamed: true}))
+		if err != nil || got.DiffID != "" || got.SizeBytes != want.SizeBytes {
+			t.Errorf("%+v, %v", got, err)
+		}
+		checkWalk(t, tree, want)
+	})
+}

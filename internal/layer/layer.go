@@ -66,6 +66,9 @@ type UnpackOptions struct {
 	// recorded (sys.InodeAttr), and WalkRecorded reads them back. An image holds
 	// them anyway.
 	Recorded bool
+	// Unnamed is for who wants the tree and no name: Unpack hashes nothing, and
+	// leaves Applied.DiffID empty.
+	Unnamed bool
 	// Archive takes ".wh." names literally: the tar is a user's archive (ADD),
 	// not a layer.
 	Archive bool

@@ -42,7 +42,7 @@ func unpack(ctx context.Context, r io.Reader, dir string, o UnpackOptions) (Appl
 		return Applied{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ahead := newAhead(ctx, r)
+	ahead := newAhead(ctx, r, !o.Unnamed)
 	u := unpacker{p: p, o: o}
 	u.r = NewReader(ahead)
 	u.r.archive = o.Archive
@@ -55,7 +55,9 @@ func unpack(ctx context.Context, r io.Reader, dir string, o UnpackOptions) (Appl
 	if err = p.close(err); err != nil {
 		return Applied{}, err
 	}
-	u.applied.DiffID, u.applied.SizeBytes = digest.NewDigest(digest.SHA256, ahead.hash), ahead.size
+	if u.applied.SizeBytes = ahead.size; ahead.hash != nil {
+		u.applied.DiffID = digest.NewDigest(digest.SHA256, ahead.hash)
+	}
 	u.applied.Devices = p.recorded()
 	return u.applied, nil
 }
@@ -170,7 +172,7 @@ func pwriteAll(fd int, b []byte, offset int64) error {
 	return nil
 }
 
-// ahead reads and hashes a stream in a goroutine of its own, a few chunks
+// ahead reads a stream, and hashes it if it is to have a name, in a goroutine of its own, a few chunks
 // ahead of its reader: decompression and hashing overlap with making files.
 type ahead struct {
 	full chan chunk
@@ -178,7 +180,7 @@ type ahead struct {
 	now  chunk
 	read int
 
-	hash hash.Hash
+	hash hash.Hash // nil: nobody asks
 	size int64
 	done chan struct{}
 }
@@ -188,8 +190,11 @@ type chunk struct {
 	err  error // after data
 }
 
-func newAhead(ctx context.Context, r io.Reader) *ahead {
-	a := &ahead{full: make(chan chunk, chunks), free: make(chan []byte, chunks+1), hash: sha256.New(), done: make(chan struct{})}
+func newAhead(ctx context.Context, r io.Reader, named bool) *ahead {
+	a := &ahead{full: make(chan chunk, chunks), free: make(chan []byte, chunks+1), done: make(chan struct{})}
+	if named {
+		a.hash = sha256.New()
+	}
 	go func() {
 		defer close(a.done)
 		defer close(a.full)
@@ -210,7 +215,9 @@ func newAhead(ctx context.Context, r io.Reader) *ahead {
 				}
 			}
 			c := fill(r, buf)
-			a.hash.Write(c.data)
+			if a.hash != nil {
+				a.hash.Write(c.data)
+			}
 			a.size += int64(len(c.data))
 			select {
 			case a.full <- c:

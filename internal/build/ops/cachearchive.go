@@ -367,7 +367,7 @@ func (m *importing) cacheMount(ctx context.Context, hex string, r io.Reader) err
 		return fmt.Errorf("no id comes before it: %w", errdefs.ErrInvalidArgument)
 	}
 	made, err := m.Store.PutCacheMount(ctx, m.mount.id, func(watch *store.Watch, dir string) error {
-		_, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, layer.UnpackOptions{InUserns: m.InUserns, Recorded: m.Recorded, Archive: true})
+		_, err := layer.Unpack(watch.Context(), watch.Paced(r), dir, layer.UnpackOptions{InUserns: m.InUserns, Recorded: m.Recorded, Archive: true, Unnamed: true})
 		return err
 	})
 	switch {
