@@ -53,7 +53,10 @@ func ownCgroup2(root string) (Cgroup2, error) {
 		c.Path = "/"
 	}
 	c.Dir = filepath.Join(root, cgroupRoot, c.Path)
-	// The path leads elsewhere if the file system was mounted from outside of the cgroup namespace.
+	if foreignMount(root) {
+		return c, fmt.Errorf("%s shows cgroups above the outer container's: leave out its bind mount (-v %s), or take the machine's cgroup namespace too (--cgroupns=host)", cgroupRoot, cgroupRoot)
+	}
+	// The path is not there if the mount begins at another cgroup.
 	if _, err := os.Stat(c.Dir); errors.Is(err, fs.ErrNotExist) || slices.Contains(strings.Split(c.Path, "/"), "..") {
 		return c, fmt.Errorf("cgroup %s is not below %s", c.Path, cgroupRoot)
 	}
@@ -65,6 +68,23 @@ func ownCgroup2(root string) (Cgroup2, error) {
 			"or in a container with a cgroup namespace (docker run --cgroupns=private)", c.Path)
 	}
 	return c, nil
+}
+
+// foreignMount reports whether what is mounted at cgroupRoot begins above the root of den's cgroup namespace. Its paths
+// are then those of other cgroups, which den could even make others in (cgroup_namespaces(7)).
+func foreignMount(root string) bool {
+	b, err := os.ReadFile(filepath.Join(root, "proc/self/mountinfo"))
+	if err != nil {
+		return false
+	}
+	foreign := false
+	for line := range strings.Lines(string(b)) {
+		// ID PARENT MAJOR:MINOR ROOT MOUNTPOINT ... (proc(5)); the last one there is what is seen.
+		if f := strings.Fields(line); len(f) > 4 && f[4] == cgroupRoot {
+			foreign = strings.HasPrefix(f[3], "/..")
+		}
+	}
+	return foreign
 }
 
 // delegated reports whether systemd left what is below dir to others (Delegate=yes, systemd 251 marks it for all to see).

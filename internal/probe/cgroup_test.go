@@ -72,3 +72,22 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// docker run -v /sys/fs/cgroup:/sys/fs/cgroup:rw in a cgroup namespace: the paths are the machine's.
+func TestTheMachinesCgroupsAreNotTakenForDensOwn(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		root    string
+		foreign bool
+	}{{"/", false}, {"/../..", true}, {"/..", true}} {
+		root := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(root, cgroupRoot), 0o755))
+		must(t, os.MkdirAll(filepath.Join(root, "proc/self"), 0o755))
+		must(t, os.WriteFile(filepath.Join(root, "proc/self/cgroup"), []byte("0::/\n"), 0o644))
+		must(t, os.WriteFile(filepath.Join(root, "proc/self/mountinfo"), []byte("59 58 0:26 / /sys ro - sysfs sysfs ro\n"+
+			"60 59 0:27 "+c.root+" /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate\n"), 0o644))
+		if _, err := ownCgroup2(root); (err != nil) != c.foreign || c.foreign && !strings.Contains(err.Error(), "above the outer container's") {
+			t.Errorf("a mount of %s: %v", c.root, err)
+		}
+	}
+}
