@@ -60,18 +60,20 @@ func showKeys(w io.Writer, path string, value any) {
 	}
 }
 
-// showFrames shows which stream said what; a terminal has no frames.
+// showFrames shows what each stream said, as the order of two is nobody's promise; a terminal has no frames.
 func showFrames(w io.Writer, data []byte) bool {
-	var out strings.Builder
+	var streams [3]strings.Builder
 	for len(data) > 0 {
 		if len(data) < 8 || data[0] > 2 || data[1] != 0 || uint64(len(data)-8) < uint64(binary.BigEndian.Uint32(data[4:])) {
 			return false
 		}
 		n := 8 + binary.BigEndian.Uint32(data[4:])
-		fmt.Fprintf(&out, "%d> %q\n", data[0], data[8:n])
+		fmt.Fprintf(&streams[data[0]], "%d> %q\n", data[0], data[8:n])
 		data = data[n:]
 	}
-	_, _ = io.WriteString(w, out.String())
+	for i := range streams {
+		_, _ = io.WriteString(w, streams[i].String())
+	}
 	return true
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/common"
 
 	"den/internal/progress"
+	"den/internal/sandbox"
 )
 
 // A statusError is an error with a sentence for clients that is docker's, and nothing else.
@@ -48,9 +49,13 @@ func unimplemented(format string, a ...any) error {
 	return &statusError{errdefs.ErrNotImplemented, fmt.Sprintf(format, a...)}
 }
 
-// statusOf is the status that docker's clients expect for err's class.
+// statusOf is the status that docker's clients expect for err's class. That a container's program cannot be run is the
+// request's fault.
 func statusOf(err error) int {
+	var program *sandbox.ExecError
 	switch {
+	case errors.As(err, &program):
+		return http.StatusBadRequest
 	case errdefs.IsNotFound(err):
 		return http.StatusNotFound
 	case errdefs.IsInvalidArgument(err), errdefs.IsOutOfRange(err):

@@ -108,6 +108,13 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+func TestProgramThatCannotBeRunIsTheRequestsFault(t *testing.T) {
+	f := &fake{err: &sandbox.ExecError{Program: "x", Code: 127, Err: fs.ErrNotExist}}
+	if resp, text := ask(t, New(Options{Engine: f}), "POST", "/containers/a/start", ""); resp.StatusCode != 400 || !strings.HasPrefix(message(t, text), `exec: "x"`) {
+		t.Errorf("status %d, %s", resp.StatusCode, text)
+	}
+}
+
 func TestVolumes(t *testing.T) {
 	f := &fake{
 		volumes: []*engine.Volume{

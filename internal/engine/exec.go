@@ -96,9 +96,12 @@ func (e *Engine) CreateExec(ctx context.Context, nameOrID string, c ExecConfig) 
 	}
 	x := &execution{Exec: Exec{ID: id, ContainerID: l.id, Config: c}, run: r}
 	e.execs.add(x)
-	e.execEvent(x, "exec_create: "+strings.Join(c.Args, " "), nil)
+	e.execEvent(x, "exec_create: "+actionOf(c.Args), nil)
 	return id, nil
 }
+
+// actionOf is a command in the name of an event: docker's has a space after the program also where no arguments follow.
+func actionOf(command []string) string { return command[0] + " " + strings.Join(command[1:], " ") }
 
 func (e *Engine) execEvent(x *execution, action string, more map[string]string) {
 	attrs := map[string]string{"execID": x.ID}
@@ -232,7 +235,7 @@ func (e *Engine) launchExec(x *execution, s ExecStreams) (sandbox.Sandbox, error
 	if console != (Size{}) {
 		_ = sb.Resize(console.Rows, console.Cols) // a courtesy
 	}
-	e.execEvent(x, "exec_start: "+strings.Join(x.Config.Args, " "), nil)
+	e.execEvent(x, "exec_start: "+actionOf(x.Config.Args), nil)
 	return sb, nil
 }
 

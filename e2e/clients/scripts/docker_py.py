@@ -48,5 +48,5 @@ assert c.containers.run("small", "hostname -i", network="pynet", remove=True).st
 n.remove()
 for tag in ["py:1", "py:2"]:
     c.images.remove(tag)
-assert {"LayersSize", "ImageUsage"} & set(c.df())
+assert {"LayersSize", "Images", "Containers", "Volumes"} <= set(c.df()), c.df()
 print("docker-py: all is well")
