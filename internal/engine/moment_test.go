@@ -149,3 +149,31 @@ func TestWhatADeadDenHadTakenOutOfASandboxGoesWithIt(t *testing.T) {
 		t.Errorf("it is still there: %v", err)
 	}
 }
+
+// Who sees that a container has ended can remove it, though its end is still being accounted for.
+func TestRemovalWaitsForTheAccountOfAnEnd(t *testing.T) {
+	r := newRig(t)
+	r.exec.program = signalled
+	id := r.create(CreateRequest{})
+	r.start(id)
+	l := r.known(id)
+	state := func(s state) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.record.State = s
+	}
+	if err := l.lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	state(stateExited)
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Remove(impatient, id, RemoveOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("it does not wait: %v", err)
+	}
+	state(stateRunning)
+	l.unlock()
+	if err := r.Remove(t.Context(), id, RemoveOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+}

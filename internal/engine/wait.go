@@ -203,7 +203,8 @@ func (l *life) removeFor(ctx context.Context, o RemoveOptions) error {
 // endFor sees to it that the container does not run.
 func (l *life) endFor(ctx context.Context, o RemoveOptions) error {
 	l.mu.Lock()
-	runs := l.run != nil || l.record.State == stateRestarting || l.starting && o.Force
+	// One that has ended, as everybody can see, while that is still accounted for is waited for.
+	runs := l.run != nil && l.record.alive() || l.record.State == stateRestarting || l.starting && o.Force
 	paused := l.record.State == statePaused
 	l.mu.Unlock()
 	if !runs {
