@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,12 +35,18 @@ func Reap() bool {
 		for _, pid := range children(os.Getpid()) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+		switch pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); {
+		case errors.Is(err, unix.ECHILD):
 			_ = unix.CloseRange(fdLeases, math.MaxInt32, 0) // before the status pipe, see letGo
 			return true
+		case pid == 0: // one may have been missed that became a child meanwhile
+			time.Sleep(orphanPause)
 		}
 	}
 }
+
+// orphanPause is how long a holder waits between two looks at what its payload has left behind.
+const orphanPause = 5 * time.Millisecond
 
 // reapOrphans is where the holder's life ends when its payload is gone: if there
 // are other children it becomes what Reap is, from the program in descriptor fd.
@@ -47,12 +54,12 @@ func (p *program) reapOrphans(fd int) {
 	alone, orphans, left := p.Label(), p.Label(), p.Label()
 	p.Mark(left)
 	p.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(unix.WNOHANG), sys.Int(0)).Pos(left).Zero(orphans).Err(alone)
+	// What keeps it from that may pass (memory, for one), and the leases are needed until the last is gone.
+	pause := p.Words(sys.Int(0), sys.Int(int(orphanPause))) // struct timespec
 	p.Mark(orphans)
 	p.Do(unix.SYS_EXECVEAT, sys.Int(fd), p.Str(""), p.Strs([]string{"den-holder"}), p.Strs([]string{reapEnv}), sys.Int(unix.AT_EMPTY_PATH)).MayFail()
-	// The leases are needed until the last is gone.
-	wait := p.Label()
-	p.Mark(wait)
-	p.Do(unix.SYS_WAIT4, sys.Int(-1), sys.Int(0), sys.Int(0), sys.Int(0)).MayFail().Pos(wait)
+	p.Do(unix.SYS_PPOLL, sys.Int(0), sys.Int(0), pause, sys.Int(0), sys.Int(8)).MayFail()
+	p.Goto(left)
 	p.Mark(alone)
 }
 
