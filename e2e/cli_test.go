@@ -22,7 +22,7 @@ func TestOutputsAreSpeltAsDockerSpellsThem(t *testing.T) {
 		{"images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}", "spelling:1"},
 		{"images", "--filter", "label=one=1", "--format", "{{.Repository}}", "spelling"},
 		{"images", "--filter", "reference=spell*", "-q"},
-		{"images", "--filter", "dangling=true", "-q"},
+		{"images", "--filter", "dangling=true", "--filter", "label=spelling", "-q"}, // others use this dockerd, too
 		{"images", "no-such-image"},
 		{"inspect", "-f", "{{.Id}} {{.Os}}/{{.Architecture}} {{.RepoTags}} {{len .RootFS.Layers}} {{.RootFS.Type}}", "spelling:1"},
 		{"inspect", "-f", "{{json .Config.Env}} {{json .Config.Cmd}} {{json .Config.Labels}} {{json .Config.ExposedPorts}} {{.Config.WorkingDir}} {{.Created}}", "spelling:1"},
@@ -59,7 +59,7 @@ func TestOutputsAreSpeltAsDockerSpellsThem(t *testing.T) {
 var megabytes = regexp.MustCompile(`[0-9.]+MB`)
 
 const compareLabels = `FROM @small
-LABEL one=1 two=2
+LABEL one=1 two=2 spelling=docker
 ENV A=b
 EXPOSE 80
 WORKDIR /srv

@@ -144,6 +144,9 @@ func settledValue(key string, value any) any {
 		for i, one := range v {
 			v[i] = settledValue(key, one)
 		}
+		if len(v) > 0 && asMap(v[0])["Kind"] != nil { // changes: dockerd has siblings in no order
+			slices.SortFunc(v, func(a, b any) int { return strings.Compare(fmt.Sprint(asMap(a)["Path"]), fmt.Sprint(asMap(b)["Path"])) })
+		}
 	case string:
 		switch {
 		case ofAnyRun.MatchString(v):
