@@ -32,7 +32,7 @@ assert box.attrs["NetworkSettings"]["Ports"]["80/tcp"], box.attrs["NetworkSettin
 assert box.stats(stream=False)["pids_stats"]["current"] >= 1
 assert any(p[-1].startswith("sleep") for p in box.top()["Processes"]), box.top()
 box.stop(timeout=0)
-assert box.wait()["StatusCode"] == 137
+assert box.wait()["StatusCode"] in (137, 143)  # a sentry's process 1 may have ended by the SIGTERM before
 assert box.logs() == b""
 assert {"Path": "/tmp/put", "Kind": 1} in box.diff(), box.diff()
 image = box.commit(repository="py", tag="1")
