@@ -227,13 +227,18 @@ func (d *docker) progress(r stdio.Reader, quiet bool) error {
 	}
 }
 
-// stream asks for progress and prints it.
-func (d *docker) stream(ctx context.Context, r client.Request, quiet bool) error {
+// ask gives the header and the body of an answer.
+func (d *docker) ask(ctx context.Context, r client.Request) (http.Header, stdio.ReadCloser, error) {
 	c, err := d.client()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	body, err := c.Do(ctx, r)
+	return c.Ask(ctx, r)
+}
+
+// stream asks for progress and prints it.
+func (d *docker) stream(ctx context.Context, r client.Request, quiet bool) error {
+	_, body, err := d.ask(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -148,11 +148,7 @@ func (d *docker) newLogs() *cobra.Command {
 			if err := setTimes(q, since, until); err != nil {
 				return err
 			}
-			cl, err := d.client()
-			if err != nil {
-				return err
-			}
-			body, err := cl.Do(cmd.Context(), client.Request{Method: "GET", Path: pathOf("containers", args[0], "logs"), Query: q})
+			_, body, err := d.ask(cmd.Context(), client.Request{Method: "GET", Path: pathOf("containers", args[0], "logs"), Query: q})
 			if err != nil {
 				return err
 			}

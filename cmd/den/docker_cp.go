@@ -110,11 +110,7 @@ func (o *dockerCopy) out(ctx context.Context, name, src, dst string) (err error)
 			info.Path, info.RebaseName = archive.GetRebaseName(src, besideLink(src, stat.LinkTarget))
 		}
 	}
-	c, err := o.client()
-	if err != nil {
-		return err
-	}
-	header, body, err := c.Ask(ctx, client.Request{Method: "GET", Path: pathOf("containers", name, "archive"), Query: url.Values{"path": {info.Path}}})
+	header, body, err := o.ask(ctx, client.Request{Method: "GET", Path: pathOf("containers", name, "archive"), Query: url.Values{"path": {info.Path}}})
 	if err != nil {
 		return err
 	}
@@ -182,11 +178,7 @@ func (o *dockerCopy) in(ctx context.Context, src, name, dst string) error {
 	if o.archive {
 		q.Set("copyUIDGID", "true")
 	}
-	c, err := o.client()
-	if err != nil {
-		return err
-	}
-	if err := c.Call(ctx, client.Request{Method: "PUT", Path: pathOf("containers", name, "archive"), Query: q, Body: read}, nil); err != nil {
+	if err := o.call(ctx, "PUT", pathOf("containers", name, "archive"), q, read, nil); err != nil {
 		return err
 	}
 	o.told(read, name+":"+dst)
@@ -195,11 +187,7 @@ func (o *dockerCopy) in(ctx context.Context, src, name, dst string) error {
 
 // stat asks what is at a path of a container.
 func (o *dockerCopy) stat(ctx context.Context, name, path string) (container.PathStat, error) {
-	c, err := o.client()
-	if err != nil {
-		return container.PathStat{}, err
-	}
-	header, body, err := c.Ask(ctx, client.Request{Method: "HEAD", Path: pathOf("containers", name, "archive"), Query: url.Values{"path": {path}}})
+	header, body, err := o.ask(ctx, client.Request{Method: "HEAD", Path: pathOf("containers", name, "archive"), Query: url.Values{"path": {path}}})
 	if err != nil {
 		return container.PathStat{}, err
 	}

@@ -326,11 +326,7 @@ func (d *docker) build(ctx context.Context, o *dockerBuild, from string) error {
 		r.Body = stdio.Reader(body)
 	}
 	var id strings.Builder
-	c, err := d.client()
-	if err != nil {
-		return err
-	}
-	answer, err := c.Do(ctx, r)
+	_, answer, err := d.ask(ctx, r)
 	if err != nil {
 		return err
 	}

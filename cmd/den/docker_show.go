@@ -73,11 +73,7 @@ func (d *docker) download(ctx context.Context, r client.Request, output string) 
 	if output == "" && isTerminal(d.io.out.File) {
 		return errTerminal
 	}
-	c, err := d.client()
-	if err != nil {
-		return err
-	}
-	body, err := c.Do(ctx, r)
+	_, body, err := d.ask(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,13 @@ func TestDockerShowsAsDockerDoes(t *testing.T) {
 		"/containers/box/stats":    stats,
 		"/containers/second/stats": strings.ReplaceAll(stats, "box", "second"),
 	}
-	h := func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(answers[r.URL.Path])) }
+	h := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/containers/gone/stats" {
+			http.Error(w, `{"message":"No such container: gone"}`, http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write([]byte(answers[r.URL.Path]))
+	}
 	t.Setenv("TZ", "UTC")
 	for args, want := range map[string]string{
 		"top box -o pid,cmd": "PID                 CMD\n1                   sleep 9\n",
@@ -39,8 +45,14 @@ func TestDockerShowsAsDockerDoes(t *testing.T) {
 	if !strings.Contains(out, "000000005") || !strings.HasSuffix(out, " network create n\n") || !strings.Contains(out, " container die abc (exitCode=7, name=box)\n") || err != nil {
 		t.Errorf("events: %q, %v", out, err)
 	}
+	// One that is gone since it was listed is not one to stop for; one that was asked for is.
+	answers["/containers/json"] = `[{"Id":"box"},{"Id":"gone"}]`
+	if out, said, err := dockerOutput(t, h, "stats", "--no-stream", "--format", "{{.Name}}"); out != "box\n" || err != nil {
+		t.Errorf("stats: %q, %v, %s", out, err, said)
+	}
 	for args, want := range map[string]string{
-		"port box 81": "No public port '81/tcp' published for box", "nonesuch --flag": `unknown command "nonesuch"`, "attach box": "does not say",
+		"stats --no-stream gone": "No such container: gone",
+		"port box 81":            "No public port '81/tcp' published for box", "nonesuch --flag": `unknown command "nonesuch"`, "attach box": "does not say",
 	} {
 		if _, said, err := dockerOutput(t, h, strings.Fields(args)...); err == nil || !strings.Contains(said, want) {
 			t.Errorf("%s: %v, %q", args, err, said)

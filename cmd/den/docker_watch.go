@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -68,11 +69,7 @@ func (d *docker) newEvents() *cobra.Command {
 			if err := setTimes(q, since, until); err != nil {
 				return err
 			}
-			c, err := d.client()
-			if err != nil {
-				return err
-			}
-			body, err := c.Do(cmd.Context(), client.Request{Method: "GET", Path: "/events", Query: q})
+			_, body, err := d.ask(cmd.Context(), client.Request{Method: "GET", Path: "/events", Query: q})
 			if err != nil {
 				return err
 			}
@@ -171,7 +168,8 @@ func (d *docker) newStats() *cobra.Command {
 
 // stats asks for what each container uses, all at once: the daemon takes a second for two samples.
 func (d *docker) stats(ctx context.Context, names []string, all, noTrunc bool) ([]map[string]any, error) {
-	if len(names) == 0 {
+	listed := len(names) == 0
+	if listed {
 		q := url.Values{}
 		if all {
 			q.Set("all", "1")
@@ -195,6 +193,14 @@ func (d *docker) stats(ctx context.Context, names []string, all, noTrunc bool) (
 		})
 	}
 	wg.Wait()
+	if listed { // one of them may be gone by now
+		for i, err := range errs {
+			if errdefs.IsNotFound(err) {
+				errs[i] = nil
+			}
+		}
+		rows = slices.DeleteFunc(rows, func(row map[string]any) bool { return row == nil })
+	}
 	return rows, errors.Join(errs...)
 }
 

@@ -12,7 +12,9 @@ import (
 	"den/internal/sandbox"
 )
 
-func TestPayloadFilterIsMadeOnceAndSaysTheSameWhenShort(t *testing.T) {
+// dockersProfile is the program of Docker's default profile.
+func dockersProfile(t *testing.T) []xbpf.RawInstruction {
+	t.Helper()
 	spec, err := sandbox.DefaultSpec(sandbox.SpecOptions{Args: []string{"true"}})
 	if err != nil {
 		t.Fatal(err)
@@ -21,6 +23,11 @@ func TestPayloadFilterIsMadeOnceAndSaysTheSameWhenShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return program
+}
+
+func TestPayloadFilterIsMadeOnceAndSaysTheSameWhenShort(t *testing.T) {
+	program := dockersProfile(t)
 	var f payloadFilters
 	made, err := f.of(program)
 	if err != nil {
@@ -57,14 +64,7 @@ func TestPayloadFilterIsMadeOnceAndSaysTheSameWhenShort(t *testing.T) {
 }
 
 func TestPayloadFilterKnowsWhatItAlwaysAllows(t *testing.T) {
-	spec, err := sandbox.DefaultSpec(sandbox.SpecOptions{Args: []string{"true"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := sandbox.CompileSeccomp(spec.Linux.Seccomp)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := dockersProfile(t)
 	var f payloadFilters
 	made, err := f.of(program)
 	if err != nil {

@@ -150,22 +150,16 @@ func TestPayloadFilterAnswersSystemCalls(t *testing.T) {
 // A program that den adds without the filter, and what it starts, may do what the others may not.
 func TestUnfilteredProgramAndItsChildrenAreNotRefused(t *testing.T) {
 	b := newCaller(t)
-	r := b.Request("echo up; read x")
+	r := b.Request("read x")
 	r.Spec.Linux.Seccomp = custom()
 	in, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	out, said, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	r.Stdin, r.Stdout = in, said
+	r.Stdin = in
 	s, err := b.Exec.Start(t.Context(), r)
 	in.Close()
-	said.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
