@@ -71,8 +71,9 @@ type box struct {
 	term    *terminal
 	initFD  int // the plan of process 1, or -1
 	cgroup  kernel.Cgroup2
-	trees   []*vfs.Mount // those that are the box's own
-	with    *box         // the one that it joins, while it is made
+	trees   []*vfs.Mount        // those that are the box's own
+	common  []vfs.VirtualDentry // directories that are kept
+	with    *box                // the one that it joins, while it is made
 	init    *kernel.ThreadGroup
 
 	killed killReason // and limits of the request, guarded by the machine's mu
@@ -167,7 +168,7 @@ func (b *box) prepare(platformName, network string) error {
 	if err := configureNetwork(netns); err != nil {
 		return err
 	}
-	if err := b.commitOnFault(); err != nil {
+	if err := errors.Join(b.commitOnFault(), copyLittle()); err != nil {
 		return err
 	}
 	if err := preferred(); err != nil {
@@ -226,6 +227,7 @@ func newPlatform(name string) (platform.Platform, error) {
 	if err != nil {
 		return nil, fmt.Errorf("platform %s: %w", name, err)
 	}
+	gomaxprocs.SetBase(2 * runtime.NumCPU()) // half of them may wait for what a process does in its own address space
 	return p, nil
 }
 

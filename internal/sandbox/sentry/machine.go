@@ -234,6 +234,9 @@ func (b *box) free() {
 	if b.pts.Ok() {
 		b.pts.DecRef(ctx)
 	}
+	for _, d := range b.common {
+		d.DecRef(ctx)
+	}
 	for i := len(b.trees) - 1; i >= 0; i-- { // what was mounted last is mounted on what was there
 		b.trees[i].DecRef(ctx)
 	}
@@ -243,7 +246,7 @@ func (b *box) free() {
 	if b.uts != nil {
 		b.uts.DecRef(ctx)
 	}
-	b.trees, b.ipc, b.uts = nil, nil, nil
+	b.common, b.trees, b.ipc, b.uts = nil, nil, nil, nil
 	if b.initFD >= 0 {
 		_ = unix.Close(b.initFD)
 	}

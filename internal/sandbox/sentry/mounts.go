@@ -27,6 +27,9 @@ func (b *box) fileSystem() error {
 	if err != nil {
 		return fmt.Errorf("mount /: %w", err)
 	}
+	if b.r.Root.BindFD < 0 {
+		b.keepCommon(tree)
+	}
 	// The root of a namespace cannot be mounted over as den wants it, so that below
 	// the visible root lies an empty one.
 	b.mounts, err = v.NewMountNamespace(b.ctx, b.root, "rootfs", tmpfs.Name, &vfs.MountOptions{ReadOnly: true, Locked: true}, b.k)

@@ -22,6 +22,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "eater:", eat(how))
 		os.Exit(1)
 	}
+	if os.Getenv(forkerEnv) != "" {
+		if err := forker(); err != nil {
+			fmt.Fprintln(os.Stderr, "forker:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if how := os.Getenv(callerEnv); how != "" {
 		if err := call(how); err != nil {
 			fmt.Fprintln(os.Stderr, "caller:", err)

@@ -3,6 +3,7 @@ package sentry
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -113,26 +114,56 @@ func (b *box) rootTree() (vfs.VirtualDentry, error) {
 	if err != nil {
 		return vfs.VirtualDentry{}, err
 	}
-	bottom, err := b.memory(tmpfs.FilesystemOpts{}) // an overlay merges at least two
+	bottom, err := b.memory(tmpfs.FilesystemOpts{})
 	if err != nil {
 		return vfs.VirtualDentry{}, err
 	}
 	b.lowers = lowers
-	view, err := b.overlay(vfs.VirtualDentry{}, append(append([]vfs.VirtualDentry{}, lowers...), bottom, bottom), true)
+	view, err := b.overlay(vfs.VirtualDentry{}, pile(2, bottom, lowers...), true)
 	if err != nil {
 		return vfs.VirtualDentry{}, err
 	}
-	if err := b.stubs(view, stubs); err != nil {
+	made, err := b.stubs(view, stubs)
+	if err != nil {
 		return vfs.VirtualDentry{}, err
 	}
-	all := append(append([]vfs.VirtualDentry{stubs}, lowers...), bottom)
+	all := lowers
+	if made { // or there is one tree less to look into
+		all = append([]vfs.VirtualDentry{stubs}, lowers...)
+	}
 	if !r.Writable {
-		return b.overlay(vfs.VirtualDentry{}, all, true)
+		return b.overlay(vfs.VirtualDentry{}, pile(2, bottom, all...), true)
 	}
 	if err := b.makeUpper(r.UpperFD, view); err != nil {
 		return vfs.VirtualDentry{}, err
 	}
-	return b.overlay(b.upper, all, false)
+	return b.overlay(b.upper, pile(1, bottom, all...), false)
+}
+
+// pile is the trees, and below them an empty one until they are as many as an overlay needs.
+func pile(least int, empty vfs.VirtualDentry, trees ...vfs.VirtualDentry) []vfs.VirtualDentry {
+	all := slices.Clone(trees)
+	for len(all) < least {
+		all = append(all, empty)
+	}
+	return all
+}
+
+// commonDirectories are on the way to most of what programs open, links to them among them.
+var commonDirectories = []string{
+	"/bin", "/etc", "/lib", "/lib64", "/sbin", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/lib/aarch64-linux-gnu",
+	"/usr/lib/x86_64-linux-gnu", "/usr/local", "/usr/local/bin", "/usr/local/lib", "/usr/local/sbin", "/usr/sbin",
+	"/usr/share", "/usr/share/doc", "/var", "/var/cache", "/var/lib", "/var/lib/dpkg", "/var/lib/dpkg/info",
+}
+
+// keepCommon keeps the common directories of a root in memory: an overlay forgets a directory that nobody has open, and
+// asks all its layers for it again when the next path goes through it.
+func (b *box) keepCommon(root vfs.VirtualDentry) {
+	for _, p := range commonDirectories {
+		if d, err := b.k.VFS().GetDentryAt(b.ctx, b.root, at(root, p), &vfs.GetDentryOptions{}); err == nil {
+			b.common = append(b.common, d)
+		}
+	}
 }
 
 // makeUpper makes the tree that takes the changes. Its files' content is in the
@@ -160,18 +191,18 @@ func (b *box) makeUpper(index int, view vfs.VirtualDentry) error {
 	return b.copyAttributes(view, b.upper, "/")
 }
 
-// stubs makes, in the tree of that name, the mount points that view lacks. Those
-// below another mount are that mount's affair.
-func (b *box) stubs(view, stubs vfs.VirtualDentry) error {
+// stubs makes, in the tree of that name, the mount points that view lacks, and reports whether there
+// are any. Those below another mount are that mount's affair.
+func (b *box) stubs(view, stubs vfs.VirtualDentry) (made bool, err error) {
 	if err := b.copyAttributes(view, stubs, "/"); err != nil {
-		return err
+		return false, err
 	}
 	var mounted []string
 next:
 	for _, m := range b.r.Mounts {
 		l, err := b.locate(b.ctx, view, m.Target)
 		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.Target, err)
+			return false, fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 		full := l.full()
 		for _, p := range mounted {
@@ -183,18 +214,19 @@ next:
 		if len(l.missing) == 0 {
 			continue
 		}
+		made = true
 		if err := b.copyDirs(view, stubs, l.have); err != nil {
-			return fmt.Errorf("mount %s: %w", m.Target, err)
+			return false, fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 		// What an earlier one has made already is no error.
 		if _, err := b.create(b.ctx, stubs, l, !m.isFile()); err != nil {
-			return fmt.Errorf("mount %s: %w", m.Target, err)
+			return false, fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 		if err := b.copyAttributes(view, stubs, l.have); err != nil { // its times
-			return fmt.Errorf("mount %s: %w", m.Target, err)
+			return false, fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 	}
-	return nil
+	return made, nil
 }
 
 // isFile says that the mount shows something that is no directory.
