@@ -142,7 +142,7 @@ func TestTerminalIsTheContainers(t *testing.T) {
 		s.typed("tty; stty size; ls -l /dev/console | cut -c1; echo TERM=$TERM; echo mark$((1+1))\r")
 		s.until(`/dev/(pts/0|console)\r\n30 100\r\nc\r\nTERM=xterm\r\nmark2`)
 		s.resize(41, 141)
-		s.typed("sleep 0.2; stty size; echo mark$((2+2))\r")
+		s.typed("until stty size | grep -q 141; do sleep 0.1; done; stty size; echo mark$((2+2))\r") // it takes its way over the API
 		s.until(`41 141\r\nmark4`)
 		s.typed("toolbox signals\r")
 		s.until(`\r\nready\r\n`)
