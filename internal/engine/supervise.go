@@ -211,9 +211,9 @@ func (l *life) died(ctx context.Context, dir *store.ContainerDir) (restart bool,
 	c := &container{engine: l.engine, dir: dir, record: r}
 	errs := []error{c.writeExit(), sys.RemoveTree(filepath.Join(dir.Path(), sandboxDir))}
 	// What its den had taken out of the sandbox, to read it.
-	looks, _ := filepath.Glob(filepath.Join(dir.Path(), lookDir+"*")) // the pattern is well-formed
+	looks, _ := fs.Glob(os.DirFS(dir.Path()), lookDir+"*") // the pattern is well-formed
 	for _, look := range looks {
-		errs = append(errs, sys.RemoveTree(look))
+		errs = append(errs, sys.RemoveTree(filepath.Join(dir.Path(), look)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return false, err

@@ -148,13 +148,14 @@ func (c *container) flatten(ctx context.Context) error {
 
 // removeUpper removes a tree, and what lies beside an image.
 func removeUpper(path string) error {
-	files, err := filepath.Glob(path + ".*")
+	dir := filepath.Dir(path)
+	files, err := fs.Glob(os.DirFS(dir), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	errs := []error{sys.RemoveTree(path)}
 	for _, f := range files {
-		errs = append(errs, os.Remove(f))
+		errs = append(errs, os.Remove(filepath.Join(dir, f)))
 	}
 	return errors.Join(errs...)
 }

@@ -34,7 +34,7 @@ func (m *Images) find(ctx context.Context, name string) (*entry, *Image, error) 
 // byName returns what ref stands for in this engine, else in the names that
 // all engines share.
 func (m *Images) byName(ctx context.Context, ref oci.Reference) (*entry, error) {
-	notFound := fmt.Errorf("image %s: not found here: %w", ref.Familiar(), errdefs.ErrNotFound)
+	notFound := fmt.Errorf("image %s is not here: %w", ref.Familiar(), errdefs.ErrNotFound)
 	if ref.Digest == "" {
 		e, err := m.named(ctx, ref.String())
 		if errdefs.IsNotFound(err) {
@@ -125,7 +125,7 @@ func (m *Images) byID(ctx context.Context, id string) (*entry, *Image, error) {
 		}
 	}
 	if image == nil {
-		return nil, nil, fmt.Errorf("image %s: not found here: %w", id, errdefs.ErrNotFound)
+		return nil, nil, fmt.Errorf("image %s is not here: %w", id, errdefs.ErrNotFound)
 	}
 	return found, image, nil
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -264,17 +265,13 @@ func (u *UsageOf) add(sizeBytes int64, active bool) {
 // treeUsage measures this engine's trees. It does not try their locks: who
 // does looks for an instant like one who runs the container.
 func (s *Store) treeUsage(ctx context.Context, pattern string, of *UsageOf) error {
-	rels, err := filepath.Glob(s.path(pattern))
+	rels, err := fs.Glob(os.DirFS(s.root), pattern)
 	if err != nil {
 		return err
 	}
-	for _, path := range rels {
+	for _, rel := range rels {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		}
-		rel, err := filepath.Rel(s.root, path)
-		if err != nil {
-			return err
 		}
 		size, err := s.treeBytes(rel)
 		if err != nil && !os.IsNotExist(err) {

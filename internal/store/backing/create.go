@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,12 +88,12 @@ func checkEmpty(dir string) error {
 
 // create makes image and directory, and then the marker, which says that they are whole.
 func (b *Backing) create(sizeBytes int64) error {
-	left, err := filepath.Glob(filepath.Join(b.dir, tmpPrefix+"*"))
+	left, err := fs.Glob(os.DirFS(b.dir), tmpPrefix+"*")
 	if err != nil {
 		return err
 	}
-	for _, path := range append(left, b.image()) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, name := range append(left, filepath.Base(b.image())) {
+		if err := os.Remove(filepath.Join(b.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

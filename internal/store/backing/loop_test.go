@@ -123,7 +123,11 @@ func newBacking(t *testing.T, sizeBytes int64) *Backing {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	b, err := Create(t.TempDir(), sizeBytes)
+	dir := filepath.Join(t.TempDir(), "a [b]acking*") // whose name is no pattern
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b, err := Create(dir, sizeBytes)
 	if errdefs.IsFailedPrecondition(err) {
 		t.Skipf("needs loop devices: %v", err)
 	}
