@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,10 +24,15 @@ type server struct {
 // kill9 kills den serve alone and starts another.
 func (s *server) kill9(t *testing.T) {
 	t.Helper()
+	s.die9(t)
+	s.again(t)
+}
+
+func (s *server) die9(t *testing.T) {
+	t.Helper()
 	if err := syscall.Kill(s.served(t), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	s.again(t)
 }
 
 // served is the process id of den serve.
@@ -69,6 +75,28 @@ docker run -dit --name tty small sh`)
 			}
 			if got := s.must(t, "docker logs count"); got != want.String() {
 				t.Errorf("the log has %d bytes, want %d", len(got), want.Len())
+			}
+			out := filepath.Join(s.d.home, "late")
+			if err := errors.Join(os.Mkdir(out, 0o777), os.Chmod(out, 0o777)); err != nil {
+				t.Fatal(err)
+			}
+			s.must(t, "docker run -d --name late -v "+out+":/o small sh -c 'until [ -e /o/go ]; do sleep 0.1; done; seq 20000; echo last >&2; touch /o/done; exit 3'")
+			s.die9(t)
+			if err := os.WriteFile(filepath.Join(out, "go"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := os.Stat(filepath.Join(out, "done")); err != nil; _, err = os.Stat(filepath.Join(out, "done")) {
+				time.Sleep(50 * time.Millisecond)
+			}
+			time.Sleep(500 * time.Millisecond) // for its end
+			s.again(t)
+			var seq strings.Builder
+			for i := range 20000 {
+				fmt.Fprintln(&seq, i+1)
+			}
+			equal(t, "exit code of what ended without a den", "3\n", s.must(t, "docker wait late"))
+			if got := s.must(t, "docker logs late 2>&1 >/dev/null; docker logs late 2>/dev/null"); got != "last\n"+seq.String() {
+				t.Errorf("the log of what ended without a den has %d bytes, want %d", len(got), seq.Len()+5)
 			}
 			s.must(t, "for i in $(seq 100); do docker inspect gone >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1")
 			equal(t, "a program in what was taken over", "yes\n", s.must(t, "docker exec web echo yes"))

@@ -226,7 +226,7 @@ func (r *run) launch(ctx context.Context) error {
 	if r.streams, err = c.openStreams(q); err != nil {
 		return err
 	}
-	q.Hold = append(q.Hold, r.streams.hold...)
+	q.Hold, q.Drain = append(q.Hold, r.streams.hold...), r.streams.drain
 	if r.control, err = c.listen(); err != nil {
 		return err
 	}

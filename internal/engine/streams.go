@@ -32,6 +32,7 @@ type streams struct {
 	own   []*os.File // den's ends
 	child []*os.File // the program's, until it runs
 	hold  []*os.File // for the holder
+	drain []*os.File // for the holder, until they are empty
 	stdin *stdin     // nil if the container has none
 	tty   chan struct{}
 }
@@ -144,7 +145,7 @@ func (s *streams) pipe(dir, name string, lasting bool) (own, child *os.File, err
 	if own, err = s.openFIFO(path); err != nil {
 		return nil, nil, err
 	}
-	s.hold = append(s.hold, own)
+	s.drain = append(s.drain, own)
 	if child, err = os.OpenFile(path, os.O_WRONLY, 0); err != nil {
 		return nil, nil, err
 	}

@@ -230,6 +230,7 @@ func (p *program) holderEnd(ended, failed sys.Label, exit sys.Arg) {
 		p.reapOrphans(p.fdReaper())
 	}
 	p.letGo()
+	p.linger()
 	p.Exit(0)
 	p.Mark(failed)
 	p.tell(sys.FailureRecord())

@@ -32,10 +32,47 @@ func (p *program) tell(record sys.Arg) {
 // letGo releases the leases before the pipe ends by which others learn of it: the kernel promises
 // no order for the files of a process that ends.
 func (p *program) letGo() {
-	if p.o.detach && p.o.leases > 0 {
-		p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdLeases), sys.Int(fdLeases+p.o.leases-1), sys.Int(0)).MayFail()
+	if last := p.fdDrain() - 1; p.o.detach && last >= fdLeases {
+		p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdLeases), sys.Int(last), sys.Int(0)).MayFail()
 	}
 }
+
+// fdDrain is the first of the pipes to drain, which are the last leases.
+func (p *program) fdDrain() int { return fdLeases + p.o.leases - len(p.r.Drain) }
+
+// linger keeps the pipes to drain, and nothing else, until they are empty. A den that is there
+// empties them at once; without one that takes until the next has come, or somebody has removed the
+// sandbox's directory, in which the holder is.
+func (p *program) linger() {
+	first, n := p.fdDrain(), len(p.r.Drain)
+	if !p.o.detach || n == 0 {
+		return
+	}
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(0), sys.Int(first-1), sys.Int(0)).MayFail()
+	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(first+n), sys.Int(^uint32(0)), sys.Int(0)).MayFail()
+	fds := make([]sys.Arg, n)
+	for i := range fds {
+		fds[i] = sys.Int(uint64(first+i) | unix.POLLIN<<32)
+	}
+	polls, empty := p.Words(fds...), p.Label()
+	look := func(sleepNanoseconds int) {
+		p.Do(unix.SYS_PPOLL, polls, sys.Int(n), p.Words(sys.Int(0), sys.Int(0)), sys.Int(0), sys.Int(8)).Zero(empty).MayFail()
+		p.Do(unix.SYS_CLOCK_NANOSLEEP, sys.Int(unix.CLOCK_MONOTONIC), sys.Int(0), p.Words(sys.Int(0), sys.Int(sleepNanoseconds)), sys.Int(0)).MayFail()
+	}
+	for range lingerQuickly {
+		look(1e6)
+	}
+	loop := p.Label()
+	p.Mark(loop)
+	p.Do(unix.SYS_FACCESSAT, sys.Int(unix.AT_FDCWD), p.Str(fileRecords), sys.Int(unix.F_OK)).Err(empty)
+	look(1e8)
+	p.Goto(loop)
+	p.Mark(empty)
+}
+
+// lingerQuickly is how often a holder looks each millisecond whether somebody has emptied its pipes; later it does
+// ten times a second.
+const lingerQuickly = 20
 
 // detachBegin writes down the holder's process id and enters the directory, in which
 // it will look for who asks for the terminal.

@@ -40,14 +40,14 @@ func Mounts(r *Request) ([]oci.Mount, error) {
 	return all, nil
 }
 
-// Leases are all files that the request wants held.
+// Leases are all files that the request wants held; last come those of Drain.
 func Leases(r *Request) []*os.File {
 	files := append([]*os.File{}, r.Hold...)
 	files = append(files, r.Root.Hold...)
 	for _, m := range r.Mounts {
 		files = append(files, m.Hold...)
 	}
-	return files
+	return append(files, r.Drain...)
 }
 
 // RlimitNumber checks a limit and gives the number of its resource.

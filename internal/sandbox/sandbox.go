@@ -49,6 +49,9 @@ type Request struct {
 	// Hold is kept open as long as the payload lives, beside Root.Hold and
 	// the Hold of each mount. Start duplicates; the caller still closes its own.
 	Hold []*os.File
+	// Drain are pipes that the holder of a detached sandbox keeps until they are empty, or the directory
+	// of the sandbox is gone: what the payload has written last is there for the den that comes next.
+	Drain []*os.File
 	// Stdin may be nil (empty). With Process.Terminal, Stdin and Stdout are
 	// copied to and from the terminal and Stderr is not used.
 	Stdin io.Reader

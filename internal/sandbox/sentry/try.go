@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,8 +17,9 @@ const (
 	platformPtrace  = "ptrace"
 )
 
-// trialLimit ends a trial that hangs.
-const trialLimit = 10 * time.Second
+// trialLimit ends a trial that hangs. One takes some milliseconds, and was seen to take more than ten seconds on a
+// machine whose processors others kept busy.
+const trialLimit = time.Minute
 
 // Try says which platform of the sentry works here, found out by a process
 // that uses it. err says why each does not.
@@ -45,13 +47,19 @@ func try(ctx context.Context, platform string) error {
 		return err
 	}
 	defer c.end()
-	timer := time.AfterFunc(trialLimit, c.kill)
+	var hung atomic.Bool
+	timer := time.AfterFunc(trialLimit, func() {
+		hung.Store(true)
+		c.kill()
+	})
 	defer timer.Stop()
 	defer context.AfterFunc(ctx, c.kill)()
 	ws, err := c.wait()
 	switch {
 	case err != nil:
 		return err
+	case hung.Load():
+		return fmt.Errorf("no answer within %s", trialLimit)
 	case !ws.Exited() || ws.ExitStatus() != exitWorks:
 		return c.died(ws)
 	}
