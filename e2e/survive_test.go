@@ -85,10 +85,7 @@ docker run -dit --name tty small sh`)
 			if err := os.WriteFile(filepath.Join(out, "go"), nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			for _, err := os.Stat(filepath.Join(out, "done")); err != nil; _, err = os.Stat(filepath.Join(out, "done")) {
-				time.Sleep(50 * time.Millisecond)
-			}
-			time.Sleep(500 * time.Millisecond) // for its end
+			s.must(t, "for i in $(seq 600); do [ -e "+out+"/done ] && break; sleep 0.1; done; [ -e "+out+"/done ]; sleep 0.5 # for its end")
 			s.again(t)
 			var seq strings.Builder
 			for i := range 20000 {

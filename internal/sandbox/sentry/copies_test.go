@@ -91,32 +91,22 @@ func TestLittleIsCopiedWhereAProcessWritesThatHasForked(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := b.RequestFor(sandbox.SpecOptions{Args: []string{"/forker"}, Env: []string{forkerEnv + "=1"}})
-	in, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	out, said, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
+	in, stdin := io.Pipe()
+	stdout, out := io.Pipe()
 	var trouble sandboxtest.Buffer
-	r.Stdin, r.Stdout, r.Stderr = in, said, &trouble
+	r.Stdin, r.Stdout, r.Stderr = in, out, &trouble
 	s, err := b.Exec.Start(t.Context(), r)
-	in.Close()
-	said.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := make(chan struct{})
 	close(now)
-	lines := bufio.NewReader(out)
+	lines := bufio.NewReader(stdout)
 	if line, err := lines.ReadString('\n'); err != nil || line != "filled\n" {
 		t.Fatalf("%q, %v: %s", line, err, trouble.String())
 	}
 	before := peakOf(s.Pid(), now)
-	if _, err := w.WriteString("x"); err != nil {
+	if _, err := io.WriteString(stdin, "x"); err != nil {
 		t.Fatal(err)
 	}
 	if line, err := lines.ReadString('\n'); err != nil || line != "w\n" {
@@ -126,7 +116,7 @@ func TestLittleIsCopiedWhereAProcessWritesThatHasForked(t *testing.T) {
 	if before < 2*sharedBytes || more > 16<<20 {
 		t.Errorf("of %d MiB %d were copied for %d writes", before>>20, more>>20, 2*sharedWrites)
 	}
-	w.Close()
+	stdin.Close()
 	if exit, err := s.Wait(t.Context()); err != nil || exit.Code != 0 {
 		t.Errorf("%+v, %v: %s", exit, err, trouble.String())
 	}
