@@ -212,10 +212,13 @@ func newPlatform(name string) (platform.Platform, error) {
 	if err := errors.Join(rand.Init(), usage.Init()); err != nil {
 		return nil, err
 	}
+	if err := leaveCPUID(); err != nil {
+		return nil, err
+	}
 	gomaxprocs.SetBase(runtime.NumCPU())
 	var p platform.Platform
 	var err error
-	options := platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: firstID}
+	options := platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: firstID, DisableFastPath: gathers()}
 	switch name {
 	case platformSystrap:
 		p, err = systrap.New(options)
@@ -227,8 +230,17 @@ func newPlatform(name string) (platform.Platform, error) {
 	if err != nil {
 		return nil, fmt.Errorf("platform %s: %w", name, err)
 	}
-	gomaxprocs.SetBase(2 * runtime.NumCPU()) // half of them may wait for what a process does in its own address space
+	gomaxprocs.SetBase(base())
 	return p, nil
+}
+
+// base is how many processors the Go runtime has, half of which may wait for what a process does in its
+// own address space. Where sentries are gathered each more than needed costs: for a goroutine that may run an idle one wakes a thread.
+func base() int {
+	if gathers() {
+		return 2
+	}
+	return 2 * runtime.NumCPU()
 }
 
 // register makes the file systems and devices known.

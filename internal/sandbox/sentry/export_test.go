@@ -2,6 +2,9 @@ package sentry
 
 import (
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"den/internal/sandbox"
 )
@@ -15,6 +18,14 @@ func (e *Executor) Spawned() int {
 
 // HasGofer says whether a sandbox of the executor has one.
 func HasGofer(s sandbox.Sandbox) bool { return s.(*running).gofer != nil }
+
+// LeaveCPUID is leaveCPUID.
+func LeaveCPUID() error { return leaveCPUID() }
+
+// Gather is gather, for a decision of the test's own.
+func Gather(s sandbox.Sandbox, every *unix.CPUSet, look func(time.Time, float64, float64) bool, end <-chan struct{}) {
+	gather(s.Pid(), every, look, end)
+}
 
 // FilesKept is how many files the sentries that wait keep open.
 func (e *Executor) FilesKept() (n int) {

@@ -1,12 +1,15 @@
 package sentry_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -91,4 +94,77 @@ func descendants(pid int) (all []int) {
 		}
 	}
 	return all
+}
+
+// What is gathered is all of a sentry and of its processes, those that are started meanwhile among it, and so is what is spread again.
+func TestGatheredSentryRunsOnOneProcessor(t *testing.T) {
+	var every unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &every); err != nil {
+		t.Fatal(err)
+	}
+	if every.Count() < 2 {
+		t.Skip("needs two processors")
+	}
+	b := sandboxtest.New(t, newExecutor(t, sentry.Options{}))
+	chosen := make([]string, 0, every.Count()) // so that nobody else gathers it
+	for n := range 1024 {
+		if every.IsSet(n) {
+			chosen = append(chosen, strconv.Itoa(n))
+		}
+	}
+	r := b.RequestFor(sandbox.SpecOptions{
+		Args: []string{"sh", "-c", "while :; do true & wait; done"}, Resources: &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: strings.Join(chosen, ",")}},
+	})
+	s, err := b.Exec.Start(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	look := make(chan bool)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		sentry.Gather(s, &every, func(_ time.Time, ran, waited float64) bool {
+			if ran < 0 || waited < 0 || ran > float64(every.Count())+1 {
+				t.Errorf("its threads ran on %.2f processors and waited for %.2f", ran, waited)
+			}
+			select {
+			case is := <-look:
+				return is
+			case <-ctx.Done():
+				return false
+			}
+		}, ctx.Done())
+	}()
+	for _, gathered := range []bool{true, false, true} {
+		look <- gathered
+		look <- gathered // the one before is done
+		processors := map[unix.CPUSet]int{}
+		for _, pid := range append(descendants(s.Pid()), s.Pid()) {
+			tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+			for _, dir := range tasks {
+				var set unix.CPUSet
+				tid, _ := strconv.Atoi(filepath.Base(dir))
+				if unix.SchedGetaffinity(tid, &set) == nil {
+					processors[set]++
+				}
+			}
+		}
+		for set, n := range processors {
+			if gathered != (set.Count() == 1) || len(processors) != 1 {
+				t.Errorf("gathered is %v, and %d threads may run on %d processors, in %d sets", gathered, n, set.Count(), len(processors))
+			}
+		}
+		if len(processors) == 0 {
+			t.Error("no thread was seen")
+		}
+	}
+	end()
+	<-done
+	if err := s.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }

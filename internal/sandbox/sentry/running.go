@@ -114,6 +114,9 @@ func (e *Executor) start(ctx context.Context, r *sandbox.Request, s *running) (e
 	case !ev.Started:
 		return errors.New("the sentry did not say that the payload runs")
 	}
+	if !s.joins {
+		s.sentry.gather(b.processors)
+	}
 	return b.keep(s.sentry.child)
 }
 

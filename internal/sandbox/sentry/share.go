@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -18,10 +19,27 @@ type house struct {
 
 	mu    sync.Mutex
 	users int
+
+	ends      context.Context // ended by the last one
+	last      context.CancelFunc
+	gathering sync.WaitGroup
 }
 
 // newHouse is a sentry with one sandbox.
-func newHouse(c *child) *house { return &house{child: c, users: 1} }
+func newHouse(c *child) *house {
+	h := &house{child: c, users: 1}
+	h.ends, h.last = context.WithCancel(context.Background())
+	return h
+}
+
+// gather gathers the sentry's threads until it ends, unless the request chose its processors.
+func (h *house) gather(chosen *unix.CPUSet) {
+	var every unix.CPUSet
+	if chosen != nil || !gathers() || unix.SchedGetaffinity(0, &every) != nil || every.Count() < 2 {
+		return
+	}
+	h.gathering.Go(func() { gather(h.pid, &every, new(gathering).look, h.ends.Done()) })
+}
 
 // join counts one more sandbox, unless the sentry ends.
 func (h *house) join() bool {
@@ -45,6 +63,8 @@ func (h *house) leave(control *os.File, drop func()) {
 	h.mu.Unlock()
 	switch {
 	case last:
+		h.last()
+		h.gathering.Wait()
 		h.kill()
 		drop()
 		h.end()
