@@ -76,3 +76,12 @@ func (l lazyExecutor) Start(ctx context.Context, req *sandbox.Request) (sandbox.
 	}
 	return r.Exec.Start(ctx, req)
 }
+
+// Expect implements sandbox.Expecter. Why nothing can run Start will say.
+func (l lazyExecutor) Expect(ctx context.Context, network string) {
+	if r, err := l.get(ctx); err == nil {
+		if e, ok := r.Exec.(sandbox.Expecter); ok {
+			e.Expect(ctx, network)
+		}
+	}
+}

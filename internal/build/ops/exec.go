@@ -13,6 +13,7 @@ import (
 	"den/internal/build/solver"
 	"den/internal/oci"
 	"den/internal/progress"
+	"den/internal/sandbox"
 )
 
 // Names of the entitlements that a command may need, as BuildKit calls them.
@@ -146,6 +147,9 @@ func (o *execOp) Exec(ctx context.Context, inputs []solver.Result, sink progress
 	}()
 	if s.inputs, err = stepInputs(inputs, sink, o.v.Digest); err != nil {
 		return nil, err
+	}
+	if e, ok := o.env.Exec.(sandbox.Expecter); ok {
+		e.Expect(ctx, networkOf(o.op)) // while layers are pulled and unpacked
 	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, err

@@ -63,13 +63,17 @@ func (s *step) request(ctx context.Context) (*sandbox.Request, error) {
 	if parent := s.cgroupParent(); parent != "" {
 		spec.Linux.CgroupsPath = path.Join("/", parent, "den", id)
 	}
-	network := sandbox.NetworkHost
-	if s.op.Network == pb.NetMode_NONE {
-		network = sandbox.NetworkNone
-	}
 	return &sandbox.Request{
-		ID: id, Spec: spec, Root: s.root, Mounts: append(files, s.mounts...), Network: network, Warn: s.warn, Wrote: s.wrote,
+		ID: id, Spec: spec, Root: s.root, Mounts: append(files, s.mounts...), Network: networkOf(s.op), Warn: s.warn, Wrote: s.wrote,
 	}, nil
+}
+
+// networkOf is the network of a command's sandbox.
+func networkOf(op *pb.ExecOp) string {
+	if op.Network == pb.NetMode_NONE {
+		return sandbox.NetworkNone
+	}
+	return sandbox.NetworkHost
 }
 
 func (s *step) cgroupParent() string {

@@ -83,9 +83,24 @@ func (p *pool) refill(network string) {
 	n := p.missing(network)
 	p.filling = p.filling || n > 0
 	p.mu.Unlock()
-	if n <= 0 {
-		return
+	if n > 0 {
+		p.fill(n, network)
 	}
+}
+
+// expect starts a sentry for the first sandbox, before it is asked for.
+func (p *pool) expect(network string) {
+	p.mu.Lock()
+	first := p.starts == 0 && len(p.waiting) == 0 && !p.filling && !p.closed
+	p.filling = p.filling || first
+	p.mu.Unlock()
+	if first {
+		p.fill(1, network)
+	}
+}
+
+// fill starts n sentries; p says that somebody fills it.
+func (p *pool) fill(n int, network string) {
 	var more []*child
 	for range n {
 		c, err := p.spawn(network)

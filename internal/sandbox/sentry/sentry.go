@@ -68,6 +68,9 @@ func (e *Executor) Close() {
 	e.pool.drop()
 }
 
+// Expect implements sandbox.Expecter for the first request: those that follow find a sentry that waits.
+func (e *Executor) Expect(_ context.Context, network string) { e.pool.expect(network) }
+
 // OwnKernel says that sandboxes do not run on the kernel of the outer container.
 func (e *Executor) OwnKernel() bool { return true }
 

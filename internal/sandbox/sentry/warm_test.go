@@ -114,3 +114,28 @@ func TestEnvironmentOfASentry(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A sentry that was expected is the first sandbox's, and expecting more makes none.
+func TestExpectedSentryIsTheFirstOne(t *testing.T) {
+	e := newExecutor(t, sentry.Options{})
+	for range 2 {
+		e.Expect(t.Context(), sandbox.NetworkNone)
+	}
+	if n := e.Spawned(); n != 1 {
+		t.Errorf("%d sentries were expected, want 1", n)
+	}
+	r := sandboxtest.New(t, e).Request("true")
+	r.Network = sandbox.NetworkNone
+	runTo(t, e, r)
+	e.Expect(t.Context(), sandbox.NetworkNone)
+	if n := e.Spawned(); n != 1 {
+		t.Errorf("a sandbox that was expected took %d sentries, want 1", n)
+	}
+	other := newExecutor(t, sentry.Options{})
+	other.Expect(t.Context(), sandbox.NetworkNone)
+	r = sandboxtest.New(t, other).Request("true")
+	r.Network = sandbox.NetworkHost
+	if out, _ := runTo(t, other, r); out != "" || other.Spawned() != 2 {
+		t.Errorf("one with another network says %q and took %d sentries, want 2", out, other.Spawned())
+	}
+}
