@@ -20,6 +20,12 @@ import (
 // mostGathered is the largest number of processors at which this is done: more are not measured.
 const mostGathered = 2
 
+// timerSlack is how much later than asked a sentry's timers may go off (PR_SET_TIMERSLACK of prctl(2), 50 µs by default): a
+// thread of the Go runtime that looks for work sleeps for 3 µs before it takes what another one is about to run, and
+// each timer of its own is two writes to a register of the processor and an interrupt. A short sleep of a payload
+// took more than 1 ms anyway, that of epoll_wait(2), and takes up to 2.
+const timerSlack = time.Millisecond
+
 // gathers says whether sentries are to be gathered, in den and in a sentry alike.
 func gathers() bool { return runtime.NumCPU() <= mostGathered }
 

@@ -1,9 +1,14 @@
 package sentry
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a sentry does is told by letters, one a look, with what is decided then in the second line: g is to gather.
@@ -44,6 +49,30 @@ func TestGatheringFollowsWhatIsRun(t *testing.T) {
 		}
 		if got.String() != c.want {
 			t.Errorf("%s: %s is decided as\n%s, want\n%s", name, c.does, &got, c.want)
+		}
+	}
+}
+
+// A sentry has the slack from its first instruction: of its threads each has that of who started it.
+func TestTimersOfASentryHaveSlack(t *testing.T) {
+	c, err := spawn(goferName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.end()
+	want := 50 * time.Microsecond // the kernel's
+	if gathers() {
+		want = timerSlack
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // it is on its way
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", c.pid))
+		if errors.Is(err, unix.EPERM) {
+			t.Skip("needs CAP_SYS_NICE")
+		}
+		if got := strings.TrimSpace(string(b)); err == nil && got == fmt.Sprint(want.Nanoseconds()) {
+			return
+		} else if time.Now().After(end) {
+			t.Fatalf("the slack is %q ns, %v; want %v", got, err, want)
 		}
 	}
 }

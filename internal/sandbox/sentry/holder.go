@@ -97,6 +97,9 @@ func holderPlan(argv []string) *sys.Plan {
 	p.Do(unix.SYS_CLOSE_RANGE, sys.Int(fdAlive), sys.Int(^uint32(0)), sys.Int(unix.CLOSE_RANGE_CLOEXEC))
 	mask(0)
 	p.Do(unix.SYS_SETSID).MayFail()
+	if gathers() {
+		p.Do(unix.SYS_PRCTL, sys.Int(unix.PR_SET_TIMERSLACK), sys.Int(int(timerSlack.Nanoseconds()))).MayFail()
+	}
 	p.Do(unix.SYS_EXECVEAT, sys.Int(fdProgram), p.Str(""), p.Strs(argv), p.Strs([]string{noCollection}), sys.Int(unix.AT_EMPTY_PATH)).Note("execute den as " + argv[0])
 	p.Mark(failed)
 	p.Do(unix.SYS_WRITE, sys.Int(fdStatus), sys.FailureRecord(), sys.Int(sys.FailureBytes)).MayFail()
