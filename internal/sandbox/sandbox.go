@@ -93,8 +93,8 @@ type Executor interface {
 	Start(ctx context.Context, r *Request) (Sandbox, error)
 }
 
-// An Expecter is an Executor that can make itself ready for a request to come, while it is prepared. It returns at once, and
-// that it cannot is no error.
+// An Expecter is an Executor that can make itself ready for a request to come, while that is prepared. That it
+// cannot is no error.
 type Expecter interface {
 	// Expect is told the request's network, "" for any.
 	Expect(ctx context.Context, network string)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/solver/pb"
@@ -148,10 +149,13 @@ func (o *execOp) Exec(ctx context.Context, inputs []solver.Result, sink progress
 	if s.inputs, err = stepInputs(inputs, sink, o.v.Digest); err != nil {
 		return nil, err
 	}
+	var expected sync.WaitGroup
 	if e, ok := o.env.Exec.(sandbox.Expecter); ok {
-		e.Expect(ctx, networkOf(o.op)) // while layers are pulled and unpacked
+		expected.Go(func() { e.Expect(ctx, networkOf(o.op)) }) // while layers are pulled and unpacked
 	}
-	if err := s.prepare(ctx); err != nil {
+	err = s.prepare(ctx)
+	expected.Wait()
+	if err != nil {
 		return nil, err
 	}
 	if err := s.run(ctx); err != nil {

@@ -83,24 +83,9 @@ func (p *pool) refill(network string) {
 	n := p.missing(network)
 	p.filling = p.filling || n > 0
 	p.mu.Unlock()
-	if n > 0 {
-		p.fill(n, network)
+	if n <= 0 {
+		return
 	}
-}
-
-// expect starts a sentry for the first sandbox, before it is asked for.
-func (p *pool) expect(network string) {
-	p.mu.Lock()
-	first := p.starts == 0 && len(p.waiting) == 0 && !p.filling && !p.closed
-	p.filling = p.filling || first
-	p.mu.Unlock()
-	if first {
-		p.fill(1, network)
-	}
-}
-
-// fill starts n sentries; p says that somebody fills it.
-func (p *pool) fill(n int, network string) {
 	var more []*child
 	for range n {
 		c, err := p.spawn(network)
@@ -112,6 +97,24 @@ func (p *pool) fill(n int, network string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.filling = false
+	p.keep(network, more...)
+}
+
+// expect starts a sentry for the first sandbox, before it is asked for. Who takes one meanwhile waits until it is there.
+func (p *pool) expect(network string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.starts > 0 || p.closed || p.filling || len(p.waiting) > 0 {
+		return
+	}
+	if c, err := spawn(sentryName, p.platform, network); err == nil {
+		p.spawned++
+		p.keep(network, c)
+	}
+}
+
+// keep has more sentries wait; p is locked.
+func (p *pool) keep(network string, more ...*child) {
 	if p.network != network || p.closed {
 		p.drop()
 	}
