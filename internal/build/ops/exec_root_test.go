@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -470,5 +471,38 @@ func TestStepsRunOnManyLayers(t *testing.T) {
 	_, log := runStep(t, env, shell("echo f* | busybox wc -w", inputMount(&pb.Mount{Input: 0, Dest: "/m", Output: -1, Readonly: true})), r)
 	if log != "120\n" {
 		t.Errorf("the step sees %q", log)
+	}
+}
+
+// expecter writes down what it is told.
+type expecter struct {
+	sandbox.Executor
+	mu   sync.Mutex
+	told []string
+}
+
+// Expect implements sandbox.Expecter.
+func (e *expecter) Expect(_ context.Context, network string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = append(e.told, "expect "+network)
+}
+
+// Start implements sandbox.Executor.
+func (e *expecter) Start(ctx context.Context, r *sandbox.Request) (sandbox.Sandbox, error) {
+	e.mu.Lock()
+	e.told = append(e.told, "start "+r.Network)
+	e.mu.Unlock()
+	return e.Executor.Start(ctx, r)
+}
+
+func TestStepIsExpectedBeforeItStarts(t *testing.T) {
+	env := rootEnv(t, t.TempDir())
+	e := &expecter{Executor: env.Exec}
+	env.Exec = e
+	base := busybox(t, env)
+	runStep(t, env, shell("busybox true", func(op *pb.ExecOp) { op.Network = pb.NetMode_NONE }), base)
+	if diff := cmp.Diff([]string{"expect none", "start none"}, e.told); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -3,7 +3,6 @@ package sentry
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -42,25 +41,18 @@ func keepTo(pid int, set *unix.CPUSet) error {
 	done := map[int]bool{}
 	for changed := true; changed; { // one that was not there yet may have been started by one that was not there
 		changed = false
-		for _, p := range below(pid) {
-			tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p))
-			if err != nil {
-				continue // it has ended
+		for _, tid := range threads(pid) {
+			if done[tid] {
+				continue
 			}
-			for _, t := range tasks {
-				tid, err := strconv.Atoi(t.Name())
-				if err != nil || done[tid] {
-					continue
-				}
-				err = unix.SchedSetaffinity(tid, set)
-				if errors.Is(err, unix.EINVAL) {
-					return fmt.Errorf("cpuset-cpus: none of these processors may be used here: %w", errdefs.ErrInvalidArgument)
-				}
-				if err != nil && !errors.Is(err, unix.ESRCH) {
-					return fmt.Errorf("cpuset-cpus: sched_setaffinity: %w", err)
-				}
-				done[tid], changed = true, true
+			err := unix.SchedSetaffinity(tid, set)
+			if errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("cpuset-cpus: none of these processors may be used here: %w", errdefs.ErrInvalidArgument)
 			}
+			if err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("cpuset-cpus: sched_setaffinity: %w", err)
+			}
+			done[tid], changed = true, true
 		}
 	}
 	return nil

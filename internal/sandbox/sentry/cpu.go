@@ -81,6 +81,23 @@ func below(pid int) []int {
 	return all
 }
 
+// threads are those of pid and of the processes below it.
+func threads(pid int) []int {
+	var all []int
+	for _, p := range below(pid) {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p))
+		if err != nil {
+			continue // it has ended
+		}
+		for _, t := range tasks {
+			if tid, err := strconv.Atoi(t.Name()); err == nil {
+				all = append(all, tid)
+			}
+		}
+	}
+	return all
+}
+
 // throttle is a limit of processors, and what it did.
 type throttle struct {
 	mu            sync.Mutex

@@ -22,6 +22,9 @@ func HasGofer(s sandbox.Sandbox) bool { return s.(*running).gofer != nil }
 // LeaveCPUID is leaveCPUID.
 func LeaveCPUID() error { return leaveCPUID() }
 
+// Gathers is gathers.
+func Gathers() bool { return gathers() }
+
 // Gather is gather, for a decision of the test's own.
 func Gather(s sandbox.Sandbox, every *unix.CPUSet, look func(time.Time, float64, float64) bool, end <-chan struct{}) {
 	gather(s.Pid(), every, look, end)

@@ -34,7 +34,7 @@ func gathers() bool { return runtime.NumCPU() <= mostGathered }
 const (
 	gatherTick   = 30 * time.Millisecond
 	gatheredTick = 120 * time.Millisecond
-	idleTick     = 4 * time.Second
+	idleTick     = time.Second
 )
 
 const (
@@ -109,11 +109,14 @@ func gather(pid int, every *unix.CPUSet, look func(now time.Time, ran, waited fl
 		var ran, waited, most time.Duration
 		busiest := pid
 		for tid, t := range times {
-			r := t.ran - before[tid].ran
-			if r > most {
-				most, busiest = r, tid
+			b := before[tid]
+			if t.ran < b.ran { // another one of that number
+				b = threadTime{}
 			}
-			ran, waited = ran+r, waited+t.waited-before[tid].waited
+			if t.ran-b.ran > most {
+				most, busiest = t.ran-b.ran, tid
+			}
+			ran, waited = ran+t.ran-b.ran, waited+t.waited-b.waited
 		}
 		took := now.Sub(at).Seconds()
 		if is := look(now, ran.Seconds()/took, waited.Seconds()/took); is != on {
@@ -129,10 +132,10 @@ func gather(pid int, every *unix.CPUSet, look func(now time.Time, ran, waited fl
 		}
 		before, at = times, now
 		switch {
-		case on:
-			next = gatheredTick
 		case ran.Seconds()/took < ranIdle/10:
 			next = min(2*next, idleTick)
+		case on:
+			next = gatheredTick
 		default:
 			next = gatherTick
 		}
@@ -146,21 +149,14 @@ type threadTime struct{ ran, waited time.Duration }
 // threadTimes are those of a process and of all below it (proc(5), schedstat); none where the kernel does not tell.
 func threadTimes(pid int) map[int]threadTime {
 	all := map[int]threadTime{}
-	for _, p := range below(pid) {
-		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p))
+	for _, tid := range threads(pid) {
+		var ran, waited int64
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", tid))
 		if err != nil {
 			continue // it has ended
 		}
-		for _, t := range tasks {
-			var ran, waited int64
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", p, t.Name()))
-			if err == nil {
-				_, err = fmt.Sscan(string(b), &ran, &waited)
-			}
-			tid, err2 := strconv.Atoi(t.Name())
-			if err == nil && err2 == nil {
-				all[tid] = threadTime{time.Duration(ran), time.Duration(waited)}
-			}
+		if _, err := fmt.Sscan(string(b), &ran, &waited); err == nil {
+			all[tid] = threadTime{time.Duration(ran), time.Duration(waited)}
 		}
 	}
 	return all

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,19 +138,14 @@ func TestGatheredSentryRunsOnOneProcessor(t *testing.T) {
 		}, ctx.Done())
 	}()
 	for _, gathered := range []bool{true, false, true} {
-		look <- gathered
-		look <- gathered // the one before is done
-		processors := map[unix.CPUSet]int{}
-		for _, pid := range append(descendants(s.Pid()), s.Pid()) {
-			tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
-			for _, dir := range tasks {
-				var set unix.CPUSet
-				tid, _ := strconv.Atoi(filepath.Base(dir))
-				if unix.SchedGetaffinity(tid, &set) == nil {
-					processors[set]++
-				}
+		for range 2 { // the second time what was decided the first time is done
+			select {
+			case look <- gathered:
+			case <-done:
+				t.Fatal("nobody looks any more")
 			}
 		}
+		processors := processorsOf(s)
 		for set, n := range processors {
 			if gathered != (set.Count() == 1) || len(processors) != 1 {
 				t.Errorf("gathered is %v, and %d threads may run on %d processors, in %d sets", gathered, n, set.Count(), len(processors))
@@ -161,6 +157,53 @@ func TestGatheredSentryRunsOnOneProcessor(t *testing.T) {
 	}
 	end()
 	<-done
+	if err := s.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// processorsOf counts the threads of a sentry and of its processes by where they may run.
+func processorsOf(s sandbox.Sandbox) map[unix.CPUSet]int {
+	sets := map[unix.CPUSet]int{}
+	for _, pid := range append(descendants(s.Pid()), s.Pid()) {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		for _, dir := range tasks {
+			var set unix.CPUSet
+			tid, _ := strconv.Atoi(filepath.Base(dir))
+			if unix.SchedGetaffinity(tid, &set) == nil {
+				sets[set]++
+			}
+		}
+	}
+	return sets
+}
+
+// A sandbox whose work is serial is gathered without anybody's asking.
+func TestSerialSandboxIsGathered(t *testing.T) {
+	if !sentry.Gathers() || runtime.NumCPU() < 2 {
+		t.Skip("needs two processors, and no more")
+	}
+	b := sandboxtest.New(t, newExecutor(t, sentry.Options{}))
+	s, err := b.Exec.Start(t.Context(), b.Request("while :; do true & wait; done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // others may keep the machine busy
+		sets := processorsOf(s)
+		one := len(sets) == 1
+		for set := range sets {
+			one = one && set.Count() == 1
+		}
+		if one {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("in a minute it was never on one processor: %v", sets)
+		}
+	}
 	if err := s.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
