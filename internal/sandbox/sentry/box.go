@@ -221,7 +221,9 @@ func newPlatform(name string) (platform.Platform, error) {
 	options := platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: firstID, DisableFastPath: gathers()}
 	switch name {
 	case platformSystrap:
-		p, err = systrap.New(options)
+		var lean *systrap.Systrap
+		lean, err = systrap.New(options)
+		p = leanPlatform{lean}
 	case platformPtrace:
 		p, err = ptrace.New()
 	default:

@@ -29,9 +29,10 @@ const timerSlack = time.Millisecond
 // gathers says whether sentries are to be gathered, in den and in a sentry alike.
 func gathers() bool { return runtime.NumCPU() <= mostGathered }
 
-// How long it is to the next look: at a sentry that is spread, at one that is gathered, and at most at
-// one that does nothing, which is looked at twice and twice as late.
+// How long it is to the next look: at a sentry that was just spread to see whether it uses more, at one that is
+// spread, at one that is gathered, and at most at one that does nothing, which is looked at twice and twice as late.
 const (
+	spreadTick   = 10 * time.Millisecond
 	gatherTick   = 30 * time.Millisecond
 	gatheredTick = 120 * time.Millisecond
 	idleTick     = time.Second
@@ -119,7 +120,9 @@ func gather(pid int, every *unix.CPUSet, look func(now time.Time, ran, waited fl
 			ran, waited = ran+t.ran-b.ran, waited+t.waited-b.waited
 		}
 		took := now.Sub(at).Seconds()
-		if is := look(now, ran.Seconds()/took, waited.Seconds()/took); is != on {
+		is := look(now, ran.Seconds()/took, waited.Seconds()/took)
+		spread := on && !is
+		if is != on {
 			on = is
 			set := every
 			if on {
@@ -136,6 +139,8 @@ func gather(pid int, every *unix.CPUSet, look func(now time.Time, ran, waited fl
 			next = min(2*next, idleTick)
 		case on:
 			next = gatheredTick
+		case spread:
+			next = spreadTick
 		default:
 			next = gatherTick
 		}
