@@ -21,11 +21,12 @@ import (
 
 // A page fault of a payload is a signal and two switches, and what the sentry then has to do in the process's address
 // space is a system call there, and two more. So den stands between gVisor's kernel and its systrap platform and spares
-// the ones that help nobody; of what a payload sees nothing changes, nor does of what it may reach.
+// the ones that help nobody; what a payload may reach stays the same.
 //
 //   - What is unmapped where nothing is mapped needs no call. gVisor unmaps each range that something new replaces.
 //   - A private page that is read for the first time, or for the first time since a fork, is mapped for
-//     writing at once if it may be written to: most are, and that would be another fault.
+//     writing at once if it may be written to: most are, and that would be another fault. Of a file that is
+//     mapped so, what others write to it later is not seen there, which mmap(2) leaves open.
 //   - A system call is patched in the process's text when it was called some times and not at its first: a patch
 //     takes a page of text of the process's own and faults for it, and most processes end soon.
 //   - At a fault nobody looks for a CPUID instruction, which does not trap (leaveCPUID).
