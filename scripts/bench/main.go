@@ -43,7 +43,7 @@ func main() {
 	flag.StringVar(&o.cache, "cache", "", "directory that keeps the base image, the packages and BuildKit for the next run (default: den-bench in the user's cache directory)")
 	flag.StringVar(&o.only, "only", "", "comma-separated workloads (default: all)")
 	flag.StringVar(&o.buildkit, "buildkit", os.Getenv("DEN_BENCH_BUILDKIT"), "directory with buildkitd and buildctl, or none (default: "+buildkitVersion+", built once)")
-	flag.BoolVar(&o.weak, "weak", false, "measure den in a plain container beside den's privileged rung, instead of the floor and BuildKit")
+	flag.BoolVar(&o.weak, "weak", false, "measure den in a plain container beside den's privileged rung, in a container and in none, instead of the floor and BuildKit")
 	flag.Parse()
 	if o.weak {
 		o.buildkit = "none"
@@ -132,7 +132,7 @@ func choose(only string) ([]workload, error) {
 func (b *bench) round(w workload, round int) error {
 	peers := []func(string, workload) peer{b.newDen, b.newFloor}
 	if b.weak {
-		peers[1] = b.newPlain
+		peers = append(peers[:1], b.newNested, b.newPlain)
 	}
 	if b.buildkitd != "" && !w.noBuildKit {
 		peers = append(peers, b.newBuildKit)
