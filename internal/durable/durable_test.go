@@ -129,6 +129,31 @@ func TestEpochOfKilledProcessesIsClosedByTheNextThatPublishes(t *testing.T) {
 	}
 }
 
+// The end of process 1 would kill the syncer, and wait until it can be killed.
+func TestProcess1LeavesItsEpochToTheNextThatPublishes(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, "before", Epoch)
+	publish(t, l, "a")
+	if err := l.Leave(1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(l.dir.Name(), queued)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("process 1 started a syncer: %v", err)
+	}
+	next := openLog(t, dir, "before", Epoch)
+	publish(t, next, "b")
+	if err := next.Leave(2); err != nil {
+		t.Fatal(err)
+	}
+	waitSyncer(t, next)
+	if got := suspects(t, dir); got != nil {
+		t.Errorf("suspects after the next process's sync: %v", got)
+	}
+	if err := openLog(t, t.TempDir(), "before", Strict).Leave(1); err != nil {
+		t.Errorf("in strict mode: %v", err)
+	}
+}
+
 func TestProcessThatPublishedNothingStartsNoSyncer(t *testing.T) {
 	l := openLog(t, t.TempDir(), "before", Epoch)
 	if err := l.Detach(); err != nil {

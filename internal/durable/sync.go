@@ -49,6 +49,15 @@ func (l *Log) Detach() error {
 	return l.detach(next)
 }
 
+// Leave is Detach for a process that ends, whose number is pid. Process 1 of a container starts none: the kernel would kill it at
+// once, but wait with the container's end until its sync has returned. The epoch is for the next process that publishes.
+func (l *Log) Leave(pid int) error {
+	if pid == 1 && l.mode != Strict {
+		return nil
+	}
+	return l.Detach()
+}
+
 // DetachIfDue is Detach for processes that live long: it does nothing until
 // the last sync is a while ago.
 func (l *Log) DetachIfDue() error {

@@ -187,7 +187,7 @@ func (s *Store) close() error {
 	if err := s.collectAtExit(context.Background()); err != nil {
 		s.notice(fmt.Sprintf("store %s: %v", s.root, err))
 	}
-	if err := s.log.Detach(); err != nil {
+	if err := s.log.Leave(os.Getpid()); err != nil {
 		s.notice(fmt.Sprintf("store %s: what was just written is not synced: %v", s.root, err))
 	}
 	return s.release()
