@@ -23,7 +23,7 @@ func (d *Den) builder(images *image.Images) *build.Builder {
 		Store: d.Store, Images: images, InUserns: !sys.MakesDevices(), Recorded: !sys.MayChown(), Transport: d.options.Transport,
 		Emulators: d.emulators,
 		Runner: func(ctx context.Context) (*build.Runner, error) {
-			r, err := d.Runner(ctx)
+			r, err := d.runnerFor(ctx, sandbox.NetworkHost) // of nearly every step
 			if err != nil {
 				return nil, err
 			}

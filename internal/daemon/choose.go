@@ -149,16 +149,26 @@ func (d *Den) Rung(ctx context.Context) (sandbox.Choice, error) {
 
 // Runner chooses, once, the rung and the snapshot driver. The error says what
 // was tried and what to install or set.
-func (d *Den) Runner(ctx context.Context) (*Runner, error) {
-	d.once.Do(func() { d.err = d.choose(ctx) })
+func (d *Den) Runner(ctx context.Context) (*Runner, error) { return d.runnerFor(ctx, "") }
+
+// runnerFor is Runner for whoever is about to start a sandbox on that network, if it is one.
+func (d *Den) runnerFor(ctx context.Context, network string) (*Runner, error) {
+	d.once.Do(func() { d.err = d.choose(ctx, network) })
 	if d.err != nil {
 		return nil, d.err
 	}
 	return &d.runner, nil
 }
 
-func (d *Den) choose(ctx context.Context) error {
-	s := d.surroundings(ctx).tried(ctx, d.options, false)
+func (d *Den) choose(ctx context.Context, network string) (err error) {
+	s := d.surroundings(ctx)
+	spare := expectSentry(s.Choice, network)
+	defer func() {
+		if err != nil {
+			spare.End()
+		}
+	}()
+	s = s.tried(ctx, d.options, false)
 	facts, choice := s.Facts, s.Choice
 	if s.Err != nil {
 		return s.Err
@@ -185,7 +195,7 @@ func (d *Den) choose(ctx context.Context) error {
 		return fmt.Errorf("rung %s: the store %s is mounted noexec, from where the sentry can execute nothing: mount it with exec (docker run --tmpfs DIR:exec): %w",
 			choice, d.Store.Root(), errdefs.ErrFailedPrecondition)
 	}
-	exec, err := d.newExecutor(choice)
+	exec, err := d.newExecutor(choice, spare)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,9 @@ import (
 	"den/internal/sandbox"
 )
 
+// Holder is the process above a spare sentry.
+func (s *Spare) Holder() int { return s.child.holder }
+
 // Spawned is how many sentries the executor has started.
 func (e *Executor) Spawned() int {
 	e.pool.mu.Lock()

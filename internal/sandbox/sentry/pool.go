@@ -104,13 +104,56 @@ func (p *pool) refill(network string) {
 func (p *pool) expect(network string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.starts > 0 || p.closed || p.filling || len(p.waiting) > 0 {
+	if p.starts > 0 || p.closed || p.filling || len(p.waiting) > 0 && p.network == network {
 		return
 	}
 	if c, err := spawn(sentryName, p.platform, network); err == nil {
 		p.spawned++
 		p.keep(network, c)
 	}
+}
+
+// A Spare is a sentry that makes itself ready before it is known whether sentries run here, which takes as long to find
+// out: on systrap, the platform that is found nearly everywhere.
+type Spare struct {
+	child   *child
+	network string
+}
+
+// NewSpare starts one for a sandbox on that network; nil, which is no sentry, where that fails, since Try says why.
+func NewSpare(network string) *Spare {
+	if checkBuild() != nil {
+		return nil
+	}
+	c, err := spawn(sentryName, platformSystrap, network)
+	if err != nil {
+		return nil
+	}
+	return &Spare{c, network}
+}
+
+// End ends it, if New was not given it.
+func (s *Spare) End() {
+	if s != nil && s.child != nil {
+		s.child.end()
+		s.child = nil
+	}
+}
+
+// adopt has a spare sentry wait, if it is on the pool's platform.
+func (p *pool) adopt(s *Spare) {
+	if s == nil || s.child == nil {
+		return
+	}
+	if p.platform != platformSystrap {
+		s.End()
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spawned++
+	p.keep(s.network, s.child)
+	s.child = nil
 }
 
 // keep has more sentries wait; p is locked.

@@ -30,6 +30,8 @@ type Options struct {
 	Name string
 	// Platform is what Try found; empty lets New find out.
 	Platform string
+	// Spare is a sentry for the first sandbox, or nil. From New on it is the executor's.
+	Spare *Spare
 }
 
 // Executor runs sandboxes in sentries. It may be used by several goroutines.
@@ -44,6 +46,7 @@ func New(o Options) (*Executor, error) {
 	if o.Platform == "" {
 		p, err := Try(context.Background())
 		if err != nil {
+			o.Spare.End()
 			return nil, fmt.Errorf("sentry: %w", err)
 		}
 		o.Platform = p
@@ -51,7 +54,9 @@ func New(o Options) (*Executor, error) {
 	if o.Name == "" {
 		o.Name = "sentry"
 	}
-	return &Executor{o: o, pool: pool{platform: o.Platform}}, nil
+	e := &Executor{o: o, pool: pool{platform: o.Platform}}
+	e.pool.adopt(o.Spare)
+	return e, nil
 }
 
 // Name is the rung's.

@@ -2,11 +2,14 @@ package sentry_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
 	"den/internal/sandbox"
@@ -138,4 +141,32 @@ func TestExpectedSentryIsTheFirstOne(t *testing.T) {
 	if out, _ := runTo(t, other, r); out != "" || other.Spawned() != 2 {
 		t.Errorf("one with another network says %q and took %d sentries, want 2", out, other.Spawned())
 	}
+}
+
+// A sentry that was started before it was known whether it runs is the first sandbox's, and gives way to one with
+// the network that is expected.
+func TestSpareSentryIsTheFirstOne(t *testing.T) {
+	e := newExecutor(t, sentry.Options{Spare: sentry.NewSpare(sandbox.NetworkNone)})
+	e.Expect(t.Context(), sandbox.NetworkNone)
+	r := sandboxtest.New(t, e).Request("echo ran")
+	r.Network = sandbox.NetworkNone
+	if out, _ := runTo(t, e, r); out != "ran\n" || e.Spawned() != 1 {
+		t.Errorf("with a spare sentry a sandbox says %q and took %d, want 1", out, e.Spawned())
+	}
+	other := newExecutor(t, sentry.Options{Spare: sentry.NewSpare(sandbox.NetworkHost)})
+	other.Expect(t.Context(), sandbox.NetworkNone)
+	r = sandboxtest.New(t, other).Request("echo ran")
+	r.Network = sandbox.NetworkNone
+	if out, _ := runTo(t, other, r); out != "ran\n" || other.Spawned() != 2 {
+		t.Errorf("with a spare one on another network it says %q and took %d, want 2", out, other.Spawned())
+	}
+	spare := sentry.NewSpare(sandbox.NetworkNone)
+	holder := spare.Holder()
+	for range 2 {
+		spare.End()
+	}
+	if err := unix.Kill(holder, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("a spare sentry that ended has a holder: %v", err)
+	}
+	(*sentry.Spare)(nil).End()
 }
