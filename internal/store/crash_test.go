@@ -36,6 +36,7 @@ var children = map[string]func(ctx context.Context, root string) error{
 	"ingest":     ingestSlowly,
 	"lease":      leaseAndWait,
 	"locks":      printLocks,
+	"publish":    publishAndClose,
 	"user":       stressUser,
 	"collector":  stressCollector,
 }
@@ -150,6 +151,14 @@ func publishLoose(ctx context.Context, s *Store) error {
 		return errors.Join(err, b.Close())
 	}
 	return errors.Join(b.Close(), l.Close())
+}
+
+func publishAndClose(ctx context.Context, root string) error {
+	s, err := Open(ctx, root, Options{EngineDir: filepath.Join(filepath.Dir(root), "engine"), Durability: durable.Epoch})
+	if err != nil {
+		return err
+	}
+	return errors.Join(publishLoose(ctx, s), s.Close())
 }
 
 func ingestOne(ctx context.Context, s *Store) error {
