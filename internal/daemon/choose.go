@@ -168,7 +168,11 @@ func (d *Den) choose(ctx context.Context, network string) (err error) {
 			spare.End()
 		}
 	}()
-	s = s.tried(ctx, d.options, false)
+	before := s
+	if s = s.tried(ctx, d.options, false); spare != nil && s.Facts.Sentry.Err != nil {
+		spare.End() // which may have taken what the trial needed: two take twice as many tasks
+		s = before.tried(ctx, d.options, false)
+	}
 	facts, choice := s.Facts, s.Choice
 	if s.Err != nil {
 		return s.Err
