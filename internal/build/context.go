@@ -12,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -157,7 +159,22 @@ func (b *Builder) copyDockerfile(ctx context.Context, in *inputs, from io.Reader
 	return nil
 }
 
+// fetchTimeout is how long a server may take to send a Dockerfile.
+const fetchTimeout = 2 * time.Minute
+
 func (b *Builder) fetchDockerfile(ctx context.Context, in *inputs, url string) error {
+	late := fmt.Errorf("dockerfile %s: the server did not send it within %s: %w", url, fetchTimeout, errdefs.ErrUnavailable)
+	ctx, cancel := context.WithTimeoutCause(ctx, fetchTimeout, late)
+	defer cancel()
+	err := b.fetch(ctx, in, url)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// fetch takes a Dockerfile from a server.
+func (b *Builder) fetch(ctx context.Context, in *inputs, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return invalid("dockerfile %s: %w", url, err)
