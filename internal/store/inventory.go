@@ -291,16 +291,21 @@ func (s *Store) mutable(rel string) (mutable, error) {
 func (s *Store) treeBytes(rel string) (int64, error) {
 	var n int64
 	seen := map[uint64]bool{}
+	// What was a directory a moment ago may be a file by now.
+	gone := func(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) }
 	err := filepath.WalkDir(s.path(rel), func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			if gone(err) || errors.Is(err, fs.ErrPermission) {
 				return nil
 			}
 			return err
 		}
 		info, err := d.Info()
+		if gone(err) {
+			return nil
+		}
 		if err != nil {
-			return ignore(err, fs.ErrNotExist)
+			return err
 		}
 		st, ok := info.Sys().(*syscall.Stat_t)
 		if !ok {
