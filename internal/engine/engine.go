@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -312,11 +313,18 @@ func (d draft) make() error {
 // Close does nothing: the directory belongs to the container.
 func (d draft) Close() error { return nil }
 
-// newID is a container's or an anonymous volume's random name: 64 hex digits.
+// newID is a container's or an anonymous volume's random name: 64 hex digits. The first
+// twelve are a container's host name, and thus not all decimal: resolvers take such a name
+// for an address and look for it nowhere.
 func newID() (string, error) {
 	var b [32]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", fmt.Errorf("container id: %w", err)
+	for {
+		if _, err := rand.Read(b[:]); err != nil {
+			return "", fmt.Errorf("container id: %w", err)
+		}
+		id := hex.EncodeToString(b[:])
+		if strings.ContainsAny(id[:12], "abcdef") {
+			return id, nil
+		}
 	}
-	return hex.EncodeToString(b[:]), nil
 }

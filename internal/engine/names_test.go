@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"bytes"
+	"crypto/rand"
 	"strings"
 	"testing"
 
@@ -88,4 +90,15 @@ func FuzzParseSignal(f *testing.F) {
 			t.Errorf("%q is %d", s, sig)
 		}
 	})
+}
+
+// A name of twelve decimal digits, which chance makes of one identifier in three hundred,
+// is an address to resolvers.
+func TestHostNamesAreNoNumbers(t *testing.T) {
+	real := rand.Reader
+	t.Cleanup(func() { rand.Reader = real })
+	rand.Reader = bytes.NewReader(append(bytes.Repeat([]byte{0x42}, 32), bytes.Repeat([]byte{0x4d}, 32)...))
+	if id, err := newID(); id != strings.Repeat("4d", 32) || err != nil {
+		t.Errorf("got %s, %v", id, err)
+	}
 }
