@@ -111,6 +111,7 @@ func New(c Config, link stack.LinkEndpoint) (*Gateway, error) {
 		outward: datagram.NewFlows[flowKey](datagram.MaxFlows, datagram.Idle),
 	}
 	if err := g.configure(); err != nil {
+		g.guard.close()
 		s.Destroy()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}

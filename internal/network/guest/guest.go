@@ -30,6 +30,7 @@ import (
 // A Guest is a running stack with one device.
 type Guest struct {
 	stack *stack.Stack
+	link  stack.LinkEndpoint
 	fd    int
 }
 
@@ -45,7 +46,7 @@ func New(i oci.Interface) (*Guest, error) {
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})}
 	if err := g.configure(i); err != nil {
-		unix.Close(fd)
+		g.Close()
 		return nil, err
 	}
 	return g, nil
@@ -59,6 +60,7 @@ func (g *Guest) configure(i oci.Interface) error {
 	if err != nil {
 		return err
 	}
+	g.link = link
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
 	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &sack)
 	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &moderate)
@@ -88,6 +90,9 @@ func (g *Guest) configure(i oci.Interface) error {
 
 // Close ends the stack.
 func (g *Guest) Close() {
+	if g.link != nil {
+		g.link.Attach(nil) // first: Destroy waits for who reads the cable, with a lock that he may need
+	}
 	g.stack.Destroy()
 	unix.Close(g.fd)
 }

@@ -94,7 +94,7 @@ func (b *box) plug(d *device, files descriptors) (err error) {
 	b.netMu.Lock()
 	defer b.netMu.Unlock()
 	// The filter of system calls allows nothing that would look at the socket or set it up.
-	link, err := fdbased.New(&fdbased.Options{
+	reader, err := fdbased.New(&fdbased.Options{
 		FDs: []int{fd}, MTU: uint32(d.MTU), EthernetHeader: true, Address: tcpip.LinkAddress(d.MAC),
 		PacketDispatchMode: fdbased.RecvMMsg, ProcessorsPerChannel: 1,
 		RXChecksumOffload: true, // it crossed no wire
@@ -104,6 +104,7 @@ func (b *box) plug(d *device, files descriptors) (err error) {
 		_ = unix.Close(fd)
 		return fmt.Errorf("network device %s: %w", d.Name, err)
 	}
+	link := socketLink{reader}
 	addresses := d.Addresses
 	for _, p := range d.Addresses {
 		if p.Addr().Is6() { // and what neighbours are found from
@@ -115,6 +116,7 @@ func (b *box) plug(d *device, files descriptors) (err error) {
 	id := s.NextNICID()
 	if err := addDevice(s, id, d.Name, link, addresses); err != nil {
 		_ = s.RemoveNIC(id) // it may be there
+		link.Wait()
 		_ = unix.Close(fd)
 		return err
 	}
@@ -128,14 +130,29 @@ func (b *box) plug(d *device, files descriptors) (err error) {
 	if b.cables == nil {
 		b.cables = map[string]cable{}
 	}
-	b.cables[d.Name] = cable{id, fd}
+	b.cables[d.Name] = cable{id, link, fd}
 	return nil
 }
 
 // A cable is the socket of a device.
 type cable struct {
-	id tcpip.NICID
-	fd int
+	id   tcpip.NICID
+	link socketLink
+	fd   int
+}
+
+// A socketLink is what reads and writes a device's socket. A stack that loses a device, by
+// whatever way, waits with its lock in hand for who reads, who may need that lock to answer
+// what he has read; so the stack is not made to wait.
+type socketLink struct{ stack.LinkEndpoint }
+
+// Attach is stack.LinkEndpoint's. With nil it returns before nobody reads any more.
+func (l socketLink) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		go l.LinkEndpoint.Attach(nil)
+		return
+	}
+	l.LinkEndpoint.Attach(d)
 }
 
 // unplug takes a device away, and its routes.
@@ -151,8 +168,8 @@ func (b *box) unplug(name string) error {
 		return &os.PathError{Op: "unplug", Path: name, Err: unix.ENODEV}
 	}
 	delete(b.cables, name)
-	// It returns when nobody reads the socket any more. The payload may have been quicker.
-	_ = s.RemoveNIC(c.id)
+	_ = s.RemoveNIC(c.id) // the payload may have been quicker
+	c.link.Wait()         // until nobody reads the socket any more
 	return unix.Close(c.fd)
 }
 
