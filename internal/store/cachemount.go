@@ -28,8 +28,10 @@ const (
 	SharingLocked  = "locked"  // one at a time
 )
 
-// instant is for how long a tree that is looked at may seem to be in use.
-const instant = 50 * time.Millisecond
+// instant is for how long a tree that is looked at may seem to be in use: who
+// looks at it holds its lock for some microseconds, but may have to wait for a
+// processor just then.
+const instant = 250 * time.Millisecond
 
 // maxPrivate bounds the trees of one cache mount.
 const maxPrivate = 1 << 12

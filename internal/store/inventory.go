@@ -281,6 +281,12 @@ func (s *Store) mutable(rel string) (mutable, error) {
 		return m, err
 	}
 	m.inUse = !free
+	if free {
+		// At once: who wants the tree waits for no more than an instant.
+		if err := sys.Flock(f, unix.LOCK_UN); err != nil {
+			return m, err
+		}
+	}
 	if id, err := readBounded(s.path(rel, "id")); err == nil {
 		m.id = string(id)
 	}
