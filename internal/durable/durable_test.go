@@ -154,6 +154,27 @@ func TestProcess1LeavesItsEpochToTheNextThatPublishes(t *testing.T) {
 	}
 }
 
+// Without times of birth, as on NFS, the next one would not know that there is something to sync.
+func TestProcess1SyncsWhereEpochsHaveNoAge(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
+		t.Skipf("needs a mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	l := openLog(t, dir, "before", Epoch)
+	publish(t, l, "a")
+	if birth, _, ok := times(filepath.Join(dir, "before", current)); ok {
+		t.Fatalf("ramfs has times of birth: %v", birth)
+	}
+	if err := l.Leave(1); err != nil {
+		t.Fatal(err)
+	}
+	waitSyncer(t, l)
+	if got := suspects(t, dir); got != nil {
+		t.Errorf("suspects after the sync: %v", got)
+	}
+}
+
 func TestProcessThatPublishedNothingStartsNoSyncer(t *testing.T) {
 	l := openLog(t, t.TempDir(), "before", Epoch)
 	if err := l.Detach(); err != nil {

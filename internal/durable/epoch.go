@@ -82,13 +82,18 @@ func Open(dir, boot string, mode Mode) (*Log, error) {
 // begun is when the open epoch began, if something was published in it. Processes that
 // are killed leave no syncer behind: the next one that publishes starts it for them.
 func begun(epoch string) (time.Time, bool) {
+	birth, changed, ok := times(epoch)
+	return birth, ok && changed.After(birth)
+}
+
+// times are an epoch's, where the file system knows when its files were born.
+func times(epoch string) (birth, changed time.Time, ok bool) {
 	var st unix.Statx_t
 	const want = unix.STATX_BTIME | unix.STATX_MTIME
 	if err := unix.Statx(unix.AT_FDCWD, epoch, 0, want, &st); err != nil || st.Mask&want != want {
-		return time.Time{}, false
+		return time.Time{}, time.Time{}, false
 	}
-	birth := time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))
-	return birth, time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)).After(birth)
+	return time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)), time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)), true
 }
 
 func openLock(dir, name string) (*os.File, error) {

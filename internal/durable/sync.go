@@ -50,10 +50,13 @@ func (l *Log) Detach() error {
 }
 
 // Leave is Detach for a process that ends, whose number is pid. Process 1 of a container starts none: the kernel would kill it at
-// once, but wait with the container's end until its sync has returned. The epoch is for the next process that publishes.
+// once, but wait with the container's end until its sync has returned. The epoch is for the next process that publishes, if that
+// can see how old it is.
 func (l *Log) Leave(pid int) error {
-	if pid == 1 && l.mode != Strict {
-		return nil
+	if pid == 1 && l.mode == Epoch {
+		if _, _, ok := times(filepath.Join(l.dir.Name(), current)); ok {
+			return nil
+		}
 	}
 	return l.Detach()
 }
