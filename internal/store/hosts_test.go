@@ -13,8 +13,12 @@ import (
 	"den/internal/durable"
 )
 
-// quick is a pulse for tests: dead after a third of a second.
-var quick = pulse{every: 5 * time.Millisecond, watch: 300 * time.Millisecond}
+// quick is a pulse for tests: dead after a third of a second. Those who are to see a heart
+// beat are patient: it may have to wait for a processor.
+var (
+	quick   = pulse{every: 5 * time.Millisecond, watch: 300 * time.Millisecond}
+	patient = pulse{every: quick.every, watch: time.Minute}
+)
 
 // foreignHost beats as another kernel does that uses the store.
 func foreignHost(t *testing.T, root string, every time.Duration) (path string) {
@@ -30,7 +34,11 @@ func foreignHost(t *testing.T, root string, every time.Duration) (path string) {
 }
 
 func openQuick(ctx context.Context, root, engineDir string) (*Store, error) {
-	return Open(ctx, root, Options{EngineDir: engineDir, Durability: durable.None, pulse: quick})
+	return openPulsed(ctx, root, engineDir, quick)
+}
+
+func openPulsed(ctx context.Context, root, engineDir string, p pulse) (*Store, error) {
+	return Open(ctx, root, Options{EngineDir: engineDir, Durability: durable.None, pulse: p})
 }
 
 func TestStoreThatAnotherKernelUsesIsRefused(t *testing.T) {
@@ -39,7 +47,7 @@ func TestStoreThatAnotherKernelUsesIsRefused(t *testing.T) {
 	must(t, err)
 	must(t, s.Close())
 	foreign := foreignHost(t, root, quick.every)
-	s, err = openQuick(t.Context(), root, t.TempDir())
+	s, err = openPulsed(t.Context(), root, t.TempDir(), patient)
 	if err == nil {
 		must(t, s.Close())
 		t.Fatal("opened beside another kernel")
@@ -63,7 +71,7 @@ func TestRefusedKernelDoesNotRecover(t *testing.T) {
 	foreign := "22222222-another-kernel"
 	must(t, os.Rename(s.path("sync", boots[0]), s.path("sync", foreign)))
 	foreignHost(t, s.Root(), quick.every)
-	if _, err := openQuick(t.Context(), s.Root(), t.TempDir()); !errdefs.IsFailedPrecondition(err) {
+	if _, err := openPulsed(t.Context(), s.Root(), t.TempDir(), patient); !errdefs.IsFailedPrecondition(err) {
 		t.Fatalf("got %v", err)
 	}
 	if !exists(s.path("sync", foreign)) {
@@ -122,7 +130,7 @@ func TestHeartbeatGoesOn(t *testing.T) {
 func TestBaseThatAnotherKernelUsesIsRefused(t *testing.T) {
 	base := tempStore(t)
 	foreignHost(t, base.Root(), quick.every)
-	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store"), Options{EngineDir: t.TempDir(), Bases: []string{base.Root()}, pulse: quick})
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store"), Options{EngineDir: t.TempDir(), Bases: []string{base.Root()}, pulse: patient})
 	if err == nil {
 		must(t, s.Close())
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -87,28 +88,28 @@ func TestSilentHolderIsDuplicated(t *testing.T) {
 
 func TestHolderThatBumpsIsWaitedFor(t *testing.T) {
 	s := tempStore(t)
-	held, err := s.Work(t.Context(), "test", "key", nil)
-	must(t, err)
-	s.patience = 100 * time.Millisecond
-	started, stop := make(chan struct{}), make(chan struct{})
-	go func() {
-		<-started
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for range 60 { // three times the patience
-			<-tick.C
-			held.Bump()
+	synctest.Test(t, func(t *testing.T) {
+		held, err := s.Work(t.Context(), "test", "key", nil)
+		must(t, err)
+		held.timer.Stop() // which bumps, too
+		started := make(chan struct{})
+		var holder sync.WaitGroup
+		defer holder.Wait()
+		holder.Go(func() {
+			<-started
+			for range 3 * silence / bumpEvery { // three times the patience
+				time.Sleep(bumpEvery)
+				held.Bump()
+			}
+			held.Done()
+		})
+		w, err := s.Work(t.Context(), "test", "key", func() { close(started) })
+		must(t, err)
+		defer w.Done()
+		if w.Duplicate() {
+			t.Error("the holder was not silent")
 		}
-		held.Done()
-		close(stop)
-	}()
-	w, err := s.Work(t.Context(), "test", "key", func() { close(started) })
-	must(t, err)
-	defer w.Done()
-	if w.Duplicate() {
-		t.Error("the holder was not silent")
-	}
-	<-stop
+	})
 }
 
 func TestSharedCacheMountIsOneTree(t *testing.T) {
