@@ -1,9 +1,7 @@
 package dockerapi
 
 import (
-	"io/fs"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -208,7 +206,7 @@ func (s *Server) volumeUsage(c *call, d *diskUsage, _ []*engine.Container) error
 	u := &usage{TotalCount: int64(len(all))}
 	for _, v := range all {
 		one := volumeOf(v)
-		bytes := treeBytes(v.Path)
+		bytes, _ := engine.VolumeBytes(v.Path) // what cannot be read is not counted
 		one.UsageData = &volume.UsageData{Size: bytes, RefCount: int64(len(users[v.Name]))}
 		d.Volumes = append(d.Volumes, one)
 		u.TotalSize += bytes
@@ -221,20 +219,6 @@ func (s *Server) volumeUsage(c *call, d *diskUsage, _ []*engine.Container) error
 	u.Items = d.Volumes
 	d.VolumeUsage = u
 	return nil
-}
-
-// treeBytes is what the files of a directory hold; what cannot be read, or goes meanwhile, is not counted.
-func treeBytes(dir string) (sum int64) {
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil
-		}
-		if fi, err := e.Info(); err == nil && fi.Mode().IsRegular() {
-			sum += fi.Size()
-		}
-		return nil
-	})
-	return sum
 }
 
 func (s *Server) cacheUsage(c *call, d *diskUsage, _ []*engine.Container) (err error) {

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"den/internal/oci"
+	"den/internal/sys"
 )
 
 // A Volume is a volume of this engine.
@@ -232,7 +232,7 @@ func (e *Engine) PruneVolumes(ctx context.Context, keep func(*Volume) bool) (Pru
 		if len(users[v.Name]) > 0 || keep != nil && keep(v) {
 			continue
 		}
-		size, err := directoryBytes(v.Path)
+		size, err := VolumeBytes(v.Path)
 		if err == nil {
 			err = e.Store.RemoveVolume(v.Name)
 		}
@@ -302,27 +302,12 @@ func beneath(dir, sub string) (string, error) {
 	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 }
 
-// directoryBytes sums the sizes of the files in a directory.
-func directoryBytes(dir string) (sum int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return ignoreMissing(err)
+// VolumeBytes sums the sizes of the files in a directory, as far as it can be read.
+func VolumeBytes(dir string) (sum int64, err error) {
+	err = sys.WalkChanging(dir, func(info fs.FileInfo) {
+		if info.Mode().IsRegular() {
+			sum += info.Size()
 		}
-		if d.Type().IsRegular() {
-			fi, err := d.Info()
-			if err != nil {
-				return ignoreMissing(err)
-			}
-			sum += fi.Size()
-		}
-		return nil
 	})
 	return sum, err
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, fs.ErrPermission) {
-		return nil // or it is no directory any more, but a file
-	}
-	return err
 }

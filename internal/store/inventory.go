@@ -297,32 +297,13 @@ func (s *Store) mutable(rel string) (mutable, error) {
 func (s *Store) treeBytes(rel string) (int64, error) {
 	var n int64
 	seen := map[uint64]bool{}
-	// What was a directory a moment ago may be a file by now.
-	gone := func(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) }
-	err := filepath.WalkDir(s.path(rel), func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			if gone(err) || errors.Is(err, fs.ErrPermission) {
-				return nil
-			}
-			return err
-		}
-		info, err := d.Info()
-		if gone(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	err := sys.WalkChanging(s.path(rel), func(info fs.FileInfo) {
 		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if d.IsDir() || st.Nlink > 1 && seen[st.Ino] {
-			return nil
+		if !ok || info.IsDir() || st.Nlink > 1 && seen[st.Ino] {
+			return
 		}
 		seen[st.Ino] = st.Nlink > 1
 		n += st.Blocks * 512
-		return nil
 	})
 	if err != nil {
 		return n, fmt.Errorf("size of %s: %w", strings.TrimPrefix(rel, s.root), err)
