@@ -28,8 +28,8 @@ const (
 	SharingLocked  = "locked"  // one at a time
 )
 
-// instant is for how long a tree that is looked at may seem to be in use: who
-// looks at it holds its lock for some microseconds, but may have to wait for a
+// instant is for how long trees that are looked at may seem to be in use: who
+// looks at one holds its lock for some microseconds, but may have to wait for a
 // processor just then.
 const instant = 250 * time.Millisecond
 
@@ -137,14 +137,17 @@ func (s *Store) cacheMount(ctx context.Context, r CacheMountRequest, waiting fun
 	}
 	first := 0
 	if r.Sharing != SharingPrivate {
-		c, err := s.openCacheMount(ctx, r, 0, how, waiting)
+		c, err := s.openCacheMount(r, 0, how, func(f *os.File) error { return s.waitCacheMount(ctx, f, how, waiting) })
 		if err == nil || !errors.Is(err, errBusy) {
 			return c, err
 		}
 		first = 1 // whoever holds it shows no sign of life: a tree of one's own does no harm
 	}
+	// Who lists or collects has one exclusively for an instant. All of them together are waited for no longer.
+	deadline := time.Now().Add(instant)
+	lock := func(f *os.File) error { return lockWithin(ctx, f, unix.LOCK_EX, time.Until(deadline)) }
 	for n := first; n < maxPrivate; n++ {
-		c, err := s.openCacheMount(ctx, r, n, unix.LOCK_EX, nil)
+		c, err := s.openCacheMount(r, n, unix.LOCK_EX, lock)
 		if err == nil || !errors.Is(err, errBusy) {
 			return c, err
 		}
@@ -207,9 +210,9 @@ func heldCacheMount(f *os.File, path string, fresh bool) *CacheMount {
 	return &CacheMount{dir: filepath.Join(path, fsDir), fresh: fresh, file: f, refs: new(atomic.Int32), end: end}
 }
 
-// openCacheMount takes the nth tree of r, and makes it when it is not there.
-// Without waiting it does not wait: errBusy.
-func (s *Store) openCacheMount(ctx context.Context, r CacheMountRequest, n, how int, waiting func()) (*CacheMount, error) {
+// openCacheMount takes the nth tree of r by lock, which says errBusy where that takes too
+// long, and makes one, locked with how, when it is not there.
+func (s *Store) openCacheMount(r CacheMountRequest, n, how int, lock func(*os.File) error) (*CacheMount, error) {
 	rel := filepath.Join(s.cacheMountRel(r.ID), strconv.Itoa(n))
 	path := s.path(rel)
 	for {
@@ -224,14 +227,8 @@ func (s *Store) openCacheMount(ctx context.Context, r CacheMountRequest, n, how 
 		if err != nil {
 			return nil, err
 		}
-		if waiting == nil {
-			// Who lists or collects has it exclusively for an instant.
-			err = lockWithin(ctx, f, how, instant)
-		} else {
-			err = s.waitCacheMount(ctx, f, how, waiting)
-		}
 		same := false
-		if err == nil {
+		if err = lock(f); err == nil {
 			same, err = sys.SameInode(f, path)
 		}
 		if same {

@@ -276,21 +276,13 @@ func (s *Store) mutable(rel string) (mutable, error) {
 		return m, err
 	}
 	m.used = info.ModTime()
-	free, err := sys.TryFlock(f, unix.LOCK_EX)
-	if err != nil {
-		return m, err
-	}
-	m.inUse = !free
-	if free {
-		// At once: who wants the tree waits for no more than an instant.
-		if err := sys.Flock(f, unix.LOCK_UN); err != nil {
-			return m, err
-		}
-	}
 	if id, err := readBounded(s.path(rel, "id")); err == nil {
 		m.id = string(id)
 	}
-	return m, nil
+	// Last, and given back at once: who wants the tree waits for no more than an instant.
+	free, err := sys.TryFlock(f, unix.LOCK_EX)
+	m.inUse = !free
+	return m, err
 }
 
 // treeBytes walks a mutable tree; nobody keeps count of what is in it.
